@@ -1,0 +1,61 @@
+# rlvis: two commands to begin with, `make demo` and `make test`; `make help` lists the rest.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A CPU-only torch must take torchvision from the same index: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+ARGS ?=
+
+.PHONY: help demo test test-slow test-gpu lint format bench bench-gpu lock clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"rlvis needs Python 3.11 or 3.12, got {v[0]}.{v[1]}: type make PYTHON=/path/to/python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+ifneq ($(TORCH_INDEX),)
+	$(BIN)/python -m pip install -q --index-url $(TORCH_INDEX) torch torchvision
+	grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev]'
+else
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+endif
+	@touch $@
+
+demo: $(VENV)/.installed  ## set up, train the embedded default on this machine (about a minute of RL), print the report's path
+	$(BIN)/python train.py $(ARGS)
+
+test: $(VENV)/.installed  ## set up and run the tests
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(VENV)/.installed  ## the slow matrices
+	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+test-gpu: $(VENV)/.installed  ## what needs a GPU
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(VENV)/.installed  ## ruff, import-linter (layers), mypy on the core rooms
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+format: $(VENV)/.installed  ## let ruff rewrite
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed  ## ratios over bare loops, bytes of a step, cost per sample (CPU); writes benchmarks/results/
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead $(ARGS)
+
+bench-gpu: $(VENV)/.installed  ## the same on a GPU
+	$(BIN)/python -m benchmarks.overhead --device cuda $(ARGS)
+
+lock:  ## resolve constraints.txt anew from the public index (needs uv)
+	uv pip compile --universal -p 3.11 --extra dev --no-header --no-annotate --default-index https://pypi.org/simple pyproject.toml -o constraints.txt
+
+clean:  ## remove the environment and caches; outputs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,126 @@
+"""The `build` stage: Rewards and Trust become Advantages.
+
+The order is the same for every method: raw rewards -> validity -> objectives and the contrasted reward ->
+group z-score per term and objective -> times the trust weight -> clamp -> (the map multiplies in the loss). A
+method adds terms, never a branch: a contrasted reward (BPGO's CRT) is one more term under the same ratio,
+because the clipped loss is not additive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlvis.advantage import combine
+from rlvis.advantage.normalise import RULES, Rule, group_zscore, history_zscore
+from rlvis.records import Advantages, RewardHistory, Rewards, Trust
+from rlvis.schema import AdvantageConfig, Combine, StdScope
+
+
+def build(
+    rewards: Rewards,
+    trust: Trust,
+    config: AdvantageConfig,
+    prompt_index: Tensor,
+    history: RewardHistory,
+    *,
+    contrast_coef: float = 0.0,
+    weigh_contrast: bool = False,
+    map: Tensor | None = None,
+) -> tuple[Advantages, RewardHistory]:
+    """Scalar advantages [A, P, K] in float64, with the map (local rows) passed through.
+
+    prompt_index: [P] int64, the key of `history`, which only the `ddpo` preset reads and extends. A term's
+    coefficient is 1, or the reward's weight with `separate_terms`; a negative weight turns the term's sign
+    instead, since the clipped loss bounds the update only under a coefficient >= 0. If trust has a contrast
+    and it does not replace the reward, it becomes further terms, their coefficients times `contrast_coef`,
+    unweighted by trust unless `weigh_contrast`. `config.sign` multiplies last. Samples that are not valid get
+    0 and keep=False, and influence nothing.
+    Raises ValueError for settings that contradict each other or the shapes.
+    """
+    settings = _settings(rewards, config)
+    values, names = combine.objectives(rewards, config.combine)
+    if trust.weight.shape != (values.shape[0], values.shape[2]):
+        raise ValueError(
+            f"Trust.weight: wanted shape [P={values.shape[0]}, Q={values.shape[2]}], because "
+            f"advantage.combine={config.combine.value} has {values.shape[2]} objectives, got "
+            f"{list(trust.weight.shape)}; run weigh and build with the same advantage.combine"
+        )
+    if trust.contrast is not None and trust.contrast_replaces:
+        values = trust.contrast
+    term, history = _terms(values, trust.weight, names, settings, prompt_index, history)
+    coef, label = settings.coefficients(), settings.labels(names)
+    if trust.contrast is not None and not trust.contrast_replaces and contrast_coef != 0.0:
+        weight = trust.weight if weigh_contrast else torch.ones_like(trust.weight)
+        extra = tuple(f"{name}_contrast" for name in names)
+        more, history = _terms(trust.contrast, weight, extra, settings, prompt_index, history)
+        term = torch.cat([term, more])
+        label += tuple(f"{name}_contrast" for name in label)
+        coef = torch.cat([coef, coef * contrast_coef])
+    keep = rewards.valid
+    if config.best_of_n is not None:
+        keep = combine.best_and_worst((coef[:, None, None] * term).sum(0), rewards.valid, config.best_of_n)
+    turned = torch.where(coef < 0, -1.0, 1.0)[:, None, None].to(term)
+    term = (turned * term).clamp(-config.adv_clip, config.adv_clip) * config.sign
+    return Advantages(term=term, coef=coef.abs(), names=label, keep=keep, map=map), history
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What every term of a step is normalised with."""
+
+    rule: Rule
+    std_scope: StdScope
+    combine: Combine
+    weights: tuple[float, ...]
+    valid: Tensor
+
+    def coefficients(self) -> Tensor:
+        """Coefficient of each base term: [R] with separate terms, [1] otherwise."""
+        return combine.weight_tensor(self.weights if self.combine is Combine.separate_terms else [1.0])
+
+    def labels(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Name of each base term."""
+        return ("gdpo",) if self.combine is Combine.gdpo else names
+
+
+def _settings(rewards: Rewards, config: AdvantageConfig) -> _Settings:
+    rule = RULES[config.preset]
+    if rule.history and config.std_scope is not None:
+        raise ValueError(
+            f"advantage.std_scope={config.std_scope.value} means nothing with "
+            f"advantage.preset={config.preset.value}, whose statistics come from the prompt's history; "
+            "type advantage.std_scope=null or advantage.preset=flow_grpo"
+        )
+    if not config.adv_clip > 0:
+        raise ValueError(f"advantage.adv_clip={config.adv_clip}: wanted a number above 0; the papers use 5")
+    scope = config.std_scope or StdScope.group
+    return _Settings(rule, scope, config.combine, rewards.weights, rewards.valid)
+
+
+def _terms(
+    values: Tensor,
+    weight: Tensor,
+    names: tuple[str, ...],
+    settings: _Settings,
+    prompt_index: Tensor,
+    history: RewardHistory,
+) -> tuple[Tensor, RewardHistory]:
+    """z-scores of [P, K, Q] times trust [P, Q]: [Q, P, K], or [1, P, K] where GDPO joins them."""
+    z = []
+    for q, name in enumerate(names):
+        if settings.rule.history:
+            # The plain sum of rewards is remembered under the bare prompt index.
+            key = "" if name == "grpo" and settings.combine is Combine.weighted_sum else name
+            scored, history = history_zscore(
+                values[..., q], settings.valid, settings.rule, prompt_index, history, name=key
+            )
+        else:
+            scored = group_zscore(values[..., q], settings.valid, settings.rule, settings.std_scope)
+        z.append(scored * weight[:, q, None])
+    stacked = torch.stack(z)
+    if settings.combine is Combine.gdpo:
+        stacked = combine.gdpo(stacked, settings.weights, settings.valid)[None]
+    return stacked, history

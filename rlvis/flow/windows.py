@@ -1,0 +1,244 @@
+"""Which transitions of a rollout are stochastic, and which of those are trained.
+
+The last transition is never either: it lands on x0. Outside a window the sampler takes deterministic steps,
+so only the states inside need to be kept. `progressive` is MixGRPO's state machine (2507.21802) as a pure
+function of the iteration, so a resumed run needs no state. Randomness comes in as the caller's generators.
+Sources: DanceGRPO, Flow-GRPO-Fast, MixGRPO.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Kind = Literal["all", "fixed", "random_subset", "random_window", "progressive"]
+Decay = Literal["none", "linear", "exponential"]
+Rng: TypeAlias = "np.random.Generator | Sequence[np.random.Generator]"
+
+DECAY_FROM = 13  # MixGRPO's `exp_decay`: first start of the window that is held for less time
+DECAY_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window for all samples of a step ([S], [T]), or one per sample ([n,S], [n,T]).
+
+    trained: int64, increasing indices of the trained transitions. stochastic: bool, which transitions add
+        noise.
+    """
+
+    trained: Tensor
+    stochastic: Tensor
+
+
+def select(
+    kind: Kind,
+    steps: int,
+    *,
+    rng: Rng | None = None,
+    fraction: float = 1.0,
+    start: int = 0,
+    size: int = 2,
+    low: int = 0,
+    high: int | None = None,
+    iteration: int = 0,
+    iters_per_group: int = 25,
+    stride: int = 1,
+    roll_back: bool = True,
+    decay: Decay = "none",
+) -> Window:
+    """Choose by name, from the plain values of a config; each kind takes the arguments its own function has.
+
+    Raises:
+        ValueError: an unknown kind, a random kind without `rng`, or what the function itself refuses.
+    """
+    if kind == "all":
+        return fixed(steps, 0, steps - 1)
+    if kind == "fixed":
+        return fixed(steps, start, size)
+    if kind == "progressive":
+        return progressive(steps, iteration, size, iters_per_group, stride, roll_back, high, decay)
+    if kind not in ("random_subset", "random_window"):
+        raise ValueError(
+            f"window kind must be all, fixed, random_subset, random_window or progressive, got {kind!r}"
+        )
+    if rng is None:
+        raise ValueError(f"window kind {kind} draws at random: pass rng")
+    if kind == "random_subset":
+        return random_subset(steps, fraction, rng)
+    return random_window(steps, size, rng, low, high)
+
+
+def fixed(steps: int, start: int, size: int) -> Window:
+    """Transitions start .. start + size - 1 are stochastic and trained, the others are neither.
+
+    Raises:
+        ValueError: the window is empty, or not inside the first steps - 1 transitions.
+    """
+    if size < 1 or start < 0 or start + size > steps - 1:
+        raise ValueError(
+            f"a window of {size} transitions from {start} must hold at least one and end before the last of "
+            f"{steps} "
+            f"(start + size <= {steps - 1}), which is deterministic"
+        )
+    at = torch.arange(steps)
+    inside = (at >= start) & (at < start + size)
+    return Window(trained=at[inside], stochastic=inside)
+
+
+def random_subset(steps: int, fraction: float, rng: Rng) -> Window:
+    """Train int((steps - 1) * fraction) of the first steps - 1 transitions, all stochastic (DanceGRPO: .6).
+
+    Flow-GRPO's .99 is a fraction of `steps` and means "all but the last": fraction 1 here.
+
+    Args:
+        steps: T.
+        fraction: in (0, 1].
+        rng: one generator for a subset that all samples share, or a sequence of n for one subset each.
+
+    Raises:
+        ValueError: the subset would be empty, or larger than what there is.
+    """
+    trainable = steps - 1
+    size = int(trainable * fraction + 1e-9)  # .29 * 100 is 28.999...
+    if not 1 <= size <= trainable:
+        raise ValueError(
+            f"timestep_fraction={fraction} of {trainable} trainable transitions is {size}: it must be in "
+            f"(0, 1] and leave at least one, so at least {1 / max(trainable, 1):.3f}"
+        )
+    stochastic = torch.arange(steps) < trainable
+
+    def one(generator: np.random.Generator) -> Window:
+        chosen = np.sort(generator.permutation(trainable)[:size])
+        return Window(trained=torch.from_numpy(chosen.astype(np.int64)), stochastic=stochastic)
+
+    return _each(one, rng)
+
+
+def random_window(steps: int, size: int, rng: Rng, low: int = 0, high: int | None = None) -> Window:
+    """A window of `size` transitions that starts uniformly in low .. high - size, inclusive (Flow-GRPO-Fast).
+
+    Args:
+        steps: T.
+        size: transitions in the window.
+        rng: one generator for all samples, or a sequence of n for one window each.
+        low: first transition that may be inside.
+        high: one past the last that may be inside; None is steps - 1, all but the last transition.
+
+    Raises:
+        ValueError: the window is empty, or does not fit between low and high.
+    """
+    end = steps - 1 if high is None else high
+    if size < 1 or low < 0 or end > steps - 1 or low > end - size:
+        raise ValueError(
+            f"a random window of {size} transitions does not fit in [{low}, {end}) of {steps} steps: it "
+            f"needs size >= 1, low >= 0, high <= {steps - 1} and high - low >= size"
+        )
+    return _each(lambda generator: fixed(steps, int(generator.integers(low, end - size + 1)), size), rng)
+
+
+def progressive(
+    steps: int,
+    iteration: int,
+    size: int = 4,
+    iters_per_group: int = 25,
+    stride: int = 1,
+    roll_back: bool = True,
+    high: int | None = None,
+    decay: Decay = "none",
+) -> Window:
+    """MixGRPO's window: held for some iterations, then moved by `stride` towards the data, cut off at `high`.
+
+    Args:
+        steps: T.
+        iteration: training step, from 0.
+        size: transitions in a full window; stride = size is the published variant without overlap.
+        iters_per_group: iterations for which a window is held.
+        stride: transitions the window moves by.
+        roll_back: start over at 0 once the start has passed `high`; else it stays there.
+        high: one past the last transition that may be inside; None is the published steps - 2.
+        decay: shorter holds later on: `linear` in the start down to iters_per_group // 4, `exponential` from
+            start 13 on.
+
+    Raises:
+        ValueError: the window is empty: the published machine visits start = high, where nothing is
+            stochastic and nothing is trained (`first_empty` finds that iteration before a run begins).
+    """
+    end = steps - 2 if high is None else high
+    start = _progressive_start(end, iteration, size, iters_per_group, stride, roll_back, decay)
+    if start >= end:
+        raise ValueError(
+            f"the progressive window is empty at iteration {iteration}: it has moved to transition {start} "
+            f"of {end} (stride {stride}, {iters_per_group} iterations each, {steps} sampling steps). Train "
+            "fewer iterations, or raise sampler.window.iters_per_group"
+        )
+    return fixed(steps, start, min(size, end - start))
+
+
+def first_empty(
+    steps: int,
+    iterations: int,
+    size: int = 4,
+    iters_per_group: int = 25,
+    stride: int = 1,
+    roll_back: bool = True,
+    high: int | None = None,
+    decay: Decay = "none",
+) -> int | None:
+    """First of `iterations` at which `progressive` with these arguments would be empty, or None."""
+    end = steps - 2 if high is None else high
+    for iteration in range(iterations):
+        if _progressive_start(end, iteration, size, iters_per_group, stride, roll_back, decay) >= end:
+            return iteration
+    return None
+
+
+def _progressive_start(
+    end: int, iteration: int, size: int, iters_per_group: int, stride: int, roll_back: bool, decay: Decay
+) -> int:
+    """Start of the window: walk the positions in order, each held for its time."""
+    if min(size, iters_per_group, stride, end) < 1 or iteration < 0:
+        raise ValueError(
+            "a progressive window needs size, iters_per_group, stride and high >= 1 and iteration >= 0, got "
+            f"size={size}, iters_per_group={iters_per_group}, stride={stride}, high={end} and "
+            f"iteration={iteration}"
+        )
+    starts = list(range(0, end + 1, stride))
+    if not roll_back and starts[-1] < end:
+        starts.append(end)  # the published machine stops exactly at the end
+    holds: list[int] = [_hold(at, end, iters_per_group, decay) for at in starts]
+    left = iteration % sum(holds) if roll_back else iteration
+    for start, hold in zip(starts, holds, strict=True):
+        if left < hold:
+            return start
+        left -= hold
+    return end
+
+
+def _hold(start: int, end: int, iters_per_group: int, decay: Decay) -> int:
+    """Iterations for which the window stays at `start`."""
+    if decay == "linear":
+        shortest, progress = max(1, iters_per_group // 4), start / end
+        return max(shortest, int(iters_per_group * (1 - progress) + shortest * progress))
+    if decay == "exponential":
+        return math.ceil(iters_per_group * math.exp(-DECAY_RATE * max(0, start - DECAY_FROM)))
+    if decay != "none":
+        raise ValueError(f"decay must be none, linear or exponential, got {decay!r}")
+    return iters_per_group
+
+
+def _each(one: Callable[[np.random.Generator], Window], rng: Rng) -> Window:
+    """One window from one generator, or a stack of windows from a sequence of them."""
+    if isinstance(rng, np.random.Generator):
+        return one(rng)
+    windows = [one(generator) for generator in rng]
+    return Window(
+        trained=torch.stack([w.trained for w in windows]),
+        stochastic=torch.stack([w.stochastic for w in windows]),
+    )

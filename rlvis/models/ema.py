@@ -1,0 +1,119 @@
+"""Exponential moving average of the trained weights, in float32 on the CPU, and a swap into the policy.
+
+decay at optimizer step n (from 0) is min(decay, (1 + n)/(10 + n)), applied at every `every`-th step, as
+Flow-GRPO does; unlike there, n counts optimizer steps, not batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvis.models.policy import Policy
+
+Named = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+
+
+class Ema:
+    """The average of named weights.
+
+    >>> average = Ema({"w": torch.ones(1)}, decay=0.9)
+    >>> average.update({"w": torch.zeros(1)})
+    >>> round(float(average.weights["w"]), 6)  # decay (1 + 0)/(10 + 0) at the first step
+    0.1
+    """
+
+    def __init__(self, start: Named, *, decay: float, every: int = 1) -> None:
+        """Begin as a copy of `start` (name -> float32 masters, as a mapping or as pairs).
+
+        Raises ValueError when decay is outside 0 .. 1 or every is below 1.
+        """
+        if not 0 <= decay < 1 or every < 1:
+            raise ValueError(
+                f"model.ema needs 0 <= decay < 1 and every >= 1, got decay={decay} every={every}"
+            )
+        self.decay = decay
+        self.every = every
+        self.steps = 0  # optimizer steps seen
+        self.weights = {
+            name: value.detach().to("cpu", torch.float32, copy=True) for name, value in _pairs(start)
+        }
+
+    def update(self, masters: Named) -> None:
+        """Count one optimizer step, and average when its turn has come; `masters` is only read then.
+
+        Raises ValueError when the names are not those of the start.
+        """
+        step = self.steps
+        self.steps += 1
+        if self.steps % self.every:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        seen = set()
+        for name, value in _pairs(masters):
+            if name not in self.weights:
+                raise ValueError(f"the average has no weight named {name}")
+            self.weights[name].lerp_(value.detach().to("cpu", torch.float32), 1 - decay)
+            seen.add(name)
+        if seen != set(self.weights):
+            raise ValueError(f"the average got {len(seen)} of {len(self.weights)} weights")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: steps (int) and weights (name -> float32 CPU tensor). Shares the
+        tensors.
+        """
+        return {"steps": self.steps, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`. Raises ValueError when it is of other weights."""
+        weights = state["weights"]
+        shapes = {name: value.shape for name, value in weights.items()}
+        if shapes != {name: value.shape for name, value in self.weights.items()}:
+            raise ValueError(
+                f"the saved average has {len(weights)} weights of other names or shapes than the "
+                f"{len(self.weights)} trained here; resume with the same model.lora settings"
+            )
+        self.steps = int(state["steps"])
+        for name, value in weights.items():
+            self.weights[name].copy_(value)
+
+    @contextmanager
+    def swapped(
+        self,
+        policy: Policy,
+        *,
+        read: Callable[[], Iterable[tuple[str, Tensor]]] | None = None,
+        write: Callable[[Callable[[str], Tensor]], None] | None = None,
+    ) -> Iterator[None]:
+        """Inside it the policy's module holds the average; afterwards it holds its own weights again, bit for
+        bit.
+
+        read, write: for weights that are not whole in the module (ZeRO-3), the engine's `masters` and
+        `set_masters`; both or neither. Without them the module's parameters are exchanged in place and the
+        optimizer's masters are not touched.
+        """
+        if (read is None) != (write is None):
+            raise ValueError("give both read and write, or neither")
+        parameters = dict(policy.trainable())
+
+        def set_parameters(value_of: Callable[[str], Tensor]) -> None:
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    parameter.copy_(value_of(name))
+
+        source = parameters.items() if read is None else read()
+        own = {name: value.detach().clone() for name, value in source}
+        put = set_parameters if write is None else write
+        put(self.weights.__getitem__)
+        try:
+            yield
+        finally:
+            put(own.__getitem__)
+
+
+def _pairs(weights: Named) -> Iterable[tuple[str, Tensor]]:
+    return weights.items() if isinstance(weights, Mapping) else weights

@@ -1,0 +1,85 @@
+"""Writing a trained policy as stock diffusers files: the whole pipeline, and a short card that says how to
+open it.
+
+The trained weights come by name, from float32 masters or an average, and the module in memory is never
+changed: a twin without storage takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvis.models.source import ASSET
+from rlvis.schema import ModelConfig
+
+
+def checked(
+    trained: Sequence[tuple[str, nn.Parameter]], weights: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """The trained tensors on the CPU, from `weights` or from the parameters; ValueError when names differ."""
+    if weights is None:
+        return {name: p.detach().cpu().contiguous() for name, p in trained}
+    wanted = {name for name, _ in trained}
+    odd = sorted(wanted ^ set(weights))
+    if odd:
+        raise ValueError(
+            f"export: {len(weights)} weights for {len(wanted)} trained parameters; {len(odd)} names are missing "
+            f"or unknown, the first is {odd[0]}"
+        )
+    return {name: weights[name].detach().cpu().contiguous() for name, _ in trained}
+
+
+def save_pipeline(pipe: Any, name: str, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Save every component of `pipe`, with the trained parameters of component `name` taken from `state`.
+
+    The trained component keeps the dtype it was loaded in.
+    """
+    module = getattr(pipe, name)
+    with torch.device("meta"):
+        twin = type(module).from_config(module.config)
+    whole = {key: value.detach().cpu() for key, value in module.state_dict().items() if key not in state}
+    dtype = module.dtype
+    whole |= {key: value.to(dtype) for key, value in state.items()}
+    twin.load_state_dict(whole, assign=True)
+    type(pipe)(**(pipe.components | {name: twin})).save_pretrained(folder)
+
+
+def write_card(folder: Path, pipe: Any, config: ModelConfig) -> None:
+    """Write folder/README.md: the lines that open the weights, with the settings they were trained at."""
+    (folder / "README.md").write_text(card(pipe, config), encoding="utf-8")
+
+
+def card(pipe: Any, config: ModelConfig) -> str:
+    """The card's text; the base checkpoint is named only where it is needed to open the weights."""
+    name = type(pipe).__name__
+    # Stock from_pretrained refuses a null component that nobody told it of.
+    absent = [
+        key
+        for key, value in pipe.components.items()
+        if value is None and key not in pipe._optional_components
+    ]
+    options = "".join([f", dtype=torch.{config.dtype.value}", *(f", {key}=None" for key in absent)])
+    lines = ["import torch", f"from diffusers import {name}"]
+    if config.lora is None:
+        what = "A whole model"
+        lines += ["", f'pipe = {name}.from_pretrained("THIS_FOLDER"{options})']
+    else:
+        what = f"A LoRA (rank {config.lora.rank}, alpha {config.lora.alpha})"
+        base = repr(config.path)
+        if config.path.startswith(ASSET):
+            lines.append("from rlvis.models.source import resolve")
+            base = f"resolve({config.path!r})"
+        revision = f", revision={config.revision!r}" if config.revision else ""
+        lines += ["", f"pipe = {name}.from_pretrained({base}{revision}{options})"]
+        lines += ['pipe.load_lora_weights("THIS_FOLDER")']
+    call = f"height={config.height}, width={config.width}, guidance_scale={config.cfg}"
+    call += f", negative_prompt={config.negative_prompt!r}" if config.negative_prompt else ""
+    call += f", max_sequence_length={config.max_tokens}" if config.max_tokens is not None else ""
+    call += f", num_frames={config.frames}" if config.frames > 1 else ""
+    code = "\n".join([*lines, f'pipe("YOUR PROMPT", {call})'])
+    return f"{what}, trained by reinforcement learning with rlvis. To open it:\n\n```python\n{code}\n```\n"

@@ -1,0 +1,137 @@
+"""Stable Diffusion 3 and 3.5 (MMDiT, Esser et al. 2024): two CLIPs and optionally T5, rectified flow, CFG.
+
+Text and pixels go through the stock pipeline's own functions; the sigma grid and the sampling loop are ours,
+because reinforcement learning needs a stochastic step. rlvis' tiny image policy is of this family too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rlvis.flow import schedules
+from rlvis.models.policy import Policy
+from rlvis.records import Schedule
+
+DEFAULT_TOKENS = 256  # of T5, and of the zeros that stand for it; the stock pipeline's default
+MOST_TOKENS = 512
+# Options of the stock scheduler that change its grid or step, with the values under which it is what we compute.
+PLAIN_SCHEDULER: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "use_dynamic_shifting": False,
+    "shift_terminal": None,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+}
+
+
+class StableDiffusion3(Policy):
+    """`StableDiffusion3Pipeline` as a policy; embeds: prompt_embeds [P,L,D] and pooled_prompt_embeds [P,E]."""
+
+    pipeline_name = "StableDiffusion3Pipeline"
+    # Flow-GRPO's, for SD3.5: the attention of both streams, not the second attention of the first blocks.
+    lora_targets = (
+        "attn.add_k_proj",
+        "attn.add_q_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+        "attn.to_k",
+        "attn.to_out.0",
+        "attn.to_q",
+        "attn.to_v",
+    )
+
+    def geometry(self) -> tuple[int, int, int, int]:
+        """(C, 1, H, W): height and width are multiples of autoencoder factor x patch, up to the position table."""
+        config: Any = self.module.config
+        factor = self.pipe.vae_scale_factor
+        unit = factor * config.patch_size
+        most = unit * config.pos_embed_max_size
+        tokens = self.max_tokens
+        if self.config.frames != 1:
+            raise ValueError(
+                f"model.frames={self.config.frames}: Stable Diffusion 3 makes images; type model.frames=1"
+            )
+        if not 1 <= tokens <= MOST_TOKENS:
+            raise ValueError(f"model.max_tokens={tokens}: Stable Diffusion 3 takes 1 to {MOST_TOKENS}")
+        for name, pixels in (("height", self.config.height), ("width", self.config.width)):
+            if pixels % unit or not unit <= pixels <= most:
+                below = min(max(unit, pixels // unit * unit), most)
+                nearest = f"{below} or {below + unit}" if unit <= pixels < most else f"{below}"
+                raise ValueError(
+                    f"model.{name}={pixels}: this model takes multiples of {unit} (autoencoder {factor} x patch "
+                    f"{config.patch_size}) from {unit} to {most}; the nearest is {nearest}"
+                )
+        return config.in_channels, 1, self.config.height // factor, self.config.width // factor
+
+    @property
+    def max_tokens(self) -> int:
+        """Length of the T5 part of the text condition (zeros without T5), in tokens."""
+        return DEFAULT_TOKENS if self.config.max_tokens is None else self.config.max_tokens
+
+    def embed(self, text: str) -> dict[str, Tensor]:
+        """prompt_embeds [1,L,D] and pooled_prompt_embeds [1,E], by the stock `encode_prompt`."""
+        prompt, _, pooled, _ = self.pipe.encode_prompt(
+            prompt=[text],
+            prompt_2=None,
+            prompt_3=None,
+            device=self.device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_tokens,
+        )
+        return {"prompt_embeds": prompt, "pooled_prompt_embeds": pooled}
+
+    def truncated(self, text: str) -> bool:
+        """Whether the text is too long for the encoder that reads furthest: T5 (max_tokens), else CLIP (77)."""
+        limits = [(self.pipe.tokenizer, self.pipe.tokenizer_max_length)]
+        limits.append((self.pipe.tokenizer_2, self.pipe.tokenizer_max_length))
+        if self.pipe.text_encoder_3 is not None:
+            limits.append((self.pipe.tokenizer_3, self.max_tokens))
+        return all(len(tokenizer(text, truncation=False).input_ids) > most for tokenizer, most in limits)
+
+    def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
+        """The stock Euler grid at the checkpoint's shift (SD3: 3), or DanceGRPO's; model time is 1000 sigma.
+
+        Raises ValueError for another grid name, or when the checkpoint's scheduler does what ours does not.
+        """
+        config = self.pipe.scheduler.config
+        shift = config["shift"] if shift is None else shift
+        if grid == "linear":
+            return schedules.shifted_linear(steps, shift)
+        if grid != "model":
+            raise ValueError(f"sampler.grid={grid}: choose model or linear")
+        odd = [k for k, plain in PLAIN_SCHEDULER.items() if (config.get(k, plain) or plain) != plain]
+        if odd:
+            raise ValueError(
+                f"the scheduler of model.path={self.config.path} sets "
+                f"{', '.join(f'{k}={config[k]}' for k in odd)}, which sampler.grid=model does not follow; type "
+                "sampler.grid=linear, with a sampler.shift of your choice"
+            )
+        return schedules.flow_match_euler(steps, shift)
+
+    def denoise(
+        self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Velocity eps - x0 of x [B,C,1,H,W] at 1000 sigma."""
+        velocity: Tensor = module(
+            hidden_states=x.squeeze(2),
+            timestep=time,
+            encoder_hidden_states=embeds["prompt_embeds"],
+            pooled_projections=embeds["pooled_prompt_embeds"],
+            return_dict=False,
+        )[0]
+        return velocity.unsqueeze(2)
+
+    def decode_chunk(self, latents: Tensor) -> Tensor:
+        """[B,C,1,H,W] -> [B,1,3,Y,X] in [0, 1]: unscale, autoencoder, stock post-processing."""
+        vae = self.pipe.vae
+        scaled = latents.squeeze(2) / vae.config.scaling_factor + vae.config.shift_factor
+        image: Tensor = self.pipe.image_processor.postprocess(
+            vae.decode(scaled, return_dict=False)[0], output_type="pt"
+        )
+        return image.unsqueeze(1)

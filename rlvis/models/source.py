@@ -1,0 +1,91 @@
+"""Opening a diffusers pipeline: from the hub, from a folder, or from rlvis' own assets (`asset:NAME`).
+
+The family is checked on model_index.json alone, before any weight is read. Failures say what to do, since
+most are a misspelt name, a gated repository or a machine without network.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ASSET = "asset:"
+
+
+def resolve(path: str) -> str:
+    """A hub id as it is; a folder with ~ expanded; `asset:NAME` as the folder that came with rlvis.
+
+    Raises ValueError for an unknown asset, naming the known ones.
+    """
+    if not path.startswith(ASSET):
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    root = Path(str(files("rlvis"))) / "assets"
+    folder = root / path.removeprefix(ASSET)
+    if not (folder / "model_index.json").is_file():
+        known = sorted(p.parent.name for p in root.glob("*/model_index.json"))
+        raise ValueError(
+            f"model.path={path}: there is no such policy in rlvis; known: "
+            f"{', '.join(ASSET + name for name in known) or 'none'}"
+        )
+    return str(folder)
+
+
+def open_pipeline(wanted: str, path: str, revision: str | None, dtype: torch.dtype) -> Any:
+    """The stock pipeline of class `wanted` at `path`, on the CPU, in `dtype` but for the autoencoder (float32).
+
+    Only safetensors are read. Components that model_index.json calls null stay None.
+
+    Raises:
+        ValueError: nothing there, no access, or a pipeline of another class.
+    """
+    import diffusers
+
+    where = resolve(path)
+    try:
+        index: Any = diffusers.DiffusionPipeline.load_config(where, revision=revision)
+        found = index.get("_class_name")
+    except (OSError, ValueError) as error:
+        raise ValueError(_failure(path, where, revision, error)) from error
+    if found != wanted:
+        raise ValueError(
+            f"model.path={path} is a {found}, but this model.family drives a {wanted}; "
+            "choose another model.family or model.path"
+        )
+    # Stock from_pretrained wants to be told of what is null, unless the class calls it optional.
+    absent: Any = {
+        name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None
+    }
+    try:
+        # The autoencoder stays in float32: rewards see its pixels, and it is small.
+        pipe = getattr(diffusers, wanted).from_pretrained(
+            where,
+            revision=revision,
+            use_safetensors=True,
+            dtype={"default": dtype, "vae": torch.float32},
+            **absent,
+        )
+    except OSError as error:
+        raise ValueError(_failure(path, where, revision, error)) from error
+    return pipe
+
+
+def _failure(path: str, where: str, revision: str | None, error: Exception) -> str:
+    """What went wrong at `path`, and what to do about it."""
+    reason = " ".join(str(error).split())[:300]
+    folder = Path(where)
+    if folder.exists():
+        return (
+            f"model.path={path} is not a complete diffusers pipeline: {reason} -- it must hold model_index.json and "
+            "its components as safetensors, as `pipe.save_pretrained(folder)` writes them"
+        )
+    if folder.is_absolute() or path.startswith((".", "~")):
+        return f"model.path={path}: there is no such folder"
+    at = f" (revision {revision})" if revision else ""
+    return (
+        f"model.path={path}{at}: no such folder, and not available from the hub: {reason} -- check the name; run "
+        f"`hf auth login` if the repository is gated; without network, run `hf download {path}` elsewhere and "
+        "give the folder"
+    )

@@ -1,0 +1,173 @@
+"""The metrics of a run: one table of keys with unit, meaning and healthy range, and the metrics that follow from records.
+
+A key that is not in the table is refused when it is logged, so the table (and the reference page made from it) stays complete.
+Invalid samples are masked and counted; a statistic of no samples is left out rather than reported as 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlvis.records import Advantages, Rewards
+
+
+class Key(NamedTuple):
+    """One row of the table: unit ("" for a plain number), meaning, and the range to expect in a healthy run."""
+
+    unit: str
+    meaning: str
+    healthy: str
+
+
+KEYS: dict[str, Key] = {
+    "reward/mean": Key("reward", "mean of the weighted sum of rewards over the valid samples of the step", "rises"),
+    "reward/std": Key("reward", "standard deviation of the same over all valid samples", "above 0"),
+    "reward/<term>/mean": Key("reward", "mean of one raw reward term over the valid samples", "none falls for long"),
+    "reward/<term>/std": Key("reward", "standard deviation of one raw reward term", "above 0"),
+    "reward/<term>/latency": Key("s", "time spent in one scorer during the step, on rank 0", "below time/rollout"),
+    "reward/valid_fraction": Key("", "share of samples for which every scorer gave a finite score", "1"),
+    "reward/invalid_count": Key("samples", "samples masked because a scorer failed or was not finite", "0"),
+    "group/std_mean": Key("reward", "standard deviation of the reward inside a prompt's group, mean over prompts", "above 0"),
+    "group/zero_variance_fraction": Key(
+        "", "share of prompts with fewer than two valid samples, or equal rewards: nothing is learned from them", "below 0.5"
+    ),
+    "advantage/abs_mean": Key("", "mean |A| over the trained samples, A summed over terms with their weights", "0.5 to 1"),
+    "advantage/max": Key("", "largest |A| among the trained samples", "at most adv_clip times the terms' weights"),
+    "advantage/clamped_fraction": Key("", "share of trained samples and terms that stand at advantage.adv_clip", "below 0.01"),
+    "advantage/kept_fraction": Key("", "share of all samples that are trained (valid, and not dropped by best_of_n)", "1"),
+    "advantage/reward_agreement": Key(
+        "",
+        "share of trained samples whose A has the sign of (reward - group mean); ties are left out",
+        "1 for GRPO on one reward, 0 with advantage.sign=-1; lower where other terms reorder samples",
+    ),
+    "ratio/mean": Key("", "mean probability ratio as it enters the loss", "1 within the clip range"),
+    "ratio/max_deviation": Key("", "largest |ratio - 1| over all updates of the step", "a few times the clip range"),
+    "ratio/max_deviation_first": Key(
+        "", "largest |ratio - 1| before the first update of the step, where the policy has not moved", "0"
+    ),
+    "clip/fraction_high": Key("", "share of ratios above 1 + clip", "below 0.5"),
+    "clip/fraction_low": Key("", "share of ratios below 1 - clip", "below 0.5"),
+    "kl/approx": Key("nats", "estimate of KL(old policy, new policy): mean of (log ratio)^2 / 2 at the ratio scope", "near 0"),
+    "kl/reference": Key("nats", "KL to the reference policy per transition, before advantage.kl_beta", "grows slowly"),
+    "update/loss": Key("", "loss as it was minimised, mean over the updates of the step", "near 0; its level means nothing"),
+    "update/grad_norm": Key("", "global gradient norm before clipping, mean over updates", "finite, no jumps of 10x"),
+    "update/optimizer_steps": Key("", "optimizer steps of this training step", "train.updates_per_step"),
+    "data/truncated_prompts": Key("prompts", "prompts of the step that are longer than the text encoders take", "0"),
+    "update/optimizer_steps": Key("", "optimizer steps of the training step", "train.updates_per_step"),
+    "data/truncated_prompts": Key("prompts", "prompts of the step longer than the text encoder reads", "0"),
+    "time/rollout": Key("s", "sampling the trajectories", "most of the step, with update"),
+    "time/score": Key("s", "waiting for the rewards", "small beside rollout"),
+    "time/weigh": Key("s", "prior and trust", "near 0"),
+    "time/build": Key("s", "advantages and maps", "small beside rollout"),
+    "time/update": Key("s", "forwards, backwards and optimizer steps", "most of the step, with rollout"),
+    "time/step": Key("s", "the whole step", "constant"),
+    "throughput/samples_per_second": Key("samples/s", "samples of the step over all ranks, by time/step", "constant"),
+    "memory/max_gib": Key("GiB", "largest memory allocated on any device since the start (0 on a CPU)", "constant"),
+}
+
+
+def find(key: str) -> Key | None:
+    """The table's row for a key that was written: `reward/clip/mean` is found under `reward/<term>/mean`."""
+    return KEYS.get(key) or next((row for pattern, row in _PATTERNS if pattern.fullmatch(key)), None)
+
+
+def check(keys: Iterable[str]) -> None:
+    """Refuse keys that the table does not know. Raises ValueError with the nearest key."""
+    unknown = [key for key in keys if find(key) is None]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], KEYS, n=1)
+        hint = f" (the nearest is {near[0]!r})" if near else ""
+        raise ValueError(
+            f"metric {unknown[0]!r} is not in the table of {len(KEYS)} keys{hint}: every key that is written is documented; "
+            "add it to KEYS in rlvis/observe/metrics.py with its unit, meaning and healthy range"
+        )
+
+
+def describe() -> str:
+    """The table as markdown, for the reference page."""
+    lines = ["| key | unit | meaning | healthy |", "|---|---|---|---|"]
+    for key, row in KEYS.items():
+        cells = (f"`{key}`", row.unit, row.meaning, row.healthy)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def reward_metrics(rewards: Rewards) -> dict[str, float]:
+    """reward/* and group/* of a step from its gathered rewards [P, K, R]; standard deviations are of the population.
+
+    group/* needs groups: with one sample a prompt it is left out.
+    """
+    valid = rewards.valid
+    metrics = {
+        "reward/valid_fraction": float(valid.double().mean()),
+        "reward/invalid_count": float((~valid).sum()),
+    }
+    combined = _combined(rewards)
+    if bool(valid.any()):
+        metrics |= _moments("reward", combined[valid])
+        for r, name in enumerate(rewards.names):
+            metrics |= _moments(f"reward/{name}", rewards.term[..., r][valid])
+    for name, seconds in zip(rewards.names, rewards.latency, strict=True):
+        metrics[f"reward/{name}/latency"] = float(seconds)
+    if valid.shape[1] > 1:
+        groups = [row[mask] for row, mask in zip(combined, valid, strict=True)]
+        spread = torch.tensor([float(g.std(correction=0)) for g in groups if g.numel() > 1], dtype=torch.float64)
+        flat = [g.numel() < 2 or bool(g.max() == g.min()) for g in groups]
+        metrics["group/zero_variance_fraction"] = sum(flat) / len(flat)
+        if spread.numel():
+            metrics["group/std_mean"] = float(spread.mean())
+    return metrics
+
+
+def advantage_metrics(advantages: Advantages, rewards: Rewards, *, adv_clip: float) -> dict[str, float]:
+    """advantage/* of a step from its scalar advantages [A, P, K] and the rewards they were made from.
+
+    adv_clip: the bound that every term was clamped to (`advantage.adv_clip`). Maps are not looked at.
+    """
+    keep = advantages.keep
+    metrics = {"advantage/kept_fraction": float(keep.double().mean())}
+    if not bool(keep.any()):
+        return metrics
+    total = torch.einsum("a,apk->pk", advantages.coef, advantages.term)
+    size = total[keep].abs()
+    metrics["advantage/abs_mean"] = float(size.mean())
+    metrics["advantage/max"] = float(size.max())
+    metrics["advantage/clamped_fraction"] = float((advantages.term[:, keep].abs() >= adv_clip).double().mean())
+    known = keep & rewards.valid
+    centred = _centred(_combined(rewards), rewards.valid)
+    told = known & (total != 0) & (centred != 0)
+    if bool(told.any()):
+        agrees = total[told].sign() == centred[told].sign()
+        metrics["advantage/reward_agreement"] = float(agrees.double().mean())
+    return metrics
+
+
+def _combined(rewards: Rewards) -> Tensor:
+    """Weighted sum of the terms [P, K] float64; 0 (and never to be read) where a sample is invalid."""
+    weights = torch.tensor(rewards.weights, dtype=torch.float64)
+    known = torch.where(rewards.valid[..., None], rewards.term, torch.zeros_like(rewards.term))
+    return known @ weights
+
+
+def _centred(combined: Tensor, valid: Tensor) -> Tensor:
+    """Reward minus the mean of the group's valid samples [P, K]; exactly 0 in a group of equal rewards."""
+    count = valid.sum(1, keepdim=True).clamp(min=1)
+    centred = combined - (combined * valid).sum(1, keepdim=True) / count
+    high = torch.where(valid, combined, -torch.inf).amax(1, keepdim=True)
+    low = torch.where(valid, combined, torch.inf).amin(1, keepdim=True)
+    return torch.where(high == low, torch.zeros_like(centred), centred)  # 12 x 0.7 has a mean 1e-16 beside 0.7
+
+
+def _moments(prefix: str, values: Tensor) -> dict[str, float]:
+    return {f"{prefix}/mean": float(values.mean()), f"{prefix}/std": float(values.std(correction=0))}
+
+
+_PATTERNS = [
+    (re.compile(re.sub(r"<\w+>", "[^/]+", key)), row) for key, row in KEYS.items() if "<" in key
+]  # none of the fixed parts has a character that a regular expression reads

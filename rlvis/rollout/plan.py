@@ -1,0 +1,116 @@
+"""What one rollout will do, decided before the first forward: grid, coefficients, and which transitions are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlvis.flow import configured, windows
+from rlvis.flow.kernels import StepTable, table
+from rlvis.flow.logprob import require_stochastic
+from rlvis.models.policy import Policy
+from rlvis.records import Schedule
+from rlvis.runtime import rng
+from rlvis.schema import Config, SamplerConfig, WindowKind
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Everything a rollout of training step `step` needs besides policy, prompts and rows."""
+
+    sampler: SamplerConfig
+    schedule: Schedule
+    table: StepTable
+    storage: torch.dtype
+    channel_reduction: str
+    micro_batch: int
+    samples_per_prompt: int
+    seed: int
+    step: int
+
+    def window(self, prompts: Sequence[int], samples: Sequence[int]) -> windows.Window:
+        """trained [n, S] and stochastic [n, T] for rows given by (index in the data set, sample).
+
+        The choice is shared by the whole training step, on all ranks, unless `sampler.window.per_sample`.
+        """
+        config = self.sampler.window
+        if config.per_sample:
+            drawn: np.random.Generator | list[np.random.Generator] = [
+                rng.generator(self.seed, self.step, "window", prompt=p, sample=k)
+                for p, k in zip(prompts, samples, strict=True)
+            ]
+        else:
+            drawn = rng.generator(self.seed, self.step, "window")
+        end = self.schedule.steps - 1
+        chosen = windows.select(
+            config.kind.value,
+            self.schedule.steps,
+            rng=drawn,
+            fraction=self.sampler.timestep_fraction,
+            start=config.start,
+            size=config.size,
+            low=config.low,
+            high=end if config.high is None else config.high,
+            iteration=self.step,
+            iters_per_group=config.iters_per_group,
+            stride=config.stride,
+            roll_back=config.roll_back,
+        )
+        n = len(prompts)
+        trained, stochastic = chosen.trained, chosen.stochastic
+        if trained.ndim == 1:
+            trained, stochastic = trained.expand(n, -1), stochastic.expand(n, -1)
+        require_stochastic(self.table, trained)
+        return windows.Window(trained=trained, stochastic=stochastic)
+
+
+def make(policy: Policy, config: Config, step: int) -> SamplingPlan:
+    """The plan of training step `step`.
+
+    Raises:
+        ValueError: the sampler does not fit the policy's schedule, or the window is empty.
+    """
+    sampler = config.sampler
+    schedule = policy.schedule(sampler.steps, sampler.shift, sampler.grid)
+    return SamplingPlan(
+        sampler=sampler,
+        schedule=schedule,
+        table=table(configured.kernel(sampler, policy.prediction), schedule),
+        storage=configured.storage(sampler),
+        channel_reduction=config.advantage.map.channel_reduction.value,
+        micro_batch=config.train.micro_batch,
+        samples_per_prompt=config.data.samples_per_prompt,
+        seed=config.seed,
+        step=step,
+    )
+
+
+def trains_random_steps(sampler: SamplerConfig) -> bool:
+    """Whether rows of one micro-batch may be at different steps (which policies with several experts cannot run)."""
+    return sampler.window.per_sample and sampler.window.kind in (WindowKind.random_subset, WindowKind.random_window)
+
+
+def kept_points(trained: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Grid points to keep per row, and where each trained transition starts among them.
+
+    Args:
+        trained: [n, S] increasing step indices.
+        steps: T.
+
+    Returns:
+        points [n, V] (rows that touch fewer points repeat their last), at [n, S]. V depends on S and T alone when rows differ,
+        so that pieces of one rollout have one shape.
+    """
+    n, count = trained.shape
+    shared = bool((trained == trained[:1]).all()) if n else True
+    touched = [sorted({p for t in row for p in (t, t + 1)}) for row in (trained[:1] if shared else trained).tolist()]
+    width = max(map(len, touched), default=0) if shared else min(2 * count, steps)
+    points = torch.tensor([row + [row[-1]] * (width - len(row)) for row in touched], dtype=torch.int64)
+    at = torch.tensor(
+        [[row.index(t) for t in steps_] for row, steps_ in zip(touched, trained.tolist(), strict=False)], dtype=torch.int64
+    )
+    return (points.expand(n, -1).clone(), at.expand(n, -1).clone()) if shared else (points, at)

@@ -1,0 +1,116 @@
+"""Sample trajectories: x' = mean + std * noise, rounded to storage, then scored. One function; images and clips alike.
+
+What is unusual: the log-prob is kept per position; rounding comes before scoring (so the ratio of the first update is exactly 1
+whatever the storage dtype); every micro-batch has the same shape, the last one padded, for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvis.flow import noise
+from rlvis.flow.kernels import transition
+from rlvis.flow.logprob import draw, log_prob
+from rlvis.models.policy import Policy
+from rlvis.records import PromptBatch, Trajectories
+from rlvis.rollout.plan import SamplingPlan, kept_points
+
+
+def rollout(
+    policy: Policy,
+    module: Callable[..., Any],
+    prompts: PromptBatch,
+    rows: Sequence[int],
+    plan: SamplingPlan,
+    *,
+    advance: Callable[[], None] = lambda: None,
+) -> Trajectories:
+    """Sample the given rows; row n is sample n % K of prompt n // K.
+
+    Args:
+        policy: predict, decode, latent shape.
+        module: the trained module as predict calls it (a DeepSpeed engine, or the bare module).
+        prompts: P prompts with `embeds`.
+        rows: global rows, any order; those of this rank, or a shard of them.
+        plan: grid, kernel, window, seed.
+        advance: called after every forward (progress).
+
+    Returns:
+        Trajectories of N = len(rows), with media [N,M,3,Y,X].
+    """
+    pieces = []
+    for start in range(0, len(rows), plan.micro_batch):
+        part = list(rows[start : start + plan.micro_batch])
+        padded = part + [part[-1]] * (plan.micro_batch - len(part))
+        piece = _micro_batch(policy, module, prompts, padded, plan, advance)
+        pieces.append(piece if len(part) == len(padded) else piece.take(range(len(part))))
+    return Trajectories.concatenate(pieces)
+
+
+@torch.no_grad()
+def _micro_batch(
+    policy: Policy,
+    module: Callable[..., Any],
+    prompts: PromptBatch,
+    rows: list[int],
+    plan: SamplingPlan,
+    advance: Callable[[], None],
+) -> Trajectories:
+    prompt = torch.tensor([r // plan.samples_per_prompt for r in rows])
+    sample = torch.tensor([r % plan.samples_per_prompt for r in rows])
+    index = prompts.index[prompt].tolist()
+    window = plan.window(index, sample.tolist())
+    points, at = kept_points(window.trained, plan.schedule.steps)
+    embeds = {name: value[prompt].to(policy.device) for name, value in prompts.embeds.items()}
+    time = plan.schedule.time.to(policy.device)
+
+    keys = {"seed": plan.seed, "step": plan.step, "prompts": index, "samples": sample.tolist()}
+    first = noise.initial(policy.latent_shape, **keys, share=plan.sampler.share_noise)
+    x = first.to(policy.device).to(plan.storage)
+    kept = set(points.flatten().tolist())
+    states: dict[int, Tensor] = {}
+    scored: dict[int, Tensor] = {}
+    final = x.float()
+    for t in range(plan.schedule.steps):
+        if t in kept:
+            states[t] = x.cpu()
+        out = policy.predict(module, x, time[t].expand(len(rows)), embeds)
+        noisy = window.stochastic[:, t]
+        mean, std = transition(plan.table, torch.full((len(rows),), t), noisy, x, out)
+        if bool(noisy.any()):
+            drawn = noise.of_transition(policy.latent_shape, t, **keys)
+            x = draw(mean, std, drawn.to(policy.device), plan.storage)
+        else:
+            final = mean
+            x = mean.to(plan.storage)
+        if bool((window.trained == t).any()):
+            safe = std.masked_fill(~noisy.to(std.device).view(-1, 1, 1, 1, 1), 1.0)
+            scored[t] = log_prob(x, mean, safe, plan.sampler.logprob.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
+        advance()
+    if plan.schedule.steps in kept:
+        states[plan.schedule.steps] = x.cpu()
+    return Trajectories(
+        prompt=prompt,
+        sample=sample,
+        states=_gather(states, points),
+        at=at,
+        step=window.trained.clone(),
+        logprob=_gather(scored, window.trained),
+        free=policy.free.cpu(),
+        media=policy.decode(final),
+        schedule=plan.schedule,
+        channel_reduction=plan.channel_reduction,
+        seed=plan.seed,
+        policy_step=plan.step,
+    )
+
+
+def _gather(by_step: dict[int, Tensor], wanted: Tensor) -> Tensor:
+    """[n, ...] per step and wanted steps [n, m] -> [n, m, ...]."""
+    if bool((wanted == wanted[:1]).all()):
+        return torch.stack([by_step[int(t)] for t in wanted[0]], dim=1)
+    return torch.stack([torch.stack([by_step[int(t)][i] for t in row]) for i, row in enumerate(wanted)])

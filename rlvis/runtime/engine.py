@@ -1,0 +1,162 @@
+"""The trained module under DeepSpeed: forward, backward, one optimizer step, masters, save and load.
+
+ZeRO stages 0 to 3 or a JSON file of one's own. What is unusual: AdamW is ours (DeepSpeed's own optimizers by name compile for
+minutes), clipping is always written out (its default is 1.0, not off), and the accumulation boundary is set by hand, because a
+step has as many backward passes as the records say.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvis.runtime.dist import World
+from rlvis.schema import Dtype, EngineConfig, OptimConfig
+
+log = logging.getLogger(__name__)
+
+OURS = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "gradient_clipping",
+    "optimizer",
+    "scheduler",
+)
+
+
+def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> dict[str, Any]:
+    """The DeepSpeed configuration: the user's JSON or a bare ZeRO stage, with batch, clipping and precision keys ours.
+
+    Raises ValueError when the JSON cannot be read or sets a key that belongs to optim.* or train.*, and for bfloat16 at
+    stage 0, where DeepSpeed lets AdamW take a hidden first step with zero gradients.
+    """
+    config: dict[str, Any] = {"zero_optimization": {"stage": engine.stage}}
+    if engine.config is not None:
+        try:
+            config = json.loads(Path(engine.config).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"engine.config={engine.config} cannot be read as JSON: {error}") from error
+        taken = sorted(set(config) & set(OURS))
+        if taken:
+            raise ValueError(f"{engine.config} sets {', '.join(taken)}: remove them; optim.* and train.micro_batch set these")
+    stage = int(config.setdefault("zero_optimization", {}).get("stage", 0))
+    if dtype is Dtype.bfloat16 and stage == 0:
+        raise ValueError(
+            "model.dtype=bfloat16 at ZeRO stage 0 makes AdamW take a hidden first step with zero gradients; "
+            "type engine=zero1 (or 2, 3), or model.dtype=float32"
+        )
+    if dtype is Dtype.bfloat16:
+        config["bf16"] = {"enabled": True}
+    elif dtype is Dtype.float16:
+        config.setdefault("fp16", {"enabled": True, "initial_scale_power": 16})
+    return config | {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optim.grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+class Engine:
+    """A module, its optimizer and its shards. Calling the engine runs the module's forward."""
+
+    def __init__(self, module: nn.Module, engine: EngineConfig, optim: OptimConfig, dtype: Dtype, world: World) -> None:
+        import deepspeed
+
+        if world.device.type == "cpu":
+            _no_compiling_on_cpu()
+        deepspeed.init_distributed(dist_backend=None, verbose=False)
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        config = deepspeed_config(engine, optim, dtype)
+        self.stage = int(config["zero_optimization"].get("stage", 0))
+        self.world = world
+        self.clip = optim.grad_norm
+        self.named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        if not self.named:
+            raise ValueError("the policy has no trainable parameter; set model.lora or train the full module")
+        betas = (optim.betas[0], optim.betas[1])
+        adamw = torch.optim.AdamW(
+            [p for _, p in self.named], lr=optim.lr, betas=betas, eps=optim.eps, weight_decay=optim.weight_decay
+        )
+        self.inner, self.optimizer, _, _ = deepspeed.initialize(
+            model=module, model_parameters=[p for _, p in self.named], optimizer=adamw, config=config
+        )
+        self.module: nn.Module = self.inner.module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward, through DeepSpeed's hooks."""
+        return self.inner(*args, **kwargs)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Accumulate gradients; `last` marks the final backward pass before `step`.
+
+        DeepSpeed averages over ranks, so the loss must be this rank's sum divided by the global count, times the world size.
+        """
+        self.inner.set_gradient_accumulation_boundary(last)
+        self.inner.backward(loss, scale_wrt_gas=False)
+
+    def step(self) -> float:
+        """Clip, step the optimizer, clear gradients; return the gradient's norm before clipping."""
+        norm: Any = None
+        if self.stage == 0:
+            gradients = [p.grad for _, p in self.named if p.grad is not None]
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]))
+        self.inner.step()
+        if norm is None or self.inner.fp16_enabled():
+            norm = self.inner.get_global_grad_norm()
+        return float(norm)
+
+    def masters(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, full float32 master weights) of every trained parameter; a collective, call it on all ranks."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        for name, parameter in self.named:
+            full = None if self.stage == 0 and parameter.dtype == torch.float32 else safe_get_full_fp32_param(parameter)
+            yield name, (parameter.data if full is None else full).detach().float()
+
+    def set_masters(self, value_of: Callable[[str], Tensor]) -> None:
+        """Overwrite every trained parameter, masters and working copy, by value_of(name); a collective."""
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        for name, parameter in self.named:
+            value = value_of(name)
+            if self.stage == 0 and parameter.dtype == torch.float32:
+                parameter.data.copy_(value)
+                continue
+            safe_set_full_fp32_param(parameter, value.to(self.world.device))
+            if self.stage < 3:
+                parameter.data.copy_(value.to(parameter.dtype))
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write parameters and optimizer state of all ranks below folder/tag."""
+        self.inner.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Read what `save` wrote with the same number of processes and the same stage.
+
+        Raises FileNotFoundError when the checkpoint has no such part.
+        """
+        path, _ = self.inner.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+        if path is None:
+            raise FileNotFoundError(f"no DeepSpeed state under {folder / tag}; is the checkpoint complete?")
+
+    def close(self) -> None:
+        """Release DeepSpeed's hooks and buffers, so that another run can start in this process."""
+        self.inner.destroy()
+
+
+def _no_compiling_on_cpu() -> None:
+    """DeepSpeed would compile a shared-memory collective for a minute; plain gloo serves."""
+    import deepspeed.ops
+
+    table = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if isinstance(table, dict):
+        table["deepspeed_shm_comm"] = False

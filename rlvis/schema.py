@@ -1,0 +1,344 @@
+"""The configuration, one dataclass a group: typed, closed, and the only place where defaults live besides conf/.
+
+Hydra composes conf/train.yaml over these (registered by `register`), so an unknown key or a value of a wrong type is an error
+before anything heavy loads. Names are those of the papers and of the field; units stand in the comments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class Stage(Enum):
+    """Which stages a run executes: all of them, or one alone on saved records."""
+
+    all = "all"
+    rollout = "rollout"
+    score = "score"
+    weigh = "weigh"
+    build = "build"
+    update = "update"
+
+
+class KernelName(Enum):
+    sde = "sde"
+    cps = "cps"
+    ddim = "ddim"
+    ode = "ode"
+
+
+class NoiseName(Enum):
+    flow = "flow"
+    dance = "dance"
+    wan = "wan"
+    flow_clipped = "flow_clipped"
+
+
+class LogProbForm(Enum):
+    gaussian = "gaussian"
+    squared = "squared"
+
+
+class WindowKind(Enum):
+    all = "all"
+    random_subset = "random_subset"
+    fixed = "fixed"
+    random_window = "random_window"
+    progressive = "progressive"
+
+
+class Dtype(Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class RatioScope(Enum):
+    sample = "sample"
+    position = "position"
+    pooled = "pooled"
+
+
+class Reduction(Enum):
+    mean = "mean"
+    sum = "sum"
+
+
+class OldLogProb(Enum):
+    rollout = "rollout"
+    recompute = "recompute"
+
+
+class Combine(Enum):
+    weighted_sum = "weighted_sum"
+    gdpo = "gdpo"
+    separate_terms = "separate_terms"
+
+
+class AdvantagePreset(Enum):
+    dance = "dance"
+    flow_grpo = "flow_grpo"
+    ddpo = "ddpo"
+    gdpo = "gdpo"
+
+
+class StdScope(Enum):
+    group = "group"
+    batch = "batch"
+
+
+class KlDt(Enum):
+    dt = "dt"
+    none = "none"
+
+
+class GuardBias(Enum):
+    sample = "sample"
+    batch = "batch"
+
+
+class CfgGrad(Enum):
+    both = "both"
+    conditional = "conditional"
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters. `targets: null` takes the family's default modules."""
+
+    rank: int = 32
+    alpha: int = 64
+    targets: list[str] | None = None
+
+
+@dataclass
+class EmaConfig:
+    """Exponential moving average of the trained weights, used for samples, evaluation and export."""
+
+    decay: float = 0.9  # capped by (1 + updates) / (10 + updates) early on
+    every: int = 1  # optimizer steps between two averages
+
+
+@dataclass
+class ModelConfig:
+    """A policy: which diffusers family, from where, how it is trained and guided."""
+
+    family: str = MISSING  # name of an adapter in rlvis.models
+    path: str = MISSING  # hub id or folder; `asset:NAME` is a checkpoint that comes with rlvis
+    revision: str | None = None  # pinned commit or tag of a hub repository
+    dtype: Dtype = Dtype.float32  # of the frozen weights and of the forward pass
+    height: int = MISSING  # pixels
+    width: int = MISSING
+    frames: int = 1
+    lora: LoraConfig | None = None  # null: full fine-tuning
+    ema: EmaConfig | None = None
+    cfg: float = 1.0  # classifier-free guidance; 1 runs no second branch
+    cfg_grad: CfgGrad = CfgGrad.both
+    negative_prompt: str = ""
+    max_tokens: int | None = None  # null: what the family's pipeline takes by default
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class RewardTerm:
+    """One scorer: a name in rlvis.reward or a dotted path to a function `images, prompts, metadata -> scores`."""
+
+    scorer: str = MISSING
+    weight: float = 1.0
+    kwargs: dict[str, Any] = field(default_factory=dict)  # checked against the scorer's signature
+
+
+@dataclass
+class RewardConfig:
+    terms: dict[str, RewardTerm] = field(default_factory=dict)
+
+
+@dataclass
+class PriorConfig:
+    kind: str = "none"
+
+
+@dataclass
+class TrustConfig:
+    kind: str = "none"
+
+
+@dataclass
+class GuardConfig:
+    """GRPO-Guard's ratio normalisation (arXiv 2510.22319)."""
+
+    bias: GuardBias = GuardBias.sample  # `batch` reproduces flow_grpo's one scalar for the micro-batch
+
+
+@dataclass
+class MapConfig:
+    channel_reduction: Reduction = Reduction.mean  # of the log-prob at a position
+
+
+@dataclass
+class AdvantageConfig:
+    """Group statistics, clipping and the scope of the ratio."""
+
+    preset: AdvantagePreset = AdvantagePreset.flow_grpo  # eps, ddof and scope of the z-score
+    std_scope: StdScope | None = None  # null: the preset's; `batch` is flow_grpo's global_std
+    combine: Combine = Combine.weighted_sum  # of several rewards
+    clip_range: Any = None  # null: 1e-4, or its equivalent at ratio_scope=position; a number; or [below, above]
+    adv_clip: float = 5.0
+    ratio_scope: RatioScope = RatioScope.sample
+    kl_beta: float = 0.0
+    kl_dt: KlDt = KlDt.dt
+    guard: GuardConfig | None = None
+    old_logprob: OldLogProb = OldLogProb.rollout
+    best_of_n: int | None = None  # train the best and the worst n//2 of each group
+    sign: float = 1.0  # -1 trains against the reward: a control experiment
+    map: MapConfig = field(default_factory=MapConfig)
+
+
+@dataclass
+class DataConfig:
+    """Where prompts come from, and the size of a training step."""
+
+    source: str = MISSING  # shapes | txt | jsonl | csv | parquet | hub
+    path: str | None = None  # file, or hub data set
+    split: str = "train"
+    column: str = "prompt"  # of jsonl, csv, parquet, hub
+    prompts_per_step: int = MISSING  # P
+    samples_per_prompt: int = MISSING  # K, the group
+    shuffle: bool = True
+
+
+@dataclass
+class WindowConfig:
+    """Which transitions are stochastic and trained (the last one never is)."""
+
+    kind: WindowKind = WindowKind.all
+    start: int = 0  # fixed
+    size: int = 2  # fixed, random_window, progressive
+    low: int = 0  # random_window starts in low .. high - size
+    high: int | None = None  # null: all but the last transition
+    per_sample: bool = False  # random_subset: every sample its own steps (not for policies with two experts)
+    iters_per_group: int = 25  # progressive: training steps before the window moves
+    stride: int = 1  # progressive: transitions the window moves by
+    roll_back: bool = True  # progressive: start over at the end
+
+
+@dataclass
+class SamplerConfig:
+    kernel: KernelName = KernelName.sde
+    noise: NoiseName = NoiseName.flow
+    eta: float = 0.7
+    steps: int = 10
+    shift: float | None = None  # null: the checkpoint's own schedule
+    grid: str = "model"  # model | linear (DanceGRPO's shifted linear grid)
+    logprob: LogProbForm = LogProbForm.gaussian
+    window: WindowConfig = field(default_factory=WindowConfig)
+    timestep_fraction: float = 1.0  # of the trainable transitions, window=random_subset
+    share_noise: bool = False  # one initial noise per group
+    storage: Dtype = Dtype.float32  # of the states; rounding happens before scoring
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 3e-4
+    weight_decay: float = 1e-4
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    grad_norm: float = 1.0
+
+
+@dataclass
+class EngineConfig:
+    """DeepSpeed: a ZeRO stage, or a JSON file of one's own (its batch, optimizer and clipping keys are set by us)."""
+
+    stage: int = 0
+    config: str | None = None
+    device: str = "auto"  # auto | cpu | cuda
+
+
+@dataclass
+class TrackerConfig:
+    wandb: bool = False  # offline when no key is set
+    project: str = "rlvis"
+    tensorboard: bool = False
+    samples_every: int = 5  # training steps between two sheets of fixed prompts and noise; 0: never
+    samples: int = 8  # prompts on a sheet
+
+
+@dataclass
+class TrainConfig:
+    steps: int = 100
+    updates_per_step: int = 2
+    micro_batch: int = 8  # rows of one forward, in rollout and update alike: equal shapes make the ratio exactly 1
+    save_every: int = 0  # training steps between two checkpoints; 0: at the end only
+    keep: int = 2  # checkpoints kept
+    save_records: bool = False  # keep every step's records in the run folder
+    shard: int = 0  # rows rolled out, decoded and scored at a time; 0: all of a rank's
+    score_retries: int = 2  # of a failed scorer call
+
+
+@dataclass
+class Config:
+    """The whole of train.yaml."""
+
+    model: ModelConfig = MISSING
+    reward: RewardConfig = MISSING
+    prior: PriorConfig = MISSING
+    trust: TrustConfig = MISSING
+    advantage: AdvantageConfig = MISSING
+    data: DataConfig = MISSING
+    sampler: SamplerConfig = MISSING
+    engine: EngineConfig = MISSING
+    tracker: TrackerConfig = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    name: str = "run"
+    run_dir: str | None = None  # null: outputs/NAME/DATE_TIME
+    resume: str | None = None  # auto | a run folder
+    stage: Stage = Stage.all
+    records: str | None = None  # folder of saved records, for stage=...
+    dry_run: bool = False
+    threads: int | None = None  # torch threads on a CPU
+
+
+def register() -> None:
+    """Put the schema into Hydra's ConfigStore; conf/*.yaml name these as `base_<group>` in their defaults."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=Config)
+    groups = {
+        "model": ModelConfig,
+        "reward": RewardConfig,
+        "prior": PriorConfig,
+        "trust": TrustConfig,
+        "advantage": AdvantageConfig,
+        "data": DataConfig,
+        "sampler": SamplerConfig,
+        "engine": EngineConfig,
+        "tracker": TrackerConfig,
+    }
+    for group, node in groups.items():
+        store.store(group=group, name=f"base_{group}", node=node)
+
+
+def typed(config: Any) -> Config:
+    """A composed OmegaConf config as plain dataclass instances (enums resolved, interpolations done)."""
+    from omegaconf import OmegaConf
+
+    result = OmegaConf.to_object(config)
+    assert isinstance(result, Config), f"composed config is a {type(result).__name__}, not a Config"
+    return result
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain values (enums by name), for files and trackers."""
+    from omegaconf import OmegaConf
+
+    result = OmegaConf.to_container(OmegaConf.structured(config), resolve=True, enum_to_str=True)
+    assert isinstance(result, dict)
+    return {str(key): value for key, value in result.items()}

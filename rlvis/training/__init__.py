@@ -1,0 +1,1 @@
+"""A run: the five stages in order (pipeline), the loop around them, checkpoints, the run folder and its manifest."""

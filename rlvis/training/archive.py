@@ -1,0 +1,75 @@
+"""Records of a step on disk, so that every stage can run alone on what another saved.
+
+    DIR/step_000003/prompts, trajectories.0of2, trajectories.1of2, rewards, trust, prior, advantages, ...
+
+Each name is a pair of files, NAME.safetensors and NAME.json. Local records are written one per rank and can
+be read by any number of ranks: a reader takes the rows it owns from all pieces.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rlvis.record_base import Record
+from rlvis.records import Trajectories
+from rlvis.runtime.dist import World
+
+
+def step_folder(root: Path, step: int) -> Path:
+    """Folder of one step's records."""
+    return root / f"step_{step:06d}"
+
+
+def steps(root: Path) -> list[int]:
+    """Steps that have records below `root`, in order.
+
+    Raises:
+        ValueError: the folder does not exist or holds none.
+    """
+    found = sorted(int(p.name[5:]) for p in root.glob("step_*") if re.fullmatch(r"step_\d{6}", p.name))
+    if not found:
+        raise ValueError(
+            f"records={root} holds no step_NNNNNN folder; write some with stage=rollout records={root}"
+        )
+    return found
+
+
+def save_local(record: Record, folder: Path, name: str, world: World) -> None:
+    """Write this rank's piece of a local record."""
+    record.save(folder / f"{name}.{world.rank}of{world.size}")
+
+
+def load_trajectories(folder: Path, world: World, total: int, samples_per_prompt: int) -> Trajectories:
+    """This rank's rows of the trajectories in `folder`, whatever number of ranks wrote them.
+
+    Args:
+        folder: of one step.
+        world: decides which of the `total` rows are ours.
+        total: P * K.
+        samples_per_prompt: K.
+
+    Raises:
+        ValueError: pieces are missing or of several rollouts, or they do not hold just the `total` rows.
+    """
+    pieces = [p.with_suffix("") for p in folder.glob("trajectories.*of*.json")]
+    place = {piece: tuple(map(int, piece.name.split(".")[1].split("of"))) for piece in pieces}
+    pieces.sort(key=lambda piece: place[piece])
+    writers = place[pieces[0]][1] if pieces else 0
+    if [place[piece] for piece in pieces] != [(rank, writers) for rank in range(writers)] or not pieces:
+        raise ValueError(
+            f"{folder}: wanted the trajectory pieces of all ranks of one rollout, found "
+            f"{', '.join(piece.name for piece in pieces) or 'none'}; "
+            "empty the folder and run stage=rollout again"
+        )
+    whole = Trajectories.concatenate([Trajectories.load(piece) for piece in pieces])
+    held = (whole.prompt * samples_per_prompt + whole.sample).tolist()
+    most = int(whole.sample.max()) + 1 if held else 0
+    if sorted(held) != list(range(total)) or most > samples_per_prompt:
+        raise ValueError(
+            f"{folder} holds {len(held)} samples, up to {most} a prompt; wanted {total}, "
+            f"{samples_per_prompt} a prompt: "
+            "data.prompts_per_step and data.samples_per_prompt must be those of the rollout"
+        )
+    at = {row: i for i, row in enumerate(held)}
+    return whole.take([at[row] for row in world.rows(total)])

@@ -1,0 +1,57 @@
+"""From a configuration to the parts of a run: prompts, scorers, policy, engine, average."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from rlvis.data import prompts as data
+from rlvis.data import sampler
+from rlvis.models.ema import Ema
+from rlvis.models.load import load_policy
+from rlvis.records import PromptBatch
+from rlvis.reward import scorer
+from rlvis.runtime.dist import World
+from rlvis.runtime.engine import Engine
+from rlvis.schema import Config
+from rlvis.training.pipeline import Parts
+
+log = logging.getLogger(__name__)
+
+
+def assemble(config: Config, world: World) -> Parts:
+    """Load everything a training step needs; cheap things first, so that mistakes show before weights are read.
+
+    Raises:
+        ValueError: whatever a prompt file, a scorer or a checkpoint has to complain about.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    prompts = data.load_prompts(config.data)
+    terms = scorer.build(config.reward)
+    whole = config.model.lora is None
+    policy = load_policy(
+        config.model, world.device, keep_reference=whole and config.advantage.kl_beta > 0, seed=config.seed
+    )
+    engine = Engine(policy.module, config.engine, config.optim, config.model.dtype, world)
+    average = config.model.ema
+    ema = None if average is None else Ema(engine.masters(), decay=average.decay, every=average.every)
+    trained = sum(p.numel() for _, p in policy.trainable())
+    log.info(
+        "policy: %s, %.2f M trained of %.2f M, %s, on %s",
+        config.model.path,
+        trained / 1e6,
+        sum(p.numel() for p in policy.module.parameters()) / 1e6,
+        config.model.dtype.value,
+        world.device,
+    )
+    return Parts(config, world, prompts, terms, policy, engine, ema)
+
+
+def sheet_prompts(parts: Parts) -> PromptBatch:
+    """The fixed prompts of the sample sheets, evenly spaced over the data set, encoded."""
+    n, wanted = len(parts.prompts), parts.config.tracker.samples
+    index = sorted({i * n // wanted for i in range(wanted)}) if wanted < n else list(range(n))
+    chosen = sampler.select(parts.prompts, index)
+    return chosen.replace(embeds=parts.policy.encode(chosen.texts)[0])

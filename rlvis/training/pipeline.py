@@ -1,0 +1,223 @@
+"""One training step, in five stages.
+
+    PromptBatch --rollout--> Trajectories --score--> Rewards --weigh--> Trust --build--> Advantages --update--> PolicyUpdate
+
+This is the one file that names all five. Heavy records stay on the rank that made them; `gather` is the only barrier and moves
+scalars. After it every rank computes trust and advantages alike, in float64 on the CPU. Rollout and scoring go shard by shard,
+so that decoded frames never pile up. Each stage runs alone as well: see `alone.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rlvis.advantage.stage import build
+from rlvis.data import sampler
+from rlvis.data.prompts import PromptSet
+from rlvis.models.ema import Ema
+from rlvis.models.policy import Policy
+from rlvis.records import (
+    Advantages,
+    PolicyUpdate,
+    PriorState,
+    PromptBatch,
+    RewardHistory,
+    Rewards,
+    Trajectories,
+    Trust,
+)
+from rlvis.reward.scorer import Term
+from rlvis.reward.stage import LocalScores, gather, score
+from rlvis.rollout import plan as sampling
+from rlvis.rollout.stage import rollout
+from rlvis.runtime import dist
+from rlvis.runtime.dist import World
+from rlvis.runtime.engine import Engine
+from rlvis.schema import Config
+from rlvis.trust.stage import weigh
+from rlvis.update.stage import NonFiniteLoss, UpdateSettings, update
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of; nothing in here changes except weights."""
+
+    config: Config
+    world: World
+    prompts: PromptSet
+    terms: list[Term]
+    policy: Policy
+    engine: Engine
+    ema: Ema | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one step hands to the next besides weights (checkpointed)."""
+
+    prior: PriorState
+    history: RewardHistory
+
+
+@dataclass(frozen=True)
+class StepRecords:
+    """All records of one step; trajectories without media."""
+
+    prompts: PromptBatch
+    trajectories: Trajectories
+    rewards: Rewards
+    trust: Trust
+    advantages: Advantages
+    update: PolicyUpdate
+    failures: dict[str, int]
+    truncated: int
+    seconds: dict[str, float]
+
+
+class BrokenStep(RuntimeError):
+    """A step that was stopped before the optimizer could spoil the weights, with the records that `stage=update` replays."""
+
+    def __init__(
+        self, message: str, prompts: PromptBatch, trajectories: Trajectories, advantages: Advantages
+    ) -> None:
+        super().__init__(message)
+        self.prompts, self.trajectories, self.advantages = prompts, trajectories, advantages
+
+
+@dataclass
+class Clock:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to `name`."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def train_step(
+    parts: Parts, memory: Memory, step: int, advance: Callable[[], None] = lambda: None
+) -> tuple[Memory, StepRecords]:
+    """Sample, score, weigh, build, update.
+
+    Args:
+        parts: the run.
+        memory: before this step.
+        step: training step, from 0.
+        advance: called after every forward of the sampler (progress).
+
+    Returns:
+        Memory after the step, and its records.
+
+    Raises:
+        BrokenStep: the loss was not finite; the optimizer has not stepped.
+    """
+    clock, config = Clock(), parts.config
+    prompts, truncated = draw(parts, step)
+    pieces, scores = [], []
+    for rows in shards(parts):
+        with clock.stage("rollout"):
+            piece = roll(parts, prompts, rows, step, advance)
+        with clock.stage("score"):
+            scores.append(judge(config, parts.terms, prompts, piece))
+        pieces.append(piece.replace(media=None))
+    trajectories = Trajectories.concatenate(pieces)
+    with clock.stage("score"):
+        rewards = collect(config, parts.terms, prompts, trajectories, scores)
+    with clock.stage("weigh"):
+        trust, prior = trusted(config, rewards, memory.prior)
+    with clock.stage("build"):
+        advantages, history = built(config, prompts, rewards, trust, memory.history)
+    with clock.stage("update"):
+        try:
+            result = improve(parts, prompts, trajectories, advantages)
+        except NonFiniteLoss as error:
+            raise BrokenStep(str(error), prompts, trajectories, advantages) from error
+    failures = {key: count for part in scores for key, count in part.failures.items()}
+    records = StepRecords(
+        prompts, trajectories, rewards, trust, advantages, result, failures, truncated, dict(clock.seconds)
+    )
+    return Memory(prior, history), records
+
+
+def shards(parts: Parts) -> list[range]:
+    """The rows this rank owns, in pieces of `train.shard` rows."""
+    data, world = parts.config.data, parts.world
+    owned = world.rows(data.prompts_per_step * data.samples_per_prompt)
+    size = parts.config.train.shard or len(owned)
+    return [owned[i : i + size] for i in range(0, len(owned), size)]
+
+
+def draw(parts: Parts, step: int) -> tuple[PromptBatch, int]:
+    """The prompts of a step, encoded, and how many were truncated."""
+    data = parts.config.data
+    prompts = sampler.batch(parts.prompts, step, data.prompts_per_step, data.shuffle, parts.config.seed)
+    embeds, truncated = parts.policy.encode(prompts.texts)
+    return prompts.replace(embeds=embeds), truncated
+
+
+def roll(
+    parts: Parts, prompts: PromptBatch, rows: range, step: int, advance: Callable[[], None] = lambda: None
+) -> Trajectories:
+    """Stage 1 on a shard."""
+    plan = sampling.make(parts.policy, parts.config, step)
+    return rollout(parts.policy, parts.engine, prompts, rows, plan, advance=advance)
+
+
+def judge(config: Config, terms: list[Term], prompts: PromptBatch, trajectories: Trajectories) -> LocalScores:
+    """Stage 2 on a shard: scores of its media.
+
+    Raises:
+        ValueError: the trajectories hold no media.
+    """
+    if trajectories.media is None:
+        raise ValueError(
+            "these trajectories hold no media (a whole run frees them once scored); write some with stage=rollout"
+        )
+    rows = trajectories.prompt.tolist()
+    texts, metadata = [prompts.texts[p] for p in rows], [prompts.metadata[p] for p in rows]
+    return score(terms, texts, metadata, trajectories.media, config.train.score_retries)
+
+
+def collect(
+    config: Config, terms: list[Term], prompts: PromptBatch, trajectories: Trajectories, scores: list[LocalScores]
+) -> Rewards:
+    """Stage 2, the barrier: every rank's scores as Rewards [P, K, R]."""
+    size = config.data.samples_per_prompt
+    where = trajectories.prompt, trajectories.sample
+    return gather(scores, *where, terms, prompts.rows, size, dist.all_gather_rows)
+
+
+def trusted(config: Config, rewards: Rewards, prior: PriorState) -> tuple[Trust, PriorState]:
+    """Stage 3."""
+    return weigh(rewards, prior, config.trust, config.prior, config.advantage.combine)
+
+
+def built(
+    config: Config, prompts: PromptBatch, rewards: Rewards, trust: Trust, history: RewardHistory
+) -> tuple[Advantages, RewardHistory]:
+    """Stage 4."""
+    return build(rewards, trust, config.advantage, prompts.index, history)
+
+
+def improve(
+    parts: Parts, prompts: PromptBatch, trajectories: Trajectories, advantages: Advantages
+) -> PolicyUpdate:
+    """Stage 5."""
+    config, ema, engine = parts.config, parts.ema, parts.engine
+
+    def after_step() -> None:
+        if ema is not None:
+            ema.update(engine.masters())
+
+    settings = UpdateSettings(config.advantage, config.sampler, config.train)
+    return update(
+        parts.policy, engine, prompts, trajectories, advantages, settings, parts.world, after_step=after_step
+    )
+

@@ -1,0 +1,63 @@
+"""Score a recorded transition under the current weights: the same functions as in the rollout, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlvis.flow.kernels import StepTable, transition
+from rlvis.flow.logprob import log_prob
+from rlvis.models.policy import Policy
+from rlvis.records import PromptBatch, Trajectories
+from rlvis.schema import LogProbForm
+
+
+class Replayed(NamedTuple):
+    """One transition s of a micro-batch: where it went, mean and std under the current weights, log-prob per position."""
+
+    taken: Tensor  # [B,C,F,H,W] the recorded next state, float32
+    mean: Tensor  # [B,C,F,H,W] float32, carries the gradient
+    std: Tensor  # [B,1,1,1,1]
+    logprob: Tensor  # [B,F,H,W] float32, carries the gradient
+    step: Tensor  # [B] int64 on the CPU
+
+
+class MicroBatch:
+    """The rows of one forward on the policy's device: states, conditions, old log-probs."""
+
+    def __init__(self, policy: Policy, prompts: PromptBatch, trajectories: Trajectories, rows: Tensor) -> None:
+        self.policy = policy
+        self.part = trajectories.replace(media=None).take(rows)
+        self.embeds = {k: v[self.part.prompt].to(policy.device) for k, v in prompts.embeds.items()}
+        self.old_logprob = self.part.logprob.to(policy.device)
+        self.index = prompts.index[self.part.prompt].tolist()
+        self.samples = self.part.sample.tolist()
+        self.every = torch.arange(len(rows))
+
+    def points(self, s: int) -> tuple[Tensor, Tensor]:
+        """States [B,C,F,H,W] before and after transition s, in storage dtype, on the device."""
+        at = self.part.at[:, s]
+        before, after = self.part.states[self.every, at], self.part.states[self.every, at + 1]
+        return before.to(self.policy.device), after.to(self.policy.device)
+
+
+def replay(module: Callable[..., Any], batch: MicroBatch, s: int, table: StepTable, form: LogProbForm) -> Replayed:
+    """Run the policy on transition s of every row and score where the rollout went.
+
+    Args:
+        module: what predict calls (an engine, or the bare module for the reference).
+        batch: the rows.
+        s: 0..S-1, position in `Trajectories.step`; rows may be at different sampling steps.
+        table: coefficients of the kernel that sampled.
+        form: of the log-prob.
+    """
+    before, after = batch.points(s)
+    step = batch.part.step[:, s]
+    time = batch.part.schedule.time[step].to(before.device)
+    out = batch.policy.predict(module, before, time, batch.embeds)
+    mean, std = transition(table, step, torch.ones(len(step), dtype=torch.bool), before, out)
+    score = log_prob(after, mean, std, form.value, batch.part.channel_reduction)  # type: ignore[arg-type]
+    return Replayed(taken=after.float(), mean=mean, std=std, logprob=score, step=step)

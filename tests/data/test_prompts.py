@@ -1,0 +1,173 @@
+"""Loading prompts: every source gives the same rows, and every malformed input says where and why."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlvis.data import world
+from rlvis.data.prompts import ASSETS, PromptSet, describe, load_prompts
+from rlvis.schema import DataConfig
+
+ROWS = [("a red fox", {"tag": "one", "count": 1}), ("a blue owl", {"tag": "two", "count": 2})]
+
+
+def load(source: str, path: Path | str | None = None, **changes: str) -> PromptSet:
+    path = None if path is None else str(path)
+    return load_prompts(
+        DataConfig(source=source, path=path, prompts_per_step=1, samples_per_prompt=2, **changes)
+    )
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def jsonl(rows: list[tuple[str, dict]]) -> str:
+    return "".join(json.dumps({"prompt": text, **extra}) + "\n" for text, extra in rows)
+
+
+def parquet(path: Path, columns: dict) -> Path:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+COLUMNS = {
+    "prompt": ["a red fox", "a blue owl", "a red fox", None],
+    "tag": ["one", "two", "one", "one"],
+    "count": [1, 2, 1, 1],
+    "image": [{"bytes": b"x", "path": None}] * 4,
+}
+
+
+def test_text_lines_are_stripped_and_counted(tmp_path: Path) -> None:
+    found = load("txt", written(tmp_path, "p.txt", "\ufeffa red fox \r\n\n  \na blue owl\na red fox\nlast\u2028line"))
+    assert found.texts == ("a red fox", "a blue owl", "last\u2028line")
+    assert (found.empty, found.duplicates, len(found)) == (2, 1, 3)
+    assert found.metadata == ({}, {}, {})
+
+
+def test_json_lines_keep_other_columns(tmp_path: Path) -> None:
+    found = load("jsonl", written(tmp_path, "p.jsonl", jsonl(ROWS) + "\n" + jsonl(ROWS[:1])))
+    assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
+    assert (found.empty, found.duplicates) == (1, 1)
+
+
+def test_equal_text_with_other_metadata_is_another_prompt(tmp_path: Path) -> None:
+    rows = [("make it red", {"image": "1.png"}), ("make it red", {"image": "2.png"})]
+    found = load("jsonl", written(tmp_path, "p.jsonl", jsonl(rows)))
+    assert list(zip(found.texts, found.metadata, strict=True)) == rows
+    assert found.duplicates == 0
+
+
+def test_csv_reads_quotes_and_line_breaks_inside_cells(tmp_path: Path) -> None:
+    text = 'id,caption\n1,"a fox, red"\n\n2,"two\nlines"\n3,\n'
+    found = load("csv", written(tmp_path, "p.csv", text), column="caption")
+    assert found.texts == ("a fox, red", "two\nlines")
+    assert found.metadata == ({"id": "1"}, {"id": "2"})
+    assert found.empty == 2
+
+
+def test_parquet_keeps_json_columns_only(tmp_path: Path) -> None:
+    found = load("parquet", parquet(tmp_path / "p.parquet", COLUMNS))
+    assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
+    assert (found.empty, found.duplicates, found.left_out) == (1, 1, ("image",))
+    assert json.loads(json.dumps(found.metadata)) == list(found.metadata)
+    assert "image" in describe(found)
+
+
+def test_hub_loads_what_datasets_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    parquet(folder / "train.parquet", COLUMNS)
+    found = load("hub", folder)
+    assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
+    assert found.left_out == ("image",)
+    with pytest.raises(ValueError, match=r"no column 'promt', only .*type data\.column=prompt"):
+        load("hub", folder, column="promt")
+
+
+def test_hub_failure_says_what_did_not_load(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(ValueError, match=r"nothing\[train\] did not load: .*data\.source=parquet"):
+        load("hub", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("split", world.SPLITS)
+def test_shapes_are_the_worlds_prompts(split: str) -> None:
+    found = load("shapes", split=split)
+    assert list(found.texts) == world.prompts(split)
+    assert found.metadata[0] == dict(zip(("colour", "shape"), world.parse(found.texts[0]), strict=True))
+
+
+def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
+    written(tmp_path, "train.txt", "a\n")
+    written(tmp_path, "test.txt", "b\n")
+    assert load("txt", tmp_path).texts == ("a",)
+    assert load("txt", tmp_path, split="test").texts == ("b",)
+    with pytest.raises(ValueError, match=r"heldout\.txt, which is not in it \(it holds test\.txt, train\.txt\)"):
+        load("txt", tmp_path, split="heldout")
+
+
+@pytest.mark.parametrize("path", sorted(ASSETS.glob("*.*")), ids=lambda p: p.name)
+def test_own_prompt_files_load_whole(path: Path) -> None:
+    found = load(path.suffix[1:], f"asset:{path.name}")
+    assert (len(found), found.empty, found.duplicates) == (20, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", "", r"p\.txt has no prompt: it is empty"),
+        ("p.txt", "\n \n", r"no prompt: all of its 2 rows are empty"),
+        ("p.txt", b"fine\ncaf\xe9\n", r"p\.txt:2: not UTF-8 \(byte 0xe9 at position 3\)"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"p\.jsonl:2: not JSON: Expecting value at column"),
+        ("p.jsonl", '{"prompt": "a"}\n["b"]\n', r"p\.jsonl:2: wanted a JSON object .* got list"),
+        ("p.jsonl", '{"promt": "a", "id": 3}\n', r"p\.jsonl:1: there is no column 'prompt', only promt, id; type data\.column=promt"),
+        ("p.jsonl", '{"prompt": 7}\n', r"p\.jsonl:1: the prompt is not text but int '7'"),
+        ("p.csv", "", r"p\.csv has no prompt"),
+        ("p.csv", "text,id\na,1\n", r"p\.csv:1: there is no column 'prompt', only text, id"),
+        ("p.csv", "prompt,id\na,1\nb, or c,2\n", r"p\.csv:3: the row has 3 cells and the header 2"),
+        ("p.csv", "prompt,id,id\na,1,2\n", r"p\.csv:1: a column name stands twice"),
+        ("p.csv", 'prompt\n"a\n', r"p\.csv:\d: not CSV: unexpected end of data"),
+        ("p.parquet", "not parquet", r"p\.parquet: not a Parquet file"),
+    ],
+)  # fmt: skip
+def test_malformed_input_names_file_line_and_reason(
+    tmp_path: Path, name: str, content: str | bytes, message: str
+) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match=message):
+        load(name.split(".")[1], written(tmp_path, name, content))
+
+
+def test_parquet_prompt_of_another_type(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "p.parquet", {"prompt": [1, 2]})
+    with pytest.raises(ValueError, match=r"p\.parquet row 1: the prompt is not text but int '1'"):
+        load("parquet", path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "jsnl", "path": "x"}, r"data\.source='jsnl': .* did you mean jsonl\?"),
+        ({"source": "txt"}, r"data\.path is not set, and data\.source=txt needs a file"),
+        ({"source": "txt", "path": "absent.txt"}, r"data\.path=absent\.txt: there is no such file"),
+        ({"source": "txt", "path": "x", "column": "text"}, r"data\.column=text has no meaning"),
+        ({"source": "shapes", "path": "x"}, r"data\.path=x has no meaning with data\.source=shapes"),
+        ({"source": "shapes", "split": "test"}, r"no split 'test'"),
+        ({"source": "txt", "path": "asset:../scenes.txt"}, r"no such prompt file in rlvis; it has .*scenes\.txt"),
+        ({"source": "txt", "path": "asset:scenes.txt", "split": "test"}, r"data\.split=test, but .* is one file"),
+    ],
+)  # fmt: skip
+def test_wrong_options_say_what_to_type(options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(**options)

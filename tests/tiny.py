@@ -1,0 +1,170 @@
+"""Tiny random pipelines of real diffusers classes, for tests: built and saved in a fraction of a second.
+
+Random weights, so pictures mean nothing; what counts is that shapes, configurations and files are those of
+the real families.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+WIDTH = 32
+TOKENS = 24  # of CLIP
+
+
+def sd3(
+    folder: Path,
+    *,
+    t5: bool = False,
+    dual: bool = False,
+    qk_norm: str | None = None,
+    shift: float = 3.0,
+    seed: int = 0,
+) -> Path:
+    """Save a StableDiffusion3Pipeline: 4 latent channels, autoencoder factor 4, patch 2, up to 64 x 64 pixels.
+
+    t5: with a third text encoder (otherwise null, as the small published checkpoints). dual: a second
+    attention in the first block (SD3.5 medium). qk_norm: None (SD3) or "rms_norm" (SD3.5).
+    """
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            caption_projection_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,) if dual else (),
+            qk_norm=qk_norm,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=2,
+            sample_size=32,
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        pipe = StableDiffusion3Pipeline(
+            transformer=_rough(transformer),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+            vae=_rough(vae),
+            text_encoder=clip_encoder(),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=clip_encoder(),
+            tokenizer_2=clip_tokenizer(),
+            text_encoder_3=t5_encoder() if t5 else None,
+            tokenizer_3=word_tokenizer() if t5 else None,
+        )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def clip_tokenizer() -> Any:
+    """A CLIP tokenizer over bytes, without merges: one token a character, 24 at most."""
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
+
+
+def clip_encoder() -> nn.Module:
+    """A CLIP text model with projection, half as wide as the joint attention (two of them stand side by
+    side).
+    """
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=514,
+        hidden_size=WIDTH // 2,
+        intermediate_size=WIDTH,
+        projection_dim=WIDTH // 2,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return CLIPTextModelWithProjection(config).eval()
+
+
+def t5_encoder() -> nn.Module:
+    """A T5 encoder as wide as the joint attention."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = T5Config(
+        vocab_size=64,
+        d_model=WIDTH,
+        d_kv=8,
+        d_ff=WIDTH,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return T5EncoderModel(config).eval()
+
+
+def word_tokenizer() -> Any:
+    """A tokenizer of whole words that ends a text as T5 does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ("a", "red", "green", "blue", "circle", "square", "triangle", "ring", "and")
+    vocabulary = {name: i for i, name in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=512,
+    )
+
+
+def _rough(module: nn.Module) -> nn.Module:
+    """Add noise to every parameter: fresh models have zeros in places, which would hide mistakes."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def stock_sd3(folder: Path) -> Any:
+    """The stock pipeline at `folder` in float32, without a progress bar; components that are null stay so."""
+    import json
+
+    from diffusers import StableDiffusion3Pipeline
+
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    absent: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
+    pipe = StableDiffusion3Pipeline.from_pretrained(folder, **absent)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
