@@ -31,7 +31,7 @@ class Schedule(Record):
     2
     """
 
-    row_axis: ClassVar[str] = "T"
+    row_axis: ClassVar[str] = "-"
     time: Tensor = tensor("T", torch.float32)
     sigma: Tensor = tensor("T+1", torch.float32)
     alpha: Tensor = tensor("T+1", torch.float32)

@@ -25,7 +25,7 @@ def sd3(
     shift: float = 3.0,
     seed: int = 0,
 ) -> Path:
-    """Save a StableDiffusion3Pipeline: 4 latent channels, autoencoder factor 4, patch 2, up to 64 x 64 pixels.
+    """Save a StableDiffusion3Pipeline: 4 latent channels, autoencoder factor 4, patch 2, to 64 x 64 pixels.
 
     t5: with a third text encoder (otherwise null, as the small published checkpoints). dual: a second
     attention in the first block (SD3.5 medium). qk_norm: None (SD3) or "rms_norm" (SD3.5).
@@ -158,7 +158,11 @@ def _rough(module: nn.Module) -> nn.Module:
 
 
 def stock_sd3(folder: Path) -> Any:
-    """The stock pipeline at `folder` in float32, without a progress bar; components that are null stay so."""
+    """The stock pipeline at `folder` in float32, weights frozen; components that are null stay so.
+
+    Frozen because a CPU convolution takes another kernel when its weights require gradients, also under
+    no_grad.
+    """
     import json
 
     from diffusers import StableDiffusion3Pipeline
@@ -167,4 +171,7 @@ def stock_sd3(folder: Path) -> Any:
     absent: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
     pipe = StableDiffusion3Pipeline.from_pretrained(folder, **absent)
     pipe.set_progress_bar_config(disable=True)
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False).eval()
     return pipe

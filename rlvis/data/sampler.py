@@ -31,8 +31,8 @@ def batch(prompts: PromptSet, step: int, prompts_per_step: int, shuffle: bool, s
     if p > n:
         raise ValueError(
             f"data.prompts_per_step={p}, but {prompts.source} has {n} prompts; a step takes different "
-            f"prompts, because a repeated one would draw the same noise again: type data.prompts_per_step={n} "
-            "or fewer, and raise data.samples_per_prompt to keep the number of samples"
+            f"prompts, because a repeated one would draw the same noise: type data.prompts_per_step={n} or "
+            "fewer, and raise data.samples_per_prompt to keep the number of samples"
         )
     index: list[int] = []
     while len(index) < p:

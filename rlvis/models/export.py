@@ -28,8 +28,8 @@ def checked(
     odd = sorted(wanted ^ set(weights))
     if odd:
         raise ValueError(
-            f"export: {len(weights)} weights for {len(wanted)} trained parameters; {len(odd)} names are missing "
-            f"or unknown, the first is {odd[0]}"
+            f"export: {len(weights)} weights for {len(wanted)} trained parameters; {len(odd)} names are "
+            f"missing or unknown, the first is {odd[0]}"
         )
     return {name: weights[name].detach().cpu().contiguous() for name, _ in trained}
 

@@ -1,7 +1,7 @@
 """LoRA on a denoiser (Hu et al. 2021): injection by peft, and a file that stock `load_lora_weights` opens.
 
-Unusual: the adapter's configuration is saved as metadata beside the weights. Without it diffusers assumes that
-alpha equals the rank, and a LoRA trained at another alpha comes back scaled, without a word.
+Unusual: the adapter's configuration is saved as metadata beside the weights. Without it diffusers assumes
+that alpha equals the rank, and a LoRA trained at another alpha comes back scaled, without a word.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def inject(module: nn.Module, config: LoraConfig, default_targets: Sequence[str]
     if missing or not targets:
         some = ", ".join(sorted({_without_index(name) for name in layers})[:12])
         raise ValueError(
-            f"model.lora.targets={missing or targets} match no layer of {type(module).__name__}; a target is the "
-            f"end of a layer's name, and some names here are {some}"
+            f"model.lora.targets={missing or targets} match no layer of {type(module).__name__}; a target is "
+            f"the end of a layer's name, and some names here are {some}"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""A diffusers pipeline seen as a policy: encode prompts, predict one denoiser output, decode latents to pixels.
+"""A diffusers pipeline seen as a policy: encode prompts, predict one denoiser output, decode to pixels.
 
 A new family is one file with a subclass of `Policy` that sets the four class attributes and writes the six
 abstract methods (sd3.py is the example), and one line in load.py. Everything else is shared: loading by the
@@ -104,7 +104,8 @@ class Policy(ABC):
     ) -> Tensor:
         """One call of the denoiser, without guidance: x [B,C,F,H,W], time [B] float32 -> [B,C,F,H,W].
 
-        x and embeds come on the policy's device and in its dtype. Call `module`, which may be an engine around `self.module`; read the configuration from `self.module`.
+        x and embeds come on the policy's device and in its dtype. Call `module`, which may be an engine
+        around `self.module`; read the configuration from `self.module`.
         """
 
     @abstractmethod
@@ -120,7 +121,7 @@ class Policy(ABC):
 
     @property
     def free(self) -> Tensor:
-        """[F, H, W] float32: 1 where the policy moves the latent, 0 where it is given (a condition frame, say)."""
+        """[F, H, W] float32: 1 where the policy moves the latent, 0 where it is given (condition frames)."""
         return torch.ones(self.latent_shape[1:])
 
     @torch.no_grad()
@@ -188,7 +189,7 @@ class Policy(ABC):
         if self.config.lora is None and self._frozen is None:
             raise ValueError(
                 "a KL term under full fine-tuning needs a frozen copy of the policy, and none was kept: load "
-                "it with keep_reference=True, or type advantage.kl_beta=0, or train a LoRA (model.lora.rank=32)"
+                "it with keep_reference=True, type advantage.kl_beta=0, or train a LoRA (model.lora.rank=32)"
             )
         assert not self._reference, "reference() is already active"
         self._reference = True
@@ -205,14 +206,14 @@ class Policy(ABC):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B,C,F,H,W] -> RGB uint8 [B,M,3,Y,X] on the CPU, rounded to the nearest level as PIL output is.
+        """Latents [B,C,F,H,W] -> RGB uint8 [B,M,3,Y,X] on the CPU, rounded to nearest as PIL output is.
 
         Chunks all have one size (the last is padded and cut), because kernels may differ in the last bit
         between batch sizes and a picture must not depend on how many rows its process owns.
         """
         rows = max(1, min(16, DECODE_PIXELS // (self.config.height * self.config.width * self.config.frames)))
         made = []
-        for chunk in latents.split(rows):
+        for chunk in torch.split(latents, rows):
             padding = chunk[-1:].expand(rows - chunk.shape[0], *chunk.shape[1:])
             frames = self.decode_chunk(torch.cat([chunk, padding]).to(self.device, torch.float32))
             made.append((frames[: chunk.shape[0]].float() * 255).round().to(torch.uint8).cpu())
@@ -225,8 +226,8 @@ class Policy(ABC):
     def export(self, folder: Path | str, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write what stock diffusers opens: a LoRA (`load_lora_weights`) or a pipeline (`from_pretrained`).
 
-        weights: trained parameters by their names in `trainable()` (float32 masters, or an average); None takes
-        the module's own. Raises ValueError when names are missing or unknown.
+        weights: trained parameters by their names in `trainable()` (float32 masters, or an average); None
+        takes the module's own. Raises ValueError when names are missing or unknown.
         """
         state = export.checked(self.trainable(), weights)
         if self.config.lora is not None:

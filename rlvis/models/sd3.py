@@ -17,7 +17,7 @@ from rlvis.records import Schedule
 
 DEFAULT_TOKENS = 256  # of T5, and of the zeros that stand for it; the stock pipeline's default
 MOST_TOKENS = 512
-# Options of the stock scheduler that change its grid or step, with the values under which it is what we compute.
+# Options of the stock scheduler that change its grid or step, with the values under which it is what we do.
 PLAIN_SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "use_dynamic_shifting": False,
@@ -31,7 +31,7 @@ PLAIN_SCHEDULER: dict[str, Any] = {
 
 
 class StableDiffusion3(Policy):
-    """`StableDiffusion3Pipeline` as a policy; embeds: prompt_embeds [P,L,D] and pooled_prompt_embeds [P,E]."""
+    """`StableDiffusion3Pipeline`; its embeds are prompt_embeds [P,L,D] and pooled_prompt_embeds [P,E]."""
 
     pipeline_name = "StableDiffusion3Pipeline"
     # Flow-GRPO's, for SD3.5: the attention of both streams, not the second attention of the first blocks.
@@ -47,7 +47,7 @@ class StableDiffusion3(Policy):
     )
 
     def geometry(self) -> tuple[int, int, int, int]:
-        """(C, 1, H, W): height and width are multiples of autoencoder factor x patch, up to the position table."""
+        """(C, 1, H, W); sizes are multiples of autoencoder factor x patch, up to the position table."""
         config: Any = self.module.config
         factor = self.pipe.vae_scale_factor
         unit = factor * config.patch_size
@@ -64,8 +64,8 @@ class StableDiffusion3(Policy):
                 below = min(max(unit, pixels // unit * unit), most)
                 nearest = f"{below} or {below + unit}" if unit <= pixels < most else f"{below}"
                 raise ValueError(
-                    f"model.{name}={pixels}: this model takes multiples of {unit} (autoencoder {factor} x patch "
-                    f"{config.patch_size}) from {unit} to {most}; the nearest is {nearest}"
+                    f"model.{name}={pixels}: this model takes multiples of {unit} (autoencoder {factor} x "
+                    f"patch {config.patch_size}) from {unit} to {most}; the nearest is {nearest}"
                 )
         return config.in_channels, 1, self.config.height // factor, self.config.width // factor
 
@@ -87,7 +87,7 @@ class StableDiffusion3(Policy):
         return {"prompt_embeds": prompt, "pooled_prompt_embeds": pooled}
 
     def truncated(self, text: str) -> bool:
-        """Whether the text is too long for the encoder that reads furthest: T5 (max_tokens), else CLIP (77)."""
+        """Whether the text is too long for the encoder that reads furthest: T5 (max_tokens), or CLIP."""
         limits = [(self.pipe.tokenizer, self.pipe.tokenizer_max_length)]
         limits.append((self.pipe.tokenizer_2, self.pipe.tokenizer_max_length))
         if self.pipe.text_encoder_3 is not None:
@@ -95,7 +95,7 @@ class StableDiffusion3(Policy):
         return all(len(tokenizer(text, truncation=False).input_ids) > most for tokenizer, most in limits)
 
     def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
-        """The stock Euler grid at the checkpoint's shift (SD3: 3), or DanceGRPO's; model time is 1000 sigma.
+        """The stock Euler grid at the checkpoint's shift (SD3: 3), or DanceGRPO's; time is 1000 sigma.
 
         Raises ValueError for another grid name, or when the checkpoint's scheduler does what ours does not.
         """
@@ -109,8 +109,8 @@ class StableDiffusion3(Policy):
         if odd:
             raise ValueError(
                 f"the scheduler of model.path={self.config.path} sets "
-                f"{', '.join(f'{k}={config[k]}' for k in odd)}, which sampler.grid=model does not follow; type "
-                "sampler.grid=linear, with a sampler.shift of your choice"
+                f"{', '.join(f'{k}={config[k]}' for k in odd)}, which sampler.grid=model does not follow; "
+                "type sampler.grid=linear, with a sampler.shift of your choice"
             )
         return schedules.flow_match_euler(steps, shift)
 

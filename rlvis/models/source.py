@@ -34,7 +34,7 @@ def resolve(path: str) -> str:
 
 
 def open_pipeline(wanted: str, path: str, revision: str | None, dtype: torch.dtype) -> Any:
-    """The stock pipeline of class `wanted` at `path`, on the CPU, in `dtype` but for the autoencoder (float32).
+    """The stock pipeline of class `wanted` at `path`, on the CPU, in `dtype` (autoencoder: float32).
 
     Only safetensors are read. Components that model_index.json calls null stay None.
 
@@ -78,14 +78,14 @@ def _failure(path: str, where: str, revision: str | None, error: Exception) -> s
     folder = Path(where)
     if folder.exists():
         return (
-            f"model.path={path} is not a complete diffusers pipeline: {reason} -- it must hold model_index.json and "
-            "its components as safetensors, as `pipe.save_pretrained(folder)` writes them"
+            f"model.path={path} is not a complete diffusers pipeline: {reason} -- it must hold "
+            "model_index.json and components as safetensors, as `pipe.save_pretrained(folder)` writes them"
         )
     if folder.is_absolute() or path.startswith((".", "~")):
         return f"model.path={path}: there is no such folder"
     at = f" (revision {revision})" if revision else ""
     return (
-        f"model.path={path}{at}: no such folder, and not available from the hub: {reason} -- check the name; run "
-        f"`hf auth login` if the repository is gated; without network, run `hf download {path}` elsewhere and "
-        "give the folder"
+        f"model.path={path}{at}: no such folder, and not available from the hub: {reason} -- check the name; "
+        f"run `hf auth login` if the repository is gated; without network, run `hf download {path}` "
+        "elsewhere and give the folder"
     )

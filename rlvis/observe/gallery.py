@@ -1,7 +1,8 @@
 """Sheets of samples: a grid of pictures with captions as one PNG, for the eye, the trackers and the report.
 
-Tiny images are enlarged by a whole factor without smoothing, so that a 32 pixel image shows its pixels. Videos are a strip of
-frames spread over their length. The captions are also kept as text inside the PNG (`captions` reads them).
+Tiny images are enlarged by a whole factor without smoothing, so that a 32 pixel image shows its pixels.
+Videos are a strip of frames spread over their length. The captions are also kept as text inside the PNG
+(`captions` reads them).
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ def sheet(
 ) -> Path:
     """Write a contact sheet as PNG, written aside and renamed; returns `path`.
 
-    images: uint8 [n, 3, Y, X], or [n, M, 3, Y, X] of which at most `frames` frames are shown. captions: one a sample, wrapped
-    to at most three lines. A picture whose longer side is under `min_side` pixels is enlarged, over `max_side` reduced.
-    Raises ValueError on other shapes or types, or when captions and images differ in number.
+    images: uint8 [n, 3, Y, X], or [n, M, 3, Y, X] of which at most `frames` frames are shown. captions: one a
+    sample, wrapped to at most three lines. A picture whose longer side is under `min_side` pixels is
+    enlarged, over `max_side` reduced. Raises ValueError on other shapes or types, or when captions and images
+    differ in number.
     """
     clips = _as_clips(images, captions)
     if columns < 1 or frames < 1:
@@ -64,7 +66,9 @@ def sheet(
     return _save(page, captions, Path(path))
 
 
-def write_samples(run_dir: Path, step: int, images: Tensor, captions: Sequence[str], columns: int = 4) -> Path:
+def write_samples(
+    run_dir: Path, step: int, images: Tensor, captions: Sequence[str], columns: int = 4
+) -> Path:
     """The sheet of a training step, RUN/samples/step_000010.png (see `sheet`)."""
     path = Path(run_dir) / "samples" / f"step_{step:06d}.png"
     return sheet(images, captions, path, columns, title=f"step {step}")
@@ -82,10 +86,13 @@ def _as_clips(images: Tensor, captions: Sequence[str]) -> np.ndarray:
     shape = tuple(images.shape)
     if str(images.dtype) != "torch.uint8" or images.ndim not in (4, 5) or shape[-3] != 3 or not shape[0]:
         raise ValueError(
-            f"gallery: wanted uint8 images [n, 3, Y, X] or [n, M, 3, Y, X] with n > 0, got {images.dtype} {list(shape)}"
+            f"gallery: wanted uint8 images [n, 3, Y, X] or [n, M, 3, Y, X] with n > 0, "
+            f"got {images.dtype} {list(shape)}"
         )
     if len(captions) != shape[0]:
-        raise ValueError(f"gallery: {shape[0]} images but {len(captions)} captions; give one caption a sample")
+        raise ValueError(
+            f"gallery: {shape[0]} images but {len(captions)} captions; give one caption a sample"
+        )
     clips = images if images.ndim == 5 else images[:, None]
     return clips.detach().cpu().permute(0, 1, 3, 4, 2).contiguous().numpy()
 
@@ -111,7 +118,9 @@ def _tile(clip: np.ndarray, frames: int, min_side: int, max_side: int) -> Image.
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
-    """Break at spaces (inside a word only where one word is too long), and end with ... what does not fit `lines`."""
+    """Break at spaces (inside a word only where one word is too long), and end with ... what does not fit
+    `lines`.
+    """
     wrapped = [""]
     for word in text.split():
         candidate = f"{wrapped[-1]} {word}".strip()

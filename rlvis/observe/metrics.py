@@ -1,7 +1,9 @@
-"""The metrics of a run: one table of keys with unit, meaning and healthy range, and the metrics that follow from records.
+"""The metrics of a run: one table of keys with unit, meaning and healthy range, and the metrics that follow
+from records.
 
-A key that is not in the table is refused when it is logged, so the table (and the reference page made from it) stays complete.
-Invalid samples are masked and counted; a statistic of no samples is left out rather than reported as 0.
+A key that is not in the table is refused when it is logged, so the table (and the reference page made from
+it) stays complete. Invalid samples are masked and counted; a statistic of no samples is left out rather than
+reported as 0.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rlvis.records import Advantages, Rewards
 
 
 class Key(NamedTuple):
-    """One row of the table: unit ("" for a plain number), meaning, and the range to expect in a healthy run."""
+    """A row of the table: unit ("" for a plain number), meaning, and the range to expect in a healthy run."""
 
     unit: str
     meaning: str
@@ -26,49 +28,83 @@ class Key(NamedTuple):
 
 
 KEYS: dict[str, Key] = {
-    "reward/mean": Key("reward", "mean of the weighted sum of rewards over the valid samples of the step", "rises"),
+    "reward/mean": Key(
+        "reward", "mean of the weighted sum of rewards over the valid samples of the step", "rises"
+    ),
     "reward/std": Key("reward", "standard deviation of the same over all valid samples", "above 0"),
-    "reward/<term>/mean": Key("reward", "mean of one raw reward term over the valid samples", "none falls for long"),
+    "reward/<term>/mean": Key(
+        "reward", "mean of one raw reward term over the valid samples", "none falls for long"
+    ),
     "reward/<term>/std": Key("reward", "standard deviation of one raw reward term", "above 0"),
-    "reward/<term>/latency": Key("s", "time spent in one scorer during the step, on rank 0", "below time/rollout"),
+    "reward/<term>/latency": Key(
+        "s", "time spent in one scorer during the step, on rank 0", "below time/rollout"
+    ),
     "reward/valid_fraction": Key("", "share of samples for which every scorer gave a finite score", "1"),
     "reward/invalid_count": Key("samples", "samples masked because a scorer failed or was not finite", "0"),
-    "group/std_mean": Key("reward", "standard deviation of the reward inside a prompt's group, mean over prompts", "above 0"),
-    "group/zero_variance_fraction": Key(
-        "", "share of prompts with fewer than two valid samples, or equal rewards: nothing is learned from them", "below 0.5"
+    "group/std_mean": Key(
+        "reward", "standard deviation of the reward inside a prompt's group, mean over prompts", "above 0"
     ),
-    "advantage/abs_mean": Key("", "mean |A| over the trained samples, A summed over terms with their weights", "0.5 to 1"),
-    "advantage/max": Key("", "largest |A| among the trained samples", "at most adv_clip times the terms' weights"),
-    "advantage/clamped_fraction": Key("", "share of trained samples and terms that stand at advantage.adv_clip", "below 0.01"),
-    "advantage/kept_fraction": Key("", "share of all samples that are trained (valid, and not dropped by best_of_n)", "1"),
+    "group/zero_variance_fraction": Key(
+        "",
+        "share of prompts with fewer than two valid samples, or equal rewards: nothing is learned from them",
+        "below 0.5",
+    ),
+    "advantage/abs_mean": Key(
+        "", "mean |A| over the trained samples, A summed over terms with their weights", "0.5 to 1"
+    ),
+    "advantage/max": Key(
+        "", "largest |A| among the trained samples", "at most adv_clip times the terms' weights"
+    ),
+    "advantage/clamped_fraction": Key(
+        "", "share of trained samples and terms that stand at advantage.adv_clip", "below 0.01"
+    ),
+    "advantage/kept_fraction": Key(
+        "", "share of all samples that are trained (valid, and not dropped by best_of_n)", "1"
+    ),
     "advantage/reward_agreement": Key(
         "",
         "share of trained samples whose A has the sign of (reward - group mean); ties are left out",
         "1 for GRPO on one reward, 0 with advantage.sign=-1; lower where other terms reorder samples",
     ),
     "ratio/mean": Key("", "mean probability ratio as it enters the loss", "1 within the clip range"),
-    "ratio/max_deviation": Key("", "largest |ratio - 1| over all updates of the step", "a few times the clip range"),
+    "ratio/max_deviation": Key(
+        "", "largest |ratio - 1| over all updates of the step", "a few times the clip range"
+    ),
     "ratio/max_deviation_first": Key(
         "", "largest |ratio - 1| before the first update of the step, where the policy has not moved", "0"
     ),
     "clip/fraction_high": Key("", "share of ratios above 1 + clip", "below 0.5"),
     "clip/fraction_low": Key("", "share of ratios below 1 - clip", "below 0.5"),
-    "kl/approx": Key("nats", "estimate of KL(old policy, new policy): mean of (log ratio)^2 / 2 at the ratio scope", "near 0"),
-    "kl/reference": Key("nats", "KL to the reference policy per transition, before advantage.kl_beta", "grows slowly"),
-    "update/loss": Key("", "loss as it was minimised, mean over the updates of the step", "near 0; its level means nothing"),
-    "update/grad_norm": Key("", "global gradient norm before clipping, mean over updates", "finite, no jumps of 10x"),
+    "kl/approx": Key(
+        "nats",
+        "estimate of KL(old policy, new policy): mean of (log ratio)^2 / 2 at the ratio scope",
+        "near 0",
+    ),
+    "kl/reference": Key(
+        "nats", "KL to the reference policy per transition, before advantage.kl_beta", "grows slowly"
+    ),
+    "update/loss": Key(
+        "", "loss as it was minimised, mean over the updates of the step", "near 0; its level means nothing"
+    ),
+    "update/grad_norm": Key(
+        "", "global gradient norm before clipping, mean over updates", "finite, no jumps of 10x"
+    ),
     "update/optimizer_steps": Key("", "optimizer steps of this training step", "train.updates_per_step"),
-    "data/truncated_prompts": Key("prompts", "prompts of the step that are longer than the text encoders take", "0"),
-    "update/optimizer_steps": Key("", "optimizer steps of the training step", "train.updates_per_step"),
-    "data/truncated_prompts": Key("prompts", "prompts of the step longer than the text encoder reads", "0"),
+    "data/truncated_prompts": Key(
+        "prompts", "prompts of the step that are longer than the text encoders take", "0"
+    ),
     "time/rollout": Key("s", "sampling the trajectories", "most of the step, with update"),
     "time/score": Key("s", "waiting for the rewards", "small beside rollout"),
     "time/weigh": Key("s", "prior and trust", "near 0"),
     "time/build": Key("s", "advantages and maps", "small beside rollout"),
     "time/update": Key("s", "forwards, backwards and optimizer steps", "most of the step, with rollout"),
     "time/step": Key("s", "the whole step", "constant"),
-    "throughput/samples_per_second": Key("samples/s", "samples of the step over all ranks, by time/step", "constant"),
-    "memory/max_gib": Key("GiB", "largest memory allocated on any device since the start (0 on a CPU)", "constant"),
+    "throughput/samples_per_second": Key(
+        "samples/s", "samples of the step over all ranks, by time/step", "constant"
+    ),
+    "memory/max_gib": Key(
+        "GiB", "largest memory allocated on any device since the start (0 on a CPU)", "constant"
+    ),
 }
 
 
@@ -84,8 +120,9 @@ def check(keys: Iterable[str]) -> None:
         near = difflib.get_close_matches(unknown[0], KEYS, n=1)
         hint = f" (the nearest is {near[0]!r})" if near else ""
         raise ValueError(
-            f"metric {unknown[0]!r} is not in the table of {len(KEYS)} keys{hint}: every key that is written is documented; "
-            "add it to KEYS in rlvis/observe/metrics.py with its unit, meaning and healthy range"
+            f"metric {unknown[0]!r} is not in the table of {len(KEYS)} keys{hint}: every key that is "
+            "written is documented; add it to KEYS in rlvis/observe/metrics.py with its unit, meaning and "
+            "healthy range"
         )
 
 
@@ -99,7 +136,8 @@ def describe() -> str:
 
 
 def reward_metrics(rewards: Rewards) -> dict[str, float]:
-    """reward/* and group/* of a step from its gathered rewards [P, K, R]; standard deviations are of the population.
+    """reward/* and group/* of a step from its gathered rewards [P, K, R]; standard deviations are of the
+    population.
 
     group/* needs groups: with one sample a prompt it is left out.
     """
@@ -117,7 +155,9 @@ def reward_metrics(rewards: Rewards) -> dict[str, float]:
         metrics[f"reward/{name}/latency"] = float(seconds)
     if valid.shape[1] > 1:
         groups = [row[mask] for row, mask in zip(combined, valid, strict=True)]
-        spread = torch.tensor([float(g.std(correction=0)) for g in groups if g.numel() > 1], dtype=torch.float64)
+        spread = torch.tensor(
+            [float(g.std(correction=0)) for g in groups if g.numel() > 1], dtype=torch.float64
+        )
         flat = [g.numel() < 2 or bool(g.max() == g.min()) for g in groups]
         metrics["group/zero_variance_fraction"] = sum(flat) / len(flat)
         if spread.numel():
@@ -138,7 +178,9 @@ def advantage_metrics(advantages: Advantages, rewards: Rewards, *, adv_clip: flo
     size = total[keep].abs()
     metrics["advantage/abs_mean"] = float(size.mean())
     metrics["advantage/max"] = float(size.max())
-    metrics["advantage/clamped_fraction"] = float((advantages.term[:, keep].abs() >= adv_clip).double().mean())
+    metrics["advantage/clamped_fraction"] = float(
+        (advantages.term[:, keep].abs() >= adv_clip).double().mean()
+    )
     known = keep & rewards.valid
     centred = _centred(_combined(rewards), rewards.valid)
     told = known & (total != 0) & (centred != 0)
@@ -161,7 +203,9 @@ def _centred(combined: Tensor, valid: Tensor) -> Tensor:
     centred = combined - (combined * valid).sum(1, keepdim=True) / count
     high = torch.where(valid, combined, -torch.inf).amax(1, keepdim=True)
     low = torch.where(valid, combined, torch.inf).amin(1, keepdim=True)
-    return torch.where(high == low, torch.zeros_like(centred), centred)  # 12 x 0.7 has a mean 1e-16 beside 0.7
+    return torch.where(
+        high == low, torch.zeros_like(centred), centred
+    )  # 12 x 0.7 has a mean 1e-16 beside 0.7
 
 
 def _moments(prefix: str, values: Tensor) -> dict[str, float]:

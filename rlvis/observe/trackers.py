@@ -1,7 +1,7 @@
 """Where metrics go: metrics.jsonl always, wandb and tensorboard when asked, under the same keys everywhere.
 
-`Trackers` is the one object a run talks to; with nothing in it (every rank but 0) it does nothing. `finish` belongs in a
-`finally`: a second wandb run in one process would otherwise be the first one again.
+`Trackers` is the one object a run talks to; with nothing in it (every rank but 0) it does nothing. `finish`
+belongs in a `finally`: a second wandb run in one process would otherwise be the first one again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Tracker(Protocol):
     """What a run tells a tracker."""
 
     def start(self, config: Mapping[str, Any], run_dir: Path, resume_step: int | None) -> None:
-        """config: the resolved configuration as plain values. resume_step: the first step to come, None for a new run."""
+        """config: the resolved configuration as plain values. resume_step: the first step to come, None for a
+        new run.
+        """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -80,10 +82,11 @@ class Trackers:
 
 
 class JsonlTracker:
-    """One strict JSON object a step in RUN/metrics.jsonl: {"step": 3, "reward/mean": 0.51, ...}, flushed line by line.
+    """One strict JSON object a step in RUN/metrics.jsonl: {"step": 3, "reward/mean": 0.51, ...}, flushed line
+    by line.
 
-    Floats keep all their digits; what JSON has no number for is written as the strings "NaN", "Infinity" and "-Infinity",
-    which `float` reads. Pictures need no entry: they lie in the run folder under their step.
+    Floats keep all their digits; what JSON has no number for is written as the strings "NaN", "Infinity" and
+    "-Infinity", which `float` reads. Pictures need no entry: they lie in the run folder under their step.
     """
 
     def __init__(self) -> None:
@@ -96,8 +99,8 @@ class JsonlTracker:
             _keep_before(path, resume_step)
         elif path.exists() and path.stat().st_size:
             raise ValueError(
-                f"{path} already holds the metrics of a run ({path.stat().st_size} bytes), and a new run would mix with it: "
-                "resume it with resume=auto or choose another run_dir"
+                f"{path} already holds the metrics of a run ({path.stat().st_size} bytes), and a new run "
+                "would mix with it: resume it with resume=auto or choose another run_dir"
             )
         self.file = path.open("a", encoding="utf-8")
 
@@ -117,10 +120,11 @@ class JsonlTracker:
 
 
 class WandbTracker:
-    """Weights & Biases: online where a key is set, offline into RUN/wandb elsewhere; WANDB_MODE decides over both.
+    """Weights & Biases: online where a key is set, offline into RUN/wandb elsewhere; WANDB_MODE decides over
+    both.
 
-    The run's id is kept in RUN/wandb_run.json, so a resumed run continues the same curves (offline: a second folder with the
-    same id, which `wandb sync` joins).
+    The run's id is kept in RUN/wandb_run.json, so a resumed run continues the same curves (offline: a second
+    folder with the same id, which `wandb sync` joins).
     """
 
     def __init__(self, *, project: str, name: str) -> None:
@@ -132,8 +136,10 @@ class WandbTracker:
         try:
             import wandb
         except ImportError as error:
-            raise ValueError("tracker.wandb=true needs wandb, which is not installed: pip install wandb") from error
-        mode = wandb_mode()
+            raise ValueError(
+                "tracker.wandb=true needs wandb, which is not installed: pip install wandb"
+            ) from error
+        mode: Any = wandb_mode()
         known = Path(run_dir) / "wandb_run.json"
         run_id = json.loads(known.read_text())["id"] if resume_step is not None and known.exists() else None
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -141,11 +147,15 @@ class WandbTracker:
             project=self.project,
             name=self.name,
             id=run_id,
-            resume="allow" if run_id and mode == "online" else None,  # offline it would only warn; the id is enough
+            resume="allow"
+            if run_id and mode == "online"
+            else None,  # offline it would only warn; the id is enough
             dir=str(run_dir),
             mode=mode,
             config=dict(config),
-            settings=wandb.Settings(silent=True, console="off"),  # rlvis has its own log; stdout is left alone
+            settings=wandb.Settings(
+                silent=True, console="off"
+            ),  # rlvis has its own log; stdout is left alone
         )
         known.write_text(json.dumps({"id": self.run.id}) + "\n")
         where = self.run.url if mode == "online" else f"{Path(self.run.dir).parent} (`wandb sync` uploads it)"
@@ -200,7 +210,8 @@ class TensorboardTracker:
 
 
 def wandb_mode() -> str:
-    """WANDB_MODE if it is set; else "online" where a key is found (WANDB_API_KEY, or a netrc entry), "offline" elsewhere.
+    """WANDB_MODE if it is set; else "online" where a key is found (WANDB_API_KEY, or a netrc entry),
+    "offline" elsewhere.
 
     Only whether there is a key is looked at, never the key.
     """
@@ -218,7 +229,9 @@ def wandb_mode() -> str:
 
 
 def _keep_before(path: Path, step: int) -> None:
-    """Rewrite metrics.jsonl without what the resumed run will write again: steps >= `step`, and a line cut off by a crash."""
+    """Rewrite metrics.jsonl without what the resumed run will write again: steps >= `step`, and a line cut
+    off by a crash.
+    """
     if not path.exists():
         return
     kept = []

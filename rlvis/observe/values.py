@@ -1,7 +1,8 @@
 """Metric values that carry their own reduction: a mean knows its count, a maximum stays a maximum.
 
-Values are merged over micro-batches on a rank, then over ranks with one collective. The collective is a gather (a sum would
-turn maxima into nonsense), handed in as a callable, so this module knows nothing of torch.distributed.
+Values are merged over micro-batches on a rank, then over ranks with one collective. The collective is a
+gather (a sum would turn maxima into nonsense), handed in as a callable, so this module knows nothing of
+torch.distributed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Tensor, weight: Tensor | None = None) -> Mean:
-        """Mean over all elements of `values`; `weight` broadcasts to it, and entries of weight 0 may be NaN."""
+        """Mean over all elements of `values`; `weight` broadcasts to it, where it is 0 there may be NaN."""
         wide = values.detach().double()
         if weight is None:
             return cls(float(wide.sum()), float(wide.numel()))
@@ -95,7 +96,9 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The value of the last micro-batch, and of the highest rank: for what is equal on all ranks, such as a learning rate."""
+    """The value of the last micro-batch, and of the highest rank: for what is equal on all ranks, such as a
+    learning rate.
+    """
 
     value: float
 
@@ -128,12 +131,16 @@ def merge(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
 
 
 def results(values: Mapping[str, Value]) -> dict[str, float]:
-    """The plain numbers. A value that has seen nothing (a mean of no samples) is left out: 0 would be a claim."""
+    """The plain numbers. A value that has seen nothing (a mean of no samples) is left out: 0 would be a
+    claim.
+    """
     return {key: number for key, value in values.items() if (number := value.result()) is not None}
 
 
 def to_vector(values: Mapping[str, Value]) -> Tensor:
-    """All values as one float64 vector [L] on the CPU, keys in sorted order, led by a checksum of keys and reductions."""
+    """All values as one float64 vector [L] on the CPU, keys in sorted order, led by a checksum of keys and
+    reductions.
+    """
     numbers = [float(_checksum(values))]
     for key in sorted(values):
         numbers.extend(dataclasses.astuple(values[key]))
@@ -149,8 +156,9 @@ def from_vector(vector: Tensor, like: Mapping[str, Value]) -> dict[str, Value]:
     widths = {key: len(dataclasses.fields(like[key])) for key in sorted(like)}
     if len(numbers) != 1 + sum(widths.values()) or numbers[0] != float(_checksum(like)):
         raise ValueError(
-            f"metrics differ between ranks: this rank has {len(like)} keys {sorted(like)}, another one's vector of "
-            f"{len(numbers)} numbers was made from others; every rank must start from the same empty values"
+            f"metrics differ between ranks: this rank has {len(like)} keys {sorted(like)}, "
+            f"another one's vector of {len(numbers)} numbers was made from others; "
+            "every rank must start from the same empty values"
         )
     values: dict[str, Value] = {}
     start = 1
@@ -163,8 +171,9 @@ def from_vector(vector: Tensor, like: Mapping[str, Value]) -> dict[str, Value]:
 def reduce(values: Mapping[str, Value], gather: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
     """The numbers of a step over all ranks, equal on each, with one collective.
 
-    gather: float64 [1, L] -> [W, L], the rows of all W ranks in rank order (`runtime.dist.all_gather_rows`); None on one rank.
-    All ranks must hold the same keys: begin with empty ones (`Mean()`, `Max()`), as a rank may have nothing to add.
+    gather: float64 [1, L] -> [W, L], the rows of all W ranks in rank order (`runtime.dist.all_gather_rows`);
+    None on one rank. All ranks must hold the same keys: begin with empty ones (`Mean()`, `Max()`), as a rank
+    may have nothing to add.
     """
     if gather is None:
         return results(values)

@@ -1,6 +1,8 @@
-"""A run folder as data: configuration, manifest, metrics and sample sheets, with what is missing said instead of raised.
+"""A run folder as data: configuration, manifest, metrics and sample sheets, with what is missing said instead
+of raised.
 
-A report is wanted most when a run broke: a cut-off last line, no samples or no manifest are listed in `missing`.
+A report is wanted most when a run broke: a cut-off last line, no samples or no manifest are listed in
+`missing`.
 """
 
 from __future__ import annotations
@@ -70,10 +72,12 @@ def read(run_dir: Path) -> RunFolder:
     config = _parsed(config_text, yaml.safe_load, "config.yaml", missing)
     manifest = _parsed(_text(path / "manifest.json", missing), json.loads, "manifest.json", missing)
     samples = sorted(
-        (int(match[1]), file) for file in path.glob("samples/*.png") if (match := STEP_NAME.fullmatch(file.name))
+        (int(match[1]), file)
+        for file in path.glob("samples/*.png")
+        if (match := STEP_NAME.fullmatch(file.name))
     )
     if not samples:
-        missing.append("There are no sample sheets (samples/step_*.png): tracker.samples_every=0, or the run ended before.")
+        missing.append("There are no sample sheets (samples/step_*.png).")
     return RunFolder(
         path=path,
         name=str(config.get("name") or path.resolve().name),
@@ -118,7 +122,7 @@ def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
             rows[int(row["step"])] = row
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
-                missing.append("The last line of metrics.jsonl is cut off and was left out: the run stopped while writing.")
+                missing.append("The last line of metrics.jsonl is cut off and was left out.")
             else:
                 missing.append(f"Line {number} of metrics.jsonl cannot be read and was left out.")
     if not rows:

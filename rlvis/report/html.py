@@ -1,7 +1,7 @@
 """One self-contained report.html from a run folder: no network request, light and dark, readable on a phone.
 
-All text is escaped by jinja2; only the SVG that `plots` made is trusted. A content security policy in the page forbids
-every request, so a mistake here cannot turn into one.
+All text is escaped by jinja2; only the SVG that `plots` made is trusted. A content security policy in the
+page forbids every request, so a mistake here cannot turn into one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LIMIT = 8_000_000  # bytes: what mail and code hosts still show
 def write(run_dir: Path, panels: Sequence[Callable[[RunFolder], Panel]] = PANELS) -> Path:
     """Write RUN/report.html from whatever the run folder holds, and return its path.
 
-    panels: functions from a run folder to a panel, in order of appearance. What is missing is said in the page; only a folder
-    that does not exist raises ValueError.
+    panels: functions from a run folder to a panel, in order of appearance. What is missing is said in the
+    page; only a folder that does not exist raises ValueError.
     """
     run = folder.read(Path(run_dir))
     page = render(run, [panel(run) for panel in panels])

@@ -1,7 +1,8 @@
-"""The panels of a report, one function each: from a run folder to plain values that a template of the same kind shows.
+"""The panels of a report, one function each: from a run folder to plain values that a template of the same
+kind shows.
 
-A panel that lacks its data says so in `note` instead of being left out. To add one: write a function, name it in PANELS, and
-use a kind that exists (figures, tiles, table, samples, text) or add templates/KIND.html.j2.
+A panel that lacks its data says so in `note` instead of being left out. To add one: write a function, name it
+in PANELS, and use a kind that exists (figures, tiles, table, samples, text) or add templates/KIND.html.j2.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ STAGES = ("rollout", "score", "weigh", "build", "update")
 
 @dataclass(frozen=True)
 class Panel:
-    """A section of the page. kind: the template; data: what it shows; note: a sentence, mostly about what is missing."""
+    """A section of the page. kind: the template; data: what it shows; note: a sentence, mostly about what is
+    missing.
+    """
 
     title: str
     kind: str
@@ -68,7 +71,11 @@ def verdict(run: RunFolder) -> Panel:
     else:
         n = max(1, round(0.1 * len(reward)))
         first, last = float(reward.value[:n].mean()), float(reward.value[-n:].mean())
-        over = f"means over the first and last {n} of {len(reward)} steps" if n > 1 else f"first and last of {len(reward)} steps"
+        over = (
+            f"means over the first and last {n} of {len(reward)} steps"
+            if n > 1
+            else f"first and last of {len(reward)} steps"
+        )
         sentence = f"Reward {first:.4g} -> {last:.4g} ({last - first:+.3g}; {over})."
     return Panel("", "verdict", Verdict(sentence, _tiles(run)))
 
@@ -126,7 +133,9 @@ def last_values(run: RunFolder) -> Panel:
         values = run.series(key)
         if len(values):
             row = metrics.find(key) or metrics.Key("", "", "")
-            rows.append((key, f"{values.value[0]:.5g}", f"{values.value[-1]:.5g}", row.unit, row.meaning, row.healthy))
+            rows.append(
+                (key, f"{values.value[0]:.5g}", f"{values.value[-1]:.5g}", row.unit, row.meaning, row.healthy)
+            )
     note = "" if rows else "No metrics were written."
     header = ("metric", "first", "last", "unit", "meaning", "healthy")
     return Panel("All metrics", "table", Table(header, rows) if rows else None, note, folded=True)
@@ -146,7 +155,11 @@ PANELS: tuple[Callable[[RunFolder], Panel], ...] = (
 def flatten(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
     """Nested mappings as (dotted name, text) rows; other values as JSON or text."""
     if isinstance(tree, Mapping):
-        return [row for key, value in tree.items() for row in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            row
+            for key, value in tree.items()
+            for row in flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
     return [(prefix, tree if isinstance(tree, str) else json.dumps(tree, default=str))]
 
 
@@ -159,7 +172,12 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
         if len(values):
             tiles.append((name, format(fold(values), form)))
 
-    add("max |ratio - 1| before the first update of a step", "ratio/max_deviation_first", lambda s: s.value.max(), ".2g")
+    add(
+        "max |ratio - 1| before the first update of a step",
+        "ratio/max_deviation_first",
+        lambda s: s.value.max(),
+        ".2g",
+    )
     add("max |ratio - 1|", "ratio/max_deviation", lambda s: s.value.max(), ".2g")
     add("samples masked as invalid", "reward/invalid_count", lambda s: s.value.sum(), ".0f")
     add("groups without a signal, mean", "group/zero_variance_fraction", lambda s: s.value.mean(), ".1%")
@@ -171,11 +189,19 @@ def _tiles(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def _reward(run: RunFolder) -> Drawing:
-    names = [k.split("/")[1] for k in run.keys if k.startswith("reward/") and k.count("/") == 2 and k.endswith("/mean")]
+    names = [
+        k.split("/")[1]
+        for k in run.keys
+        if k.startswith("reward/") and k.count("/") == 2 and k.endswith("/mean")
+    ]
     terms = {name: run.series(f"reward/{name}/mean") for name in names} if len(names) > 1 else {}
     svg = plots.band("reward", run.series("reward/mean"), run.series("reward/std"), terms, ylabel="reward")
     extra = "The weighted sum, and each raw term (thin)." if terms else ""
-    return Drawing("Reward", Markup(svg), f"Mean over the valid samples of a step; band: +- std over samples. {extra}".strip())
+    return Drawing(
+        "Reward",
+        Markup(svg),
+        f"Mean over the valid samples of a step; band: +- std over samples. {extra}".strip(),
+    )
 
 
 def _ratio(run: RunFolder) -> Drawing:
@@ -183,7 +209,9 @@ def _ratio(run: RunFolder) -> Drawing:
     svg = plots.lines("ratio", _series(run, keys), ylabel="max |ratio - 1|", log=True)
     first = run.series("ratio/max_deviation_first")
     exact = " It was exactly 0 in every step." if len(first) and not first.value.any() else ""
-    caption = "Before the first update of a step the policy has not moved, so the deviation must be 0." + exact
+    caption = (
+        "Before the first update of a step the policy has not moved, so the deviation must be 0." + exact
+    )
     return Drawing("Ratio", Markup(svg), caption)
 
 
@@ -202,7 +230,9 @@ def _grad_norm(run: RunFolder) -> Drawing:
 
 
 def _time(run: RunFolder) -> Drawing:
-    svg = plots.stacked("time", _series(run, {stage: f"time/{stage}" for stage in STAGES}), ylabel="seconds a step")
+    svg = plots.stacked(
+        "time", _series(run, {stage: f"time/{stage}" for stage in STAGES}), ylabel="seconds a step"
+    )
     return Drawing("Time per stage", Markup(svg), "Wall time of the five stages of a step.")
 
 

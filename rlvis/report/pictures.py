@@ -1,13 +1,14 @@
 """Sample sheets for the page: which steps are shown, as data URIs within a budget of bytes.
 
-First and last are always shown. A sheet above its share of the budget is re-encoded as JPEG, smaller until it fits.
+First and last are always shown. A sheet above its share of the budget is re-encoded as JPEG, smaller until it
+fits.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from rlvis.observe import gallery
-
-log = logging.getLogger(__name__)
 
 SHEETS = 24  # sheets in a page
 BUDGET = 5_000_000  # bytes of all sheets as base64; a page stays under 8 MB
@@ -34,8 +33,12 @@ class Shown:
     captions: list[str]
 
 
-def embed(samples: Sequence[tuple[int, Path]], *, count: int = SHEETS, budget: int = BUDGET) -> tuple[list[Shown], list[str]]:
-    """At most `count` sheets spread over the run, first and last among them, and sentences about unreadable ones."""
+def embed(
+    samples: Sequence[tuple[int, Path]], *, count: int = SHEETS, budget: int = BUDGET
+) -> tuple[list[Shown], list[str]]:
+    """At most `count` sheets spread over the run, first and last among them, and sentences about unreadable
+    ones.
+    """
     picked = sorted({int(i) for i in np.linspace(0, len(samples) - 1, min(count, len(samples))).round()})
     shown: list[Shown] = []
     problems: list[str] = []
@@ -44,7 +47,9 @@ def embed(samples: Sequence[tuple[int, Path]], *, count: int = SHEETS, budget: i
         try:
             shown.append(_embed(step, path, budget // len(picked)))
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:  # PIL raises all of these
-            problems.append(f"The sample sheet of step {step} ({path.name}) cannot be read: {type(error).__name__}.")
+            problems.append(
+                f"The sample sheet of step {step} ({path.name}) cannot be read: {type(error).__name__}."
+            )
     return shown, problems
 
 
@@ -67,9 +72,10 @@ def _smaller(picture: Image.Image, share: int) -> bytes:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         out = io.BytesIO()
         picture.resize(size, Image.Resampling.LANCZOS).save(out, format="JPEG", quality=85)
-        if _base64_size(out.getvalue()) <= share or max(size) <= 64:
+        wanted = share / _base64_size(out.getvalue())
+        if wanted >= 1 or max(size) <= 64:
             return out.getvalue()
-        scale *= 0.75
+        scale *= min(0.9, math.sqrt(wanted))  # bytes go with the area
 
 
 def _base64_size(data: bytes) -> int:

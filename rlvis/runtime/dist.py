@@ -51,7 +51,9 @@ def start(device: str = "auto") -> World:
     """
     rank, size, local_rank = environment()
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("engine.device=cuda, but torch sees no GPU; type engine.device=cpu or engine.device=auto")
+        raise ValueError(
+            "engine.device=cuda, but torch sees no GPU; type engine.device=cpu or engine.device=auto"
+        )
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if on_gpu:
         torch.cuda.set_device(local_rank)
@@ -59,7 +61,7 @@ def start(device: str = "auto") -> World:
     if not torch_dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
         if size == 1:
-            torch_dist.init_process_group(backend, store=torch_dist.HashStore(), rank=0, world_size=1)
+            torch_dist.init_process_group(backend, store=torch_dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         else:
             torch_dist.init_process_group(backend, rank=rank, world_size=size)
     return World(rank, size, local_rank, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"))
@@ -98,7 +100,11 @@ def all_reduce(values: Tensor, how: str) -> Tensor:
     """Reduce float64 values over ranks on the CPU; how: sum | max | min."""
     values = values.detach().to("cpu", torch.float64, copy=True)
     if _several():
-        operation = {"sum": torch_dist.ReduceOp.SUM, "max": torch_dist.ReduceOp.MAX, "min": torch_dist.ReduceOp.MIN}
+        operation = {
+            "sum": torch_dist.ReduceOp.SUM,
+            "max": torch_dist.ReduceOp.MAX,
+            "min": torch_dist.ReduceOp.MIN,
+        }
         torch_dist.all_reduce(values, operation[how])
     return values
 

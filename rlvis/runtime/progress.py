@@ -1,7 +1,9 @@
-"""Progress of a run: one bar for steps and a nested one for sampling on a terminal, one plain line a step elsewhere.
+"""Progress of a run: one bar for steps and a nested one for sampling on a terminal, one plain line a step
+elsewhere.
 
-The plain lines go through logging, so a log file, a batch system and a notebook all see them. On a terminal the handlers that
-write there are led through rich while the bars stand, so that messages appear above the bars instead of through them.
+The plain lines go through logging, so a log file, a batch system and a notebook all see them. On a terminal
+the handlers that write there are led through rich while the bars stand, so that messages appear above the
+bars instead of through them.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ WINDOW = 20  # steps whose mean time the remaining time is told from
 class Progress:
     """A context that shows how far a run is.
 
-    interactive: None asks whether stderr is a terminal. first: steps done before (a resumed run). enabled: False on all ranks
-    but 0, and nothing is shown.
+    interactive: None asks whether stderr is a terminal. first: steps done before (a resumed run). enabled:
+    False on all ranks but 0, and nothing is shown.
 
     >>> with Progress(3, interactive=False) as progress:
     ...     progress.step(1, reward=0.5, ratio_dev=0.0, seconds=0.8)
@@ -58,9 +60,16 @@ class Progress:
             self._bars = None
 
     def step(
-        self, step: int, reward: float | None, ratio_dev: float, seconds: float, *, reward_std: float | None = None
+        self,
+        step: int,
+        reward: float | None,
+        ratio_dev: float,
+        seconds: float,
+        *,
+        reward_std: float | None = None,
     ) -> None:
-        """A step is done: `step` of `total_steps` (counted from 1), its mean reward, max |ratio - 1| and wall time in s.
+        """A step is done: `step` of `total_steps` (counted from 1), its mean reward, max |ratio - 1| and wall
+        time in s.
 
         reward: None where no sample was valid. reward_std: shown behind it when given.
         """
@@ -76,7 +85,9 @@ class Progress:
 
     @contextmanager
     def sampling(self, total: int) -> Iterator[None]:
-        """A nested bar of `total` parts (forwards) while the context lasts; `advance` moves it. Nothing off a terminal."""
+        """A nested bar of `total` parts (forwards) while the context lasts; `advance` moves it. Nothing off a
+        terminal.
+        """
         if self._bars is None:
             yield
             return

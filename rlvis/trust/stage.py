@@ -36,6 +36,11 @@ def weigh(
     objectives = 1 if combine is Combine.weighted_sum else terms
     weight = torch.ones(prompts, objectives, dtype=torch.float64)
     none = Trust(
-        weight=weight, contrast=None, contrast_replaces=False, anchor_mean=None, anchor_var=None, anchor_count=None
+        weight=weight,
+        contrast=None,
+        contrast_replaces=False,
+        anchor_mean=None,
+        anchor_var=None,
+        anchor_count=None,
     )
     return none, state

@@ -124,8 +124,7 @@ def guard_ratio(
     bias: GuardBias,
     scope: RatioScope,
 ) -> tuple[Tensor, Tensor]:
-    """GRPO-Guard's normalised ratio r = exp((dlogp + b) sc) and what its loss is multiplied by, both [B]
-    (arXiv 2510.22319).
+    """GRPO-Guard (arXiv 2510.22319): the ratio r = exp((dlogp + b) sc) and its loss's factor, both [B].
 
     dlogp: [B], log-ratio at scope `sample` with channels averaged. mean, mean_old: [B, C, F, H, W] of the
     step under the new and the rollout's policy. level, sqrt_dt: [B], the step's std is level * sqrt_dt = sc.
@@ -173,8 +172,9 @@ def resolve_clip(
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in pair)
     if len(pair) != 2 or not numbers or not all(0 < v < math.inf for v in pair) or pair[0] > 1:
         raise ValueError(
-            f"advantage.clip_range={clip_range!r}: wanted null, a number above 0, or [low, high] with low <= 1 for "
-            "a ratio in 1-low..1+high; type advantage.clip_range=1e-4 or advantage.clip_range=[1e-4,2e-4]"
+            f"advantage.clip_range={clip_range!r}: wanted null, a number above 0, or [low, high] with low "
+            "<= 1 for a ratio in 1-low..1+high; "
+            "type advantage.clip_range=1e-4 or advantage.clip_range=[1e-4,2e-4]"
         )
     return float(pair[0]), float(pair[1])
 

@@ -20,8 +20,9 @@ from torch import Tensor
 class MicroBatch:
     """One forward pass of one rank: local row numbers, and 1.0 for a row that counts, 0.0 for padding.
 
-    A padding row repeats a kept row where the rank has one; a rank that has none repeats its row 0, which may
-    hold anything, so the loss of a weight-0 row must be selected away (torch.where), not multiplied by 0.
+    A padding row repeats a kept row where the rank has one. A rank that has none repeats its row 0, whose
+    states need not be finite: whoever runs it makes its inputs finite first, for neither a weight of 0 nor
+    torch.where on the loss keeps a NaN activation out of the gradients.
     """
 
     rows: tuple[int, ...]
@@ -56,7 +57,8 @@ def plan(
     if total < world_size:
         raise ValueError(
             f"data.prompts_per_step * data.samples_per_prompt = {total} samples cannot be spread over "
-            f"{world_size} ranks, because every rank needs one; start at most {total} ranks or raise data.prompts_per_step"
+            f"{world_size} ranks, because every rank needs one; start at most {total} ranks "
+            "or raise data.prompts_per_step"
         )
     kept: list[int] = torch.nonzero(keep.reshape(-1)).flatten().tolist()
     steps: list[list[int]] = [[] for _ in range(updates)]

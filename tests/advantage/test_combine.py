@@ -46,12 +46,13 @@ def test_gdpo_by_hand():
 
 
 def test_gdpo_keeps_groups_without_signal_at_exactly_zero_and_ignores_invalid_samples():
-    z = f64([[[0.1, 0.2, -0.3], [0.0, 0.0, 0.0], [0.7, -0.7, 99.0]]])
+    z = f64([[[0.1, 0.2, -0.3], [0.0, 0.0, 0.0], [0.7, -0.6, 99.0]]])
     valid = torch.tensor([[True] * 3, [True] * 3, [True, True, False]])
     out = gdpo(z, (1.0,), valid)
     assert out[1].eq(0).all()
     assert out[2, 2].item() == 0
     counted = z[0][valid]
+    assert counted.mean() != 0  # so subtracting it would leave something in the second group
     expected = (0.2 - counted.mean()) / counted.std(correction=0)
     assert out[0, 1].item() == pytest.approx(expected.item(), rel=1e-14)
 

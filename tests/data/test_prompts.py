@@ -46,7 +46,9 @@ COLUMNS = {
 
 
 def test_text_lines_are_stripped_and_counted(tmp_path: Path) -> None:
-    found = load("txt", written(tmp_path, "p.txt", "\ufeffa red fox \r\n\n  \na blue owl\na red fox\nlast\u2028line"))
+    found = load(
+        "txt", written(tmp_path, "p.txt", "\ufeffa red fox \r\n\n  \na blue owl\na red fox\nlast\u2028line")
+    )
     assert found.texts == ("a red fox", "a blue owl", "last\u2028line")
     assert (found.empty, found.duplicates, len(found)) == (2, 1, 3)
     assert found.metadata == ({}, {}, {})
@@ -66,7 +68,7 @@ def test_equal_text_with_other_metadata_is_another_prompt(tmp_path: Path) -> Non
 
 
 def test_csv_reads_quotes_and_line_breaks_inside_cells(tmp_path: Path) -> None:
-    text = 'id,caption\n1,"a fox, red"\n\n2,"two\nlines"\n3,\n'
+    text = 'id,caption\n1,"a fox, red"\n\n2,"two\r\nlines"\r\n3,\n'
     found = load("csv", written(tmp_path, "p.csv", text), column="caption")
     assert found.texts == ("a fox, red", "two\nlines")
     assert found.metadata == ({"id": "1"}, {"id": "2"})
@@ -112,7 +114,9 @@ def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
     written(tmp_path, "test.txt", "b\n")
     assert load("txt", tmp_path).texts == ("a",)
     assert load("txt", tmp_path, split="test").texts == ("b",)
-    with pytest.raises(ValueError, match=r"heldout\.txt, which is not in it \(it holds test\.txt, train\.txt\)"):
+    with pytest.raises(
+        ValueError, match=r"heldout\.txt, which is not in it \(it holds test\.txt, train\.txt\)"
+    ):
         load("txt", tmp_path, split="heldout")
 
 
@@ -130,7 +134,7 @@ def test_own_prompt_files_load_whole(path: Path) -> None:
         ("p.txt", b"fine\ncaf\xe9\n", r"p\.txt:2: not UTF-8 \(byte 0xe9 at position 3\)"),
         ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"p\.jsonl:2: not JSON: Expecting value at column"),
         ("p.jsonl", '{"prompt": "a"}\n["b"]\n', r"p\.jsonl:2: wanted a JSON object .* got list"),
-        ("p.jsonl", '{"promt": "a", "id": 3}\n', r"p\.jsonl:1: there is no column 'prompt', only promt, id; type data\.column=promt"),
+        ("p.jsonl", '{"promt": "a", "id": 3}\n', r"jsonl:1: .* only promt, id; type data\.column=promt"),
         ("p.jsonl", '{"prompt": 7}\n', r"p\.jsonl:1: the prompt is not text but int '7'"),
         ("p.csv", "", r"p\.csv has no prompt"),
         ("p.csv", "text,id\na,1\n", r"p\.csv:1: there is no column 'prompt', only text, id"),
@@ -164,8 +168,8 @@ def test_parquet_prompt_of_another_type(tmp_path: Path) -> None:
         ({"source": "txt", "path": "x", "column": "text"}, r"data\.column=text has no meaning"),
         ({"source": "shapes", "path": "x"}, r"data\.path=x has no meaning with data\.source=shapes"),
         ({"source": "shapes", "split": "test"}, r"no split 'test'"),
-        ({"source": "txt", "path": "asset:../scenes.txt"}, r"no such prompt file in rlvis; it has .*scenes\.txt"),
-        ({"source": "txt", "path": "asset:scenes.txt", "split": "test"}, r"data\.split=test, but .* is one file"),
+        ({"source": "txt", "path": "asset:../scenes.txt"}, r"no such prompt file .* it has .*scenes\.txt"),
+        ({"source": "txt", "path": "asset:scenes.txt", "split": "test"}, r"split=test, but .* one file"),
     ],
 )  # fmt: skip
 def test_wrong_options_say_what_to_type(options: dict[str, str], message: str) -> None:

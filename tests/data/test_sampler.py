@@ -1,4 +1,4 @@
-"""The sampler: every epoch is a permutation, every step has different prompts, and nothing depends on the past."""
+"""The sampler: every epoch is a permutation, a step has different prompts, nothing depends on the past."""
 
 import pytest
 from hypothesis import given, settings

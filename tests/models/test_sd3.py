@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests import tiny
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import CfgGrad, Dtype, LoraConfig, ModelConfig
+from tests import tiny
 
 TEXTS = ["a red circle", "a blue square", "a ring"]
 STEPS = 4
@@ -96,7 +97,7 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
     if cfg > 1:
         prompts["negative_prompt"] = [p.config.negative_prompt] * 3
     theirs = stock_call(folder, p, x, "latent", **prompts)
-    # The stock call encodes three prompts in one batch, we one at a time: the last bits of the embeddings differ.
+    # The stock call encodes three prompts at once, we one at a time: embeddings differ in their last bits.
     assert (ours[:, :, 0] - theirs).abs().max() <= 1e-5
     # From the same embeddings it is the same arithmetic.
     assert torch.equal(ours[:, :, 0], stock_call(folder, p, x, "latent", **embeds))
@@ -105,7 +106,12 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
     assert decoded.shape == (3, 1, 3, 16, 24)
     assert decoded.dtype == torch.uint8
     assert decoded.float().std() > 10  # not a blank picture
-    assert torch.equal(decoded[:, 0].permute(0, 2, 3, 1), torch.from_numpy(pictures))
+    wanted = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    # At the stock call's batch size every level is equal; the padded chunks of `decode` may round otherwise.
+    assert torch.equal((p.decode_chunk(ours)[:, 0] * 255).round().byte(), wanted)
+    apart = (decoded[:, 0].int() - wanted.int()).abs()
+    assert apart.max() <= 1
+    assert apart.float().mean() < 2e-3
 
 
 @pytest.mark.parametrize("which", ["plain", "full"])
@@ -123,6 +129,7 @@ def test_embeddings_are_the_stock_ones_and_do_not_depend_on_company(
         "negative_pooled_prompt_embeds",
     }
     pipe = tiny.stock_sd3(folder)
+    assert not embeds["prompt_embeds"].requires_grad
     for i, text in enumerate(TEXTS):
         theirs = pipe.encode_prompt(text, None, None, negative_prompt="a ring", max_sequence_length=16)
         names = (
@@ -177,7 +184,7 @@ def test_grids(plain: Path) -> None:
     with pytest.raises(ValueError, match="choose model or linear"):
         p.schedule(4, grid="karras")
     p.pipe.scheduler.register_to_config(use_karras_sigmas=True)
-    with pytest.raises(ValueError, match="use_karras_sigmas=True.*sampler.grid=linear"):
+    with pytest.raises(ValueError, match=r"use_karras_sigmas=True.*sampler.grid=linear"):
         p.schedule(4)
 
 
@@ -231,10 +238,10 @@ def test_lora_export_takes_weights_by_name(plain: Path, tmp_path: Path) -> None:
     pipe.load_lora_weights(tmp_path / "given")
     assert torch.equal(after, p.predict(pipe.transformer, x, torch.full((3,), 700.0), embeds))
     name = "pytorch_lora_weights.safetensors"
-    given = (tmp_path / "given" / name).read_bytes()
-    assert given != (tmp_path / "own" / name).read_bytes()
-    p.export(tmp_path / "again", trained)
-    assert given == (tmp_path / "again" / name).read_bytes()
+    given, untrained = load_file(tmp_path / "given" / name), load_file(tmp_path / "own" / name)
+    assert len(given) == len(trained)
+    assert not any(bool(value.any()) for key, value in untrained.items() if "lora_B" in key)
+    assert all(bool(value.any()) for key, value in given.items())
     del trained[next(iter(trained))]
     with pytest.raises(ValueError, match="missing or unknown"):
         p.export(tmp_path / "bad", trained)
@@ -314,6 +321,21 @@ def gradients(p: Policy, embeds: dict[str, Tensor]) -> tuple[Tensor, list[Tensor
     out = one_step(p, noise(p), embeds)
     out.square().mean().backward()
     return out.detach(), [parameter.grad for _, parameter in p.trainable() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_rollout_and_update_see_the_same_numbers(full: Path, lora: bool) -> None:
+    """Without gradients, with them, and again after the reference: what makes the first ratio exactly 1."""
+    p = policy(full, cfg=2.0, keep_reference=True, **({} if lora else {"lora": None}))
+    embeds, _ = p.encode(TEXTS)
+    x = noise(p)
+    train_a_little(p, 0.02)
+    with torch.no_grad():
+        rollout = one_step(p, x, embeds)
+    assert torch.equal(one_step(p, x, embeds), rollout)
+    with p.reference():
+        assert not torch.equal(one_step(p, x, embeds), rollout)
+    assert torch.equal(one_step(p, x, embeds), rollout)
 
 
 def test_gradient_checkpointing_changes_nothing(full: Path) -> None:

@@ -1,6 +1,7 @@
 """JPEG rewards against Flow-GRPO's own on seeded images; data/jpeg.npz names the revision that was run.
 
-The bytes come from Pillow's encoder, which other builds of libjpeg may change; the sizes recorded are exact for Pillow 13.
+The bytes come from Pillow's encoder, which another build of libjpeg may change;
+the sizes recorded are exact for Pillow 13.
 """
 
 from pathlib import Path

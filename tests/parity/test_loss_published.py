@@ -47,7 +47,7 @@ def packed(x):
     [("fg_sd3", 1e-4, 0.04, ""), ("fg_flux", 1e-4, 0.04, ""), ("fg_wan", 1e-3, 0.004, "vid_")],
 )
 def test_flow_grpo(peer, clip, beta, prefix):
-    """SD3 and FLUX divide the KL by the level without sqrt(dt) (kl_dt=none), Wan by the true std (kl_dt=dt)."""
+    """SD3 and FLUX divide the KL by the level without sqrt(dt) (kl_dt=none), Wan by the step's std (dt)."""
     lp, mu = array("lp_new").requires_grad_(), array(f"{prefix}mu").requires_grad_()
     std = array("std").flatten() * (array("sqrt_dt").flatten() if peer == "fg_wan" else 1)
     new, reference = (mu, array(f"{prefix}mu_ref")) if prefix else (packed(mu), packed(array("mu_ref")))

@@ -1,0 +1,107 @@
+"""The table of keys, and reward and advantage metrics against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rlvis.observe import metrics
+from rlvis.records import Advantages, Rewards
+
+
+def rewards(term: list, valid: list | None = None, weights: tuple[float, ...] = (1.0,)) -> Rewards:
+    tensor = torch.tensor(term, dtype=torch.float64)
+    mask = torch.ones(tensor.shape[:2], dtype=torch.bool) if valid is None else torch.tensor(valid)
+    names = ("a", "b")[: tensor.shape[2]]
+    return Rewards(term=tensor, names=names, weights=weights, valid=mask, latency=(0.25,) * len(names))
+
+
+def advantages(term: list, keep: list | None = None, coef: tuple[float, ...] = (1.0,)) -> Advantages:
+    tensor = torch.tensor(term, dtype=torch.float64)
+    mask = torch.ones(tensor.shape[1:], dtype=torch.bool) if keep is None else torch.tensor(keep)
+    names = tuple(f"t{i}" for i in range(len(coef)))
+    return Advantages(term=tensor, coef=torch.tensor(coef, dtype=torch.float64), names=names, keep=mask)
+
+
+def test_reward_metrics_by_hand() -> None:
+    # combined a + 2 b: [1, 3], [5, 5]; the third group has one valid sample, 9
+    term = [[[1, 0], [1, 1]], [[5, 0], [3, 1]], [[9, 0], [math.nan, 0]]]
+    found = metrics.reward_metrics(rewards(term, [[True, True], [True, True], [True, False]], (1.0, 2.0)))
+    assert found["reward/mean"] == pytest.approx(23 / 5)
+    assert found["reward/std"] == pytest.approx(math.sqrt((1 + 9 + 25 + 25 + 81) / 5 - (23 / 5) ** 2))
+    assert found["reward/a/mean"] == pytest.approx(19 / 5)
+    assert found["reward/b/std"] == pytest.approx(math.sqrt(0.4 * 0.6))
+    assert found["reward/valid_fraction"] == pytest.approx(5 / 6)
+    assert found["reward/invalid_count"] == 1
+    assert found["reward/b/latency"] == 0.25
+    assert found["group/std_mean"] == pytest.approx(0.5)  # (1 + 0) / 2; a group of one has no spread
+    assert found["group/zero_variance_fraction"] == pytest.approx(2 / 3)
+    metrics.check(found)
+
+
+def test_no_valid_sample_gives_counts_and_no_mean() -> None:
+    found = metrics.reward_metrics(rewards([[[math.nan], [math.inf]]], [[False, False]]))
+    assert found["reward/invalid_count"] == 2
+    assert found["reward/valid_fraction"] == 0
+    assert found["group/zero_variance_fraction"] == 1
+    assert not {"reward/mean", "reward/std", "group/std_mean"} & set(found)
+
+
+def test_one_sample_a_prompt_has_no_group_metrics() -> None:
+    found = metrics.reward_metrics(rewards([[[1.0]], [[2.0]]]))
+    assert not [key for key in found if key.startswith("group/")]
+
+
+def test_equal_rewards_are_zero_variance_though_their_std_is_not_zero() -> None:
+    found = metrics.reward_metrics(rewards([[[0.7]] * 12]))
+    assert found["group/zero_variance_fraction"] == 1
+
+
+def test_advantage_metrics_by_hand() -> None:
+    term = [[[5.0, -1.0, 2.0, 0.0]], [[2.0, -5.0, 0.0, 4.0]]]
+    adv = advantages(term, [[True, True, True, False]], coef=(1.0, 0.5))
+    found = metrics.advantage_metrics(adv, rewards([[[3.0], [1.0], [0.0], [0.0]]]), adv_clip=5.0)
+    # sums: 6, -3.5, 2 (the fourth is not trained); reward - mean: 2, 0, -1
+    assert found == {
+        "advantage/kept_fraction": 0.75,
+        "advantage/abs_mean": pytest.approx(11.5 / 3),
+        "advantage/max": 6.0,
+        "advantage/clamped_fraction": pytest.approx(2 / 6),
+        "advantage/reward_agreement": 0.5,
+    }
+    metrics.check(found)
+
+
+@pytest.mark.parametrize(("sign", "agreement"), [(1.0, 1.0), (-1.0, 0.0)])
+def test_agreement_tells_training_against_the_reward(sign: float, agreement: float) -> None:
+    r = rewards([[[0.1], [0.4], [0.2]], [[0.7], [0.7], [0.7]]])
+    a = advantages([[[-1.0 * sign, 1.0 * sign, -0.2 * sign], [sign * 1e-9] * 3]])
+    assert metrics.advantage_metrics(a, r, adv_clip=5.0)["advantage/reward_agreement"] == agreement
+
+
+def test_nothing_trained_gives_only_the_fraction() -> None:
+    a = advantages([[[0.0, 0.0]]], [[False, False]])
+    assert metrics.advantage_metrics(a, rewards([[[0.0], [1.0]]]), adv_clip=5.0) == {
+        "advantage/kept_fraction": 0.0
+    }
+
+
+def test_unknown_key_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"'reward/maen'.*nearest is 'reward/mean'.*add it to KEYS"):
+        metrics.check(["reward/mean", "reward/maen"])
+
+
+def test_patterns_match_one_name_only() -> None:
+    metrics.check(["reward/hps_v2.1/mean", "reward/ocr/std"])
+    for key in ("reward/a/b/mean", "reward//mean", "reward/a/median", "xreward/a/mean"):
+        with pytest.raises(ValueError, match="not in the table"):
+            metrics.check([key])
+
+
+def test_markdown_has_a_row_of_four_cells_for_every_key() -> None:
+    lines = metrics.describe().splitlines()
+    assert len(lines) == 2 + len(metrics.KEYS)
+    assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
+    assert all(row.meaning and row.healthy for row in metrics.KEYS.values())
