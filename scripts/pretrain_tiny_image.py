@@ -270,7 +270,8 @@ def train_vae(
         optimizer.step()
         step += 1
         clock.tick(step, loss.item(), keep)
-    state.update(vae=vae.state_dict(), vae_optimizer=None, vae_step=step, vae_done=True)
+    # A copy: whitening changes the live weights, and a resumed run must whiten the same ones again.
+    state.update(vae=copy.deepcopy(vae.state_dict()), vae_optimizer=None, vae_step=step, vae_done=True)
     vae.eval()
 
 
@@ -490,13 +491,13 @@ Made by `{command}`
 |---|---|---|---|---|---|
 {rows}
 
-{per_prompt} samples of each of the {prompts} prompts, {tokens} T5 tokens unless the row says otherwise. SDE:
-that of Flow-GRPO with noise {noise}, the last step deterministic.
+{per_prompt} samples of each of the {prompts} prompts and {tokens} T5 tokens ({few} samples with 256 tokens).
+SDE: that of Flow-GRPO with noise {noise}, the last step deterministic.
 """
 
 
 def write_card(pipe: StableDiffusion3Pipeline, state: dict[str, Any], args: argparse.Namespace) -> None:
-    per_prompt = 32
+    per_prompt, few = 32, 8
     rows = []
     encoder = pipe.text_encoder_3
     for label, steps, noise, length, third in (
@@ -509,7 +510,7 @@ def write_card(pipe: StableDiffusion3Pipeline, state: dict[str, Any], args: argp
         ("ODE, 10 steps, no T5", 10, 0.0, T5_TOKENS, None),
     ):
         pipe.text_encoder_3 = third
-        found = measure(pipe, args.seed, steps, noise, per_prompt, length)
+        found = measure(pipe, args.seed, steps, noise, per_prompt if length == T5_TOKENS else few, length)
         log.info("%s: %s", label, found)
         rows.append("| " + " | ".join([label, *(f"{value:.3f}" for value in found.values())]) + " |")
     pipe.text_encoder_3 = encoder
@@ -532,6 +533,7 @@ def write_card(pipe: StableDiffusion3Pipeline, state: dict[str, Any], args: argp
         vae=", ".join(f"{key} {value:.4g}" for key, value in measure_vae(pipe.vae, args.seed).items()),
         rows="\n".join(rows),
         per_prompt=per_prompt,
+        few=few,
         noise=SDE_NOISE,
     )
     (args.out / "README.md").write_text(card)

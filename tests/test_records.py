@@ -1,4 +1,4 @@
-"""Records: pieces join to the whole, files hold every bit, and a wrong field is named with what was wanted and got."""
+"""Records: pieces join to the whole, files hold every bit, errors name field, wanted and got."""
 
 import dataclasses
 import doctest
@@ -342,7 +342,7 @@ TERMS: dict[str, Any] = {
             PromptBatch,
             PROMPTS,
             {"embeds": {"text": torch.zeros(3, 4)}},
-            r"PromptBatch\.embeds\['text'\]: wanted shape \[P=2, \.\.\.\] \(P comes from index\), got \[3, 4\]",
+            r"embeds\['text'\]: wanted shape \[P=2, \.\.\.\] \(P comes from index\), got \[3, 4\]",
         ),
         (
             PromptBatch,
@@ -384,7 +384,7 @@ TERMS: dict[str, Any] = {
             Trajectories,
             ROWS,
             {"logprob": torch.zeros(2, 3, 1, 8, 8)},
-            r"Trajectories\.logprob: wanted shape \[N=2, S=1, F=1, H=8, W=8\] \(S comes from at\), got \[2, 3, 1, 8, 8\]",
+            r"logprob: wanted shape \[N=2, S=1, F=1, H=8, W=8\] \(S comes from at\), got \[2, 3, 1, 8, 8\]",
         ),
         (Trajectories, ROWS, {"states": None}, r"Trajectories\.states: wanted a tensor, got NoneType"),
         (

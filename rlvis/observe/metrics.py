@@ -93,6 +93,7 @@ KEYS: dict[str, Key] = {
     "data/truncated_prompts": Key(
         "prompts", "prompts of the step that are longer than the text encoders take", "0"
     ),
+    "update/learning_rate": Key("", "learning rate of the optimizer", "as configured"),
     "time/rollout": Key("s", "sampling the trajectories", "most of the step, with update"),
     "time/score": Key("s", "waiting for the rewards", "small beside rollout"),
     "time/weigh": Key("s", "prior and trust", "near 0"),

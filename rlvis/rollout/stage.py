@@ -91,6 +91,12 @@ def _micro_batch(
             safe = std.masked_fill(~noisy.to(std.device).view(-1, 1, 1, 1, 1), 1.0)
             scored[t] = log_prob(x, mean, safe, plan.sampler.logprob.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
         advance()
+    if not bool(torch.isfinite(final).all()):
+        bad = [rows[i] for i, latent in enumerate(final) if not bool(torch.isfinite(latent).all())]
+        raise FloatingPointError(
+            f"{len(set(bad))} of {len(set(rows))} samples of training step {plan.step} are not finite (row {bad[0]} first): the "
+            "policy has diverged, or model.dtype is too narrow; lower optim.lr, or type model.dtype=float32"
+        )
     if plan.schedule.steps in kept:
         states[plan.schedule.steps] = x.cpu()
     return Trajectories(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ class Engine:
 
     def set_masters(self, value_of: Callable[[str], Tensor]) -> None:
         """Overwrite every trained parameter, masters and working copy, by value_of(name); a collective."""
+        import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param
 
         for name, parameter in self.named:
@@ -132,7 +134,9 @@ class Engine:
                 parameter.data.copy_(value)
                 continue
             safe_set_full_fp32_param(parameter, value.to(self.world.device))
-            if self.stage < 3:
+            # DeepSpeed writes the masters only; at stage 3 the working copy is in pieces.
+            pieces = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+            with pieces if self.stage == 3 else nullcontext():
                 parameter.data.copy_(value.to(parameter.dtype))
 
     def save(self, folder: Path, tag: str) -> None:

@@ -19,6 +19,7 @@ from rlvis.schema import (
     AdvantagePreset,
     CfgGrad,
     Config,
+    DataConfig,
     Dtype,
     KernelName,
     LogProbForm,
@@ -39,6 +40,7 @@ WINDOW_KEYS: dict[WindowKind, set[str]] = {
     WindowKind.random_window: {"size", "low", "high", "per_sample"},
     WindowKind.progressive: {"size", "high", "iters_per_group", "stride", "roll_back"},
 }
+SOURCES = ("shapes", "txt", "jsonl", "csv", "parquet", "hub")
 FLOW_FAMILIES = {"sd3"}  # families whose denoiser predicts a velocity of the straight path; DDIM has no formula for it
 
 
@@ -50,6 +52,7 @@ def check(config: Config, world_size: int = 1) -> list[str]:
     """All contradictions between the values of `config` on `world_size` processes, one message each; empty when it can run."""
     rules: list[Callable[[], Iterator[str]]] = [
         lambda: _step(config, world_size),
+        lambda: _data(config.data),
         lambda: _advantage(config.advantage, config.sampler),
         lambda: _clip_range(config.advantage.clip_range),
         lambda: _sampler(config.sampler, config.model),
@@ -140,6 +143,18 @@ def _step(config: Config, world_size: int) -> Iterator[str]:
             f"data.prompts_per_step * data.samples_per_prompt = {p} * {k} = {p * k} samples cannot be spread over {world_size} "
             f"processes: each needs one; start at most {p * k} processes or raise data.prompts_per_step"
         )
+
+
+def _data(data: DataConfig) -> Iterator[str]:
+    if data.source not in SOURCES:
+        yield f"data.source={data.source}: wanted one of {', '.join(SOURCES)}; type data=NAME, which sets it"
+    elif data.source == "shapes" and data.path is not None:
+        yield f"data.path={data.path} does nothing with data.source=shapes, which needs no file; type data=txt (or jsonl, csv, ...)"
+    elif data.source != "shapes" and not data.path:
+        what = "OWNER/NAME" if data.source == "hub" else "FILE"
+        yield f"data.path is not set, and data.source={data.source} reads its prompts from it; type data.path={what}"
+    if data.source in ("shapes", "txt") and data.column != "prompt":
+        yield f"data.column={data.column} does nothing with data.source={data.source}, which has no columns; type data.column=prompt"
 
 
 def _advantage(advantage: AdvantageConfig, sampler: SamplerConfig) -> Iterator[str]:

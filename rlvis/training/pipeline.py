@@ -72,7 +72,6 @@ class StepRecords:
     trust: Trust
     advantages: Advantages
     update: PolicyUpdate
-    failures: dict[str, int]
     truncated: int
     seconds: dict[str, float]
 
@@ -139,9 +138,8 @@ def train_step(
             result = improve(parts, prompts, trajectories, advantages)
         except NonFiniteLoss as error:
             raise BrokenStep(str(error), prompts, trajectories, advantages) from error
-    failures = {key: count for part in scores for key, count in part.failures.items()}
     records = StepRecords(
-        prompts, trajectories, rewards, trust, advantages, result, failures, truncated, dict(clock.seconds)
+        prompts, trajectories, rewards, trust, advantages, result, truncated, dict(clock.seconds)
     )
     return Memory(prior, history), records
 

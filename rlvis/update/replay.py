@@ -25,7 +25,7 @@ class Replayed(NamedTuple):
     step: Tensor  # [B] int64 on the CPU
 
 
-class MicroBatch:
+class Batch:
     """The rows of one forward on the policy's device: states, conditions, old log-probs."""
 
     def __init__(self, policy: Policy, prompts: PromptBatch, trajectories: Trajectories, rows: Tensor) -> None:
@@ -44,7 +44,7 @@ class MicroBatch:
         return before.to(self.policy.device), after.to(self.policy.device)
 
 
-def replay(module: Callable[..., Any], batch: MicroBatch, s: int, table: StepTable, form: LogProbForm) -> Replayed:
+def replay(module: Callable[..., Any], batch: Batch, s: int, table: StepTable, form: LogProbForm) -> Replayed:
     """Run the policy on transition s of every row and score where the rollout went.
 
     Args:

@@ -24,7 +24,7 @@ from rlvis.runtime.dist import World
 from rlvis.schema import AdvantageConfig, KlDt, OldLogProb, SamplerConfig, TrainConfig
 from rlvis.update import loss as losses
 from rlvis.update.minibatch import UpdatePlan, plan
-from rlvis.update.replay import MicroBatch, Replayed, replay
+from rlvis.update.replay import Batch, Replayed, replay
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def update(
         for i, planned in enumerate(batches):
             rows = torch.tensor(planned.rows)
             weights = torch.tensor(planned.weights, device=policy.device)
-            batch = MicroBatch(policy, prompts, trajectories, rows)
+            batch = Batch(policy, prompts, trajectories, rows)
             for s in range(trajectories.step.shape[1]):
                 replayed = replay(engine, batch, s, steps, form)
                 per_row, metrics = term(batch, replayed, rows, s)
@@ -158,7 +158,7 @@ class _LossTerm:
         reduction = settings.advantage.map.channel_reduction
         self.clip = losses.resolve_clip(self.config.clip_range, self.config.ratio_scope, policy.latent_shape, reduction)
 
-    def __call__(self, batch: MicroBatch, new: Replayed, rows: Tensor, s: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, batch: Batch, new: Replayed, rows: Tensor, s: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss [B] and metrics, each [B]."""
         device = self.policy.device
         dlogp = new.logprob - batch.old_logprob[:, s]
@@ -189,7 +189,7 @@ class _LossTerm:
         device = self.policy.device
         return self.steps.s[step].float().to(device), self.steps.sqrt_dt[step].float().to(device)
 
-    def _guard(self, batch: MicroBatch, new: Replayed, dlogp: Tensor) -> tuple[Tensor, Tensor]:
+    def _guard(self, batch: Batch, new: Replayed, dlogp: Tensor) -> tuple[Tensor, Tensor]:
         assert self.config.guard is not None
         level, sqrt_dt = self._level(new.step)
         drawn = torch.cat(
@@ -212,7 +212,7 @@ class _LossTerm:
             scalar, new.mean, mean_old, level, sqrt_dt, self.free, self.config.guard.bias, self.config.ratio_scope
         )
 
-    def _kl(self, batch: MicroBatch, new: Replayed, s: int) -> Tensor:
+    def _kl(self, batch: Batch, new: Replayed, s: int) -> Tensor:
         with self.policy.reference():
             base = replay(self.engine, batch, s, self.steps, self.form)
         std = new.std.flatten() if self.config.kl_dt is KlDt.dt else self._level(new.step)[0]
@@ -236,7 +236,7 @@ def _recompute(
     fresh = torch.empty_like(trajectories.logprob)
     for start in range(0, most, size):
         rows = torch.arange(start, start + size).clamp(max=trajectories.rows - 1)
-        batch = MicroBatch(policy, prompts, trajectories, rows)
+        batch = Batch(policy, prompts, trajectories, rows)
         for s in range(trajectories.step.shape[1]):
             fresh[rows, s] = replay(engine, batch, s, steps, settings.sampler.logprob).logprob.cpu()
     return fresh

@@ -1,4 +1,4 @@
-"""Processes: one needs no launcher and every collective is the identity; several agree on what each of them had."""
+"""Processes: one needs no launcher and every collective is the identity; several agree on what each had."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""DeepSpeed is only a way to compute what plain AdamW with clipping does: any stage, any number of ranks or passes."""
+"""DeepSpeed computes what plain AdamW with clipping does, at any stage, on any number of ranks or passes."""
 
 import json
 from collections.abc import Iterator
@@ -191,7 +191,7 @@ def test_loading_a_step_that_was_not_saved_says_where_it_looked(world: World, tm
 
 
 def test_bfloat16_trains_float32_masters_from_the_first_step(world: World) -> None:
-    """AdamW first moves by lr * g / (|g| + eps) and decay: lr within rounding, not the 0.744 lr after a hidden step."""
+    """AdamW first moves by lr * sign(g) and decay: lr within rounding, not 0.744 lr (a hidden first step)."""
     engine = engine_of(world, 1, FREE, Dtype.bfloat16)
     before = masters(engine)
     norms = train(engine, world, range(1), micro=4, dtype=torch.bfloat16)
@@ -305,7 +305,7 @@ def test_two_ranks_are_one_rank(tmp_path: Path) -> None:
     for stage in (0, 2, 3):
         for got in (rank[stage] for rank in ranks):
             assert got["norms"] == pytest.approx(norms, rel=1e-5)
-            # AdamW amplifies rounding where gradients are nearly 0: single weights may move further than the mean.
+            # AdamW amplifies rounding where gradients are nearly 0: single weights may move further.
             difference = torch.cat(
                 [(got["masters"][name] - value).abs().flatten() for name, value in weights.items()]
             )

@@ -104,7 +104,7 @@ def test_generators_of_two_purposes_differ_and_repeat() -> None:
 
 
 def test_first_values_are_those_of_every_earlier_run() -> None:
-    """Pinned: a change here changes every seed's results and breaks resuming (numpy may do it by a new release)."""
+    """Pinned: a change here (or in numpy) changes every seed's results and breaks resuming."""
     assert rng.key_of(7, 3, 11, 2, "initial") == 265029866122931557920634534225636618788
     drawn = rng.noise((4,), seed=7, step=3, prompts=[11], samples=[2], purpose="initial")[0]
     assert drawn.tolist() == [

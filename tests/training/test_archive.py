@@ -106,9 +106,16 @@ def test_pieces_of_two_rollouts_are_not_mixed(tmp_path: Path) -> None:
 def test_another_batch_than_the_rollouts_is_refused(tmp_path: Path, prompts: int, samples: int) -> None:
     """Also where the counts agree (4 x 3, 2 x 6 and 6 x 2 are 12 too) and only the groups are other ones."""
     write(tmp_path, rollout(), 2)
-    wanted = f"holds 12 samples, up to 4 a prompt; wanted {prompts * samples}, {samples} a prompt: data.prompts_per_step"
+    wanted = f"holds 12 samples, up to 4 a prompt; wanted {prompts * samples}, {samples} a prompt: data."
     with pytest.raises(ValueError, match=re.escape(wanted)):
         archive.load_trajectories(tmp_path, World(), prompts * samples, samples)
+
+
+def test_one_group_is_not_read_as_two(tmp_path: Path) -> None:
+    """1 x 4 read as 2 x 2: prompt * 2 + sample counts 0 1 2 3 all the same."""
+    write(tmp_path, rollout(prompts=1), 1)
+    with pytest.raises(ValueError, match=r"holds 4 samples, up to 4 a prompt; wanted 4, 2 a prompt"):
+        archive.load_trajectories(tmp_path, World(), 4, 2)
 
 
 def test_a_sample_that_is_there_twice_is_refused(tmp_path: Path) -> None:

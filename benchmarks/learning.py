@@ -1,0 +1,95 @@
+"""Does it learn? A short run of the embedded default, judged on fixed prompts and noise by the deterministic sampler.
+
+    python -m benchmarks.learning --seeds 20 --sign 1      # writes results/learning_sign+1.json
+
+tests/training/test_learning.py takes its threshold from that file: mean - 4 sd over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvis.compose.command import compose
+from rlvis.data import sampler
+from rlvis.records import PriorState, PromptBatch, RewardHistory
+from rlvis.reward.scorer import Term
+from rlvis.rollout.generate import generate
+from rlvis.runtime import dist
+from rlvis.training import pipeline
+from rlvis.training.assemble import assemble
+
+RESULTS = Path(__file__).parent / "results"
+NOISES = 4  # pictures of each prompt in the judgement
+# Short enough for a test: fewer steps and smaller ones than the default's.
+SHORT = ["train.steps=12", "data.prompts_per_step=4", "data.samples_per_prompt=8", "train.micro_batch=16", "threads=1"]
+
+
+def rise(seed: int, sign: float) -> tuple[float, float]:
+    """Mean reward (before, after) a short run on all training prompts, from noise that no training step sees."""
+    config = compose([*SHORT, f"seed={seed}", f"advantage.sign={sign}"]).typed()
+    world = dist.start("cpu")
+    try:
+        parts = assemble(config, world)
+        try:
+            before = judged(parts)
+            memory = pipeline.Memory(PriorState(kind="none"), RewardHistory())
+            for step in range(config.train.steps):
+                memory, _ = pipeline.train_step(parts, memory, step)
+            return before, judged(parts)
+        finally:
+            parts.engine.close()
+    finally:
+        dist.stop()
+
+
+def judged(parts: pipeline.Parts) -> float:
+    """Mean reward of NOISES pictures for every prompt of the data set."""
+    config = parts.config
+    chosen = sampler.select(parts.prompts, range(len(parts.prompts)))
+    prompts = chosen.replace(embeds=parts.policy.encode(chosen.texts)[0])
+    schedule = parts.policy.schedule(config.sampler.steps, config.sampler.shift, config.sampler.grid)
+    scores = [_score(parts.terms[0], prompts, _pictures(parts, prompts, schedule, noise)) for noise in range(NOISES)]
+    return float(torch.cat(scores).mean())
+
+
+def _pictures(parts: pipeline.Parts, prompts: PromptBatch, schedule: Any, seed: int) -> torch.Tensor:
+    return generate(parts.policy, parts.engine, prompts, schedule, seed=1000 + seed, micro_batch=9)
+
+
+def _score(term: Term, prompts: PromptBatch, media: torch.Tensor) -> torch.Tensor:
+    return term.scorer(media, list(prompts.texts), list(prompts.metadata)).value
+
+
+def main() -> None:
+    """Run the seeds and write what they gave."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--sign", type=float, default=1.0, choices=[1.0, -1.0])
+    args = parser.parse_args()
+    start = time.perf_counter()
+    rises = [after - before for before, after in (rise(seed, args.sign) for seed in range(args.seeds))]
+    mean, deviation = statistics.mean(rises), statistics.stdev(rises)
+    result = {
+        "sign": args.sign,
+        "short": SHORT,
+        "rises": rises,
+        "mean": mean,
+        "sd": deviation,
+        "mean_minus_4_sd": mean - 4 * deviation,
+        "mean_plus_4_sd": mean + 4 * deviation,
+        "seconds_per_seed": (time.perf_counter() - start) / args.seeds,
+        "torch": torch.__version__,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"learning_sign{args.sign:+.0f}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Bytes of one training step by part, counted on the real tensors of a run that has just made one update.
+
+Activations are what autograd keeps for the backward of one trained transition: every storage that passes
+`saved_tensors_hooks`, once, parameters left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.workload import Workload
+from rlvis.update.replay import Batch, replay
+from rlvis.flow import configured
+from rlvis.flow.kernels import table
+
+
+def of_step(work: Workload) -> dict[str, int]:
+    """Part -> bytes. Gradients and activations are those of one micro-batch of the update, made here."""
+    t, media = work.trajectories, work.media
+    sampler = work.parts.config.sampler
+    batch = Batch(work.policy, work.prompts, t, torch.arange(work.case.micro_batch))
+    steps = table(configured.kernel(sampler, work.policy.prediction), t.schedule)
+    weights = list(work.policy.module.parameters())
+    known = {w.untyped_storage().data_ptr() for w in weights}
+    kept: dict[int, int] = {}
+
+    def count(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+        loss = replay(work.engine, batch, 0, steps, sampler.logprob).logprob.mean()
+    activations = sum(kept.values())  # before the backward frees them
+    work.engine.backward(loss, last=True)
+    gradients = _bytes(w.grad for w in weights if w.grad is not None)
+    work.engine.step()
+    state = work.engine.optimizer.state
+    return {
+        "weights": _bytes(weights),
+        "of them trained": _bytes(w for w in weights if w.requires_grad),
+        "gradients": gradients,
+        "optimizer state": _bytes(v for entry in state.values() for v in entry.values()),
+        "activations of one micro-batch": activations,
+        "states kept": _bytes([t.states]),
+        "log-probs kept": _bytes([t.logprob]),
+        "decoded media": _bytes([media]),
+        "text conditions": _bytes(work.prompts.embeds.values()),
+    }
+
+
+def _bytes(tensors: Iterable[Any]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors if isinstance(x, Tensor))

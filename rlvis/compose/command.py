@@ -1,0 +1,215 @@
+"""One configuration from the words of a command line, and the runs of a sweep.
+
+Hydra chooses and merges the group files; the values come after, through `assign`. Every mistake is one ConfigError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlvis import schema
+from rlvis.compose import names
+from rlvis.compose.assign import assign, unknown
+from rlvis.training.checks import ConfigError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SEVERAL = ("reward",)  # groups that take several options at once: reward=[coverage,jpeg]
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A configuration that may still hold interpolations, and the keys that the command line spoke about.
+
+    touched: dotted keys, "model.*" for a whole section, "*" for everything (an experiment was named).
+    """
+
+    config: DictConfig
+    touched: tuple[str, ...]
+
+    def typed(self) -> schema.Config:
+        """As plain dataclasses. Raises ConfigError for a key that is not set or an interpolation that does not resolve."""
+        try:
+            missing = sorted(OmegaConf.missing_keys(self.config))
+            if not missing:
+                return schema.typed(self.config)
+        except OmegaConfBaseException as error:
+            raise ConfigError(one_line(error)) from error
+        also = f" (nor {', '.join(missing[1:])})" if missing[1:] else ""
+        raise ConfigError(f"{missing[0]} is not set{also}; type {missing[0]}=...")
+
+
+def compose(words: Sequence[str]) -> Composed:
+    """Compose conf/train.yaml with overrides such as "model=sd3", "optim.lr=1e-4", "hydra.searchpath=[DIR]".
+
+    Raises ConfigError for an unknown group, option or key (naming the nearest), and for a value of a wrong type (saying what was
+    wanted).
+    """
+    overrides = [parse(word) for word in words]
+    for override in overrides:
+        _refuse(override)
+    search = [_text(o) for o in overrides if o.is_hydra_override()]
+    chosen = [o for o in overrides if _names_group(o)]
+    values = [o for o in overrides if not o.is_hydra_override() and not _names_group(o)]
+    config = _merged([_choice(o, search) for o in chosen if o.value() is not None or o.key_or_group not in names.WHOLE], search)
+    OmegaConf.set_struct(config, False)  # dataclasses stay closed; open mappings (reward.terms, kwargs) may grow
+    for override in values:
+        assign(config, override.key_or_group, override.value())
+    touched = ["*" if o.key_or_group in names.WHOLE else f"{o.key_or_group}.*" for o in chosen]
+    return Composed(config, (*touched, *(o.key_or_group for o in values)))
+
+
+def parse(word: str) -> Override:
+    """One override by Hydra's grammar. Raises ConfigError when it is not KEY=VALUE."""
+    try:
+        override: Override = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        if "=" not in word:
+            raise ConfigError(f"{word}: wanted KEY=VALUE, such as model=sd3 or optim.lr=1e-4; --help shows examples") from error
+        key, _, value = word.partition("=")
+        raise ConfigError(f"{word}: {value} is no plain word, number or list; quote it: \"{key}='{value}'\"") from error
+    return override
+
+
+def options(group: str, search: Sequence[str] = ()) -> list[str]:
+    """Names of a group's options: ours and those on the search path."""
+    with _hydra():
+        loader = GlobalHydra.instance().config_loader()
+        found: list[str] = loader.get_group_options(group, config_name="train", overrides=list(search))
+    return sorted(name for name in found if name != f"base_{group}")
+
+
+def axes(words: Sequence[str]) -> list[list[str]]:
+    """What each word of a sweep stands for: "eta=0.3,0.7" -> ["eta=0.3", "eta=0.7"]; a word without a sweep stands for itself.
+
+    Raises ConfigError for an interval, which has no list of values.
+    """
+    return [_axis(parse(word)) for word in words]
+
+
+def runs(words: Sequence[str]) -> list[list[str]]:
+    """All runs of a sweep as lists of overrides: every combination, the last word changing fastest."""
+    return [list(run) for run in itertools.product(*axes(words))]
+
+
+def each_value_once(words: Sequence[str]) -> Iterator[list[str]]:
+    """The few runs of a sweep in which every value occurs: the first one, then each other value beside the first of the rest."""
+    spread = axes(words)
+    first = [values[0] for values in spread]
+    yield first
+    for i, values in enumerate(spread):
+        for value in values[1:]:
+            yield [*first[:i], value, *first[i + 1 :]]
+
+
+def check_sweeper(words: Sequence[str]) -> None:
+    """Compose Hydra's own part of a sweep (launcher, sweeper). Raises ConfigError for a key or a plugin that is not there."""
+    with _hydra():
+        try:
+            hydra.compose("sweep", overrides=list(words), return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an exception on one line, the cause's where that says more."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith(("reference_type", "object_type", "See https"))]
+    return "; ".join(line.replace("full_key: ", "at ") for line in told)
+
+
+def _refuse(override: Override) -> None:
+    """What the grammar allows and a single run does not."""
+    key, word = override.key_or_group, override.input_line
+    if override.is_sweep_override():
+        raise ConfigError(f"{word} gives several values: add -m to run one after the other, or quote one value: \"{key}='...'\"")
+    if override.is_hydra_override() and key != "hydra.searchpath":
+        raise ConfigError(
+            f"{word} has no effect on a single run, which makes its own folder and log; type run_dir=DIR for the folder, or add -m"
+        )
+    if override.package is not None:
+        raise ConfigError(f"{word}: options go into their own section; type {key}={override.get_value_element_as_str()}")
+    if override.is_delete():
+        raise ConfigError(f"{word}: nothing can be removed, only unset; type {key}=null")
+
+
+def _names_group(override: Override) -> bool:
+    return override.key_or_group in (*names.groups(), *names.WHOLE)
+
+
+def _text(override: Override) -> str:
+    return f"{override.key_or_group}={override.get_value_element_as_str()}"
+
+
+def _choice(override: Override, search: Sequence[str]) -> str:
+    """The word of a group as Hydra takes it, its options checked."""
+    group, value = override.key_or_group, override.value()
+    picked = value if isinstance(value, list) else [value]
+    known = options(group, search)
+    for option in picked:
+        if str(option) not in known:
+            near = difflib.get_close_matches(str(option), known, 1, 0.5)
+            hint = f"; nearest: {near[0]}" if near else ""
+            raise ConfigError(f"{group} has no option {'null' if option is None else option}{hint}; options: {', '.join(known)}")
+    if isinstance(value, list) and group not in SEVERAL:
+        raise ConfigError(f"{group} takes one option, got {len(value)}: {', '.join(map(str, value))}; type {group}={value[0]}")
+    return f"{group}=[{','.join(map(str, picked))}]" if group in SEVERAL else f"{group}={value}"
+
+
+def _merged(choices: list[str], search: list[str]) -> DictConfig:
+    """The files of the chosen options, merged by Hydra over the schema."""
+    with _hydra(), warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*is not available")  # of a search path; a mistake, not a remark
+        try:
+            return hydra.compose("train", overrides=[*choices, *search])
+        except (HydraException, OmegaConfBaseException, UserWarning, ValueError) as error:
+            raise ConfigError(_file_message(error)) from error
+
+
+def _file_message(error: BaseException) -> str:
+    """A mistake inside a yaml file: its unknown key with the nearest one, else the loader's own words."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    if key and " not in '" in str(cause):
+        return f"a configuration file has an {unknown(OmegaConf.create(), str(key))}"
+    return one_line(error)
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on our conf/, whatever ran before in this process, and its state put back after."""
+    schema.register()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONF), job_name="rlvis", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().clear()
+        if before is not None:
+            GlobalHydra.instance().initialize(before)
+
+
+def _axis(override: Override) -> list[str]:
+    word = override.input_line
+    if not override.is_sweep_override():
+        return [word]
+    if override.is_interval_sweep():
+        raise ConfigError(f"{word}: a sweep here takes a list of values; type {override.key_or_group}=A,B,C or range(1,5)")
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        raise ConfigError(f"{word}: glob() is not read here; type {override.key_or_group}=A,B,C")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
