@@ -21,8 +21,6 @@ from rlvis.data.prompts import load_prompts
 from rlvis.models.policy import Policy
 from rlvis.records import Advantages, PriorState, RewardHistory, Trajectories
 from rlvis.reward import scorer
-from rlvis.rollout import plan as sampling
-from rlvis.rollout.stage import rollout
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine
 from rlvis.training import pipeline
@@ -126,12 +124,13 @@ class Workload:
 
     def rollout(self) -> Trajectories:
         """Stage 1, with decoding."""
-        return pipeline.roll(self.parts, self.prompts, range(self.case.rows), 0)
+        [shard] = pipeline.shards(self.parts)
+        return pipeline.roll(self.parts, self.prompts, shard, 0)
 
     def rollout_undecoded(self) -> Trajectories:
         """Stage 1 with an autoencoder that costs nothing."""
-        plan = sampling.make(self.undecoded, self.parts.config, 0)
-        return rollout(self.undecoded, self.engine, self.prompts, range(self.case.rows), plan)
+        [shard] = pipeline.shards(self.parts)
+        return pipeline.roll(replace(self.parts, policy=self.undecoded), self.prompts, shard, 0)
 
     def update(self) -> None:
         """Stage 5."""
@@ -142,7 +141,8 @@ class Workload:
         config = self.parts.config
         data = replace(config.data, samples_per_prompt=samples)
         parts = replace(self.parts, config=replace(config, data=data))
-        piece = pipeline.roll(parts, self.prompts, range(self.case.prompts * samples), 0)
+        [shard] = pipeline.shards(parts)
+        piece = pipeline.roll(parts, self.prompts, shard, 0)
         scores = [pipeline.judge(parts.config, parts.terms, self.prompts, piece)]
         piece = piece.replace(media=None)
         rewards = pipeline.collect(parts.config, parts.terms, self.prompts, piece, scores)

@@ -1,7 +1,8 @@
 """Writing one value into a configuration, with the schema as judge.
 
-Hydra's own overrides take any new key after a `+` and fail on optional sections that are null. Here the schema stays closed, and
-naming a key below a null section turns it on: `model.lora.rank=8` is a LoRA of rank 8 with the other defaults.
+Hydra's own overrides take any new key after a `+` and fail on optional sections that are null. Here the
+schema stays closed, and naming a key below a null section turns it on: `model.lora.rank=8` is a LoRA of rank
+8 with the other defaults.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from rlvis.training.checks import ConfigError
 
 
 def assign(config: DictConfig, key: str, value: Any) -> None:
-    """Write `value` at the dotted `key` in place; a mapping is written key by key, so what it does not name stays.
+    """Write `value` at the dotted `key` in place; a mapping is written key by key, so what it does not name
+    stays.
 
     Raises ConfigError for a key that the schema does not have and for a value of a wrong type.
     """
@@ -35,7 +37,10 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
     if names.is_section(kind) and value is not None:
         if not isinstance(value, dict):
             inside = list(names.fields(kind)) or ["NAME"]
-            raise ConfigError(f"{key}={value}: {key} is a section with the keys {', '.join(inside)}; type {key}.{inside[0]}=...")
+            raise ConfigError(
+                f"{key}={value}: {key} is a section with the keys {', '.join(inside)}; type "
+                f"{key}.{inside[0]}=..."
+            )
         _section(config, node, kind, last, key)
         for name, inner in value.items():
             assign(config, f"{key}.{name}", inner)

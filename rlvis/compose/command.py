@@ -1,6 +1,7 @@
 """One configuration from the words of a command line, and the runs of a sweep.
 
-Hydra chooses and merges the group files; the values come after, through `assign`. Every mistake is one ConfigError.
+Hydra chooses and merges the group files; the values come after, through `assign`. Every mistake is one
+ConfigError.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
+from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -41,7 +42,9 @@ class Composed:
     touched: tuple[str, ...]
 
     def typed(self) -> schema.Config:
-        """As plain dataclasses. Raises ConfigError for a key that is not set or an interpolation that does not resolve."""
+        """As plain dataclasses. Raises ConfigError for a key that is not set or an interpolation that does
+        not resolve.
+        """
         try:
             missing = sorted(OmegaConf.missing_keys(self.config))
             if not missing:
@@ -55,8 +58,8 @@ class Composed:
 def compose(words: Sequence[str]) -> Composed:
     """Compose conf/train.yaml with overrides such as "model=sd3", "optim.lr=1e-4", "hydra.searchpath=[DIR]".
 
-    Raises ConfigError for an unknown group, option or key (naming the nearest), and for a value of a wrong type (saying what was
-    wanted).
+    Raises ConfigError for an unknown group, option or key (naming the nearest), and for a value of a wrong
+    type (saying what was wanted).
     """
     overrides = [parse(word) for word in words]
     for override in overrides:
@@ -64,8 +67,13 @@ def compose(words: Sequence[str]) -> Composed:
     search = [_text(o) for o in overrides if o.is_hydra_override()]
     chosen = [o for o in overrides if _names_group(o)]
     values = [o for o in overrides if not o.is_hydra_override() and not _names_group(o)]
-    config = _merged([_choice(o, search) for o in chosen if o.value() is not None or o.key_or_group not in names.WHOLE], search)
-    OmegaConf.set_struct(config, False)  # dataclasses stay closed; open mappings (reward.terms, kwargs) may grow
+    config = _merged(
+        [_choice(o, search) for o in chosen if o.value() is not None or o.key_or_group not in names.WHOLE],
+        search,
+    )
+    OmegaConf.set_struct(
+        config, False
+    )  # dataclasses stay closed; open mappings (reward.terms, kwargs) may grow
     for override in values:
         assign(config, override.key_or_group, override.value())
     touched = ["*" if o.key_or_group in names.WHOLE else f"{o.key_or_group}.*" for o in chosen]
@@ -78,9 +86,13 @@ def parse(word: str) -> Override:
         override: Override = OverridesParser.create().parse_override(word)
     except HydraException as error:
         if "=" not in word:
-            raise ConfigError(f"{word}: wanted KEY=VALUE, such as model=sd3 or optim.lr=1e-4; --help shows examples") from error
+            raise ConfigError(
+                f"{word}: wanted KEY=VALUE, such as model=sd3 or optim.lr=1e-4; --help shows examples"
+            ) from error
         key, _, value = word.partition("=")
-        raise ConfigError(f"{word}: {value} is no plain word, number or list; quote it: \"{key}='{value}'\"") from error
+        raise ConfigError(
+            f"{word}: {value} is no plain word, number or list; quote it: \"{key}='{value}'\""
+        ) from error
     return override
 
 
@@ -93,7 +105,8 @@ def options(group: str, search: Sequence[str] = ()) -> list[str]:
 
 
 def axes(words: Sequence[str]) -> list[list[str]]:
-    """What each word of a sweep stands for: "eta=0.3,0.7" -> ["eta=0.3", "eta=0.7"]; a word without a sweep stands for itself.
+    """What each word of a sweep stands for: "eta=0.3,0.7" -> ["eta=0.3", "eta=0.7"]; a word without a sweep
+    stands for itself.
 
     Raises ConfigError for an interval, which has no list of values.
     """
@@ -106,7 +119,9 @@ def runs(words: Sequence[str]) -> list[list[str]]:
 
 
 def each_value_once(words: Sequence[str]) -> Iterator[list[str]]:
-    """The few runs of a sweep in which every value occurs: the first one, then each other value beside the first of the rest."""
+    """The few runs of a sweep in which every value occurs: the first one, then each other value beside the
+    first of the rest.
+    """
     spread = axes(words)
     first = [values[0] for values in spread]
     yield first
@@ -115,8 +130,18 @@ def each_value_once(words: Sequence[str]) -> Iterator[list[str]]:
             yield [*first[:i], value, *first[i + 1 :]]
 
 
+def encoded(words: Sequence[str]) -> list[str]:
+    """The axes of a sweep as overrides of conf/sweep.yaml: one key a word, its values quoted, so that Hydra
+    only counts them.
+    """
+    quoted = [[QuotedString(value, Quote.single).with_quotes() for value in values] for values in axes(words)]
+    return [f"+run.w{i}={','.join(values)}" for i, values in enumerate(quoted)]
+
+
 def check_sweeper(words: Sequence[str]) -> None:
-    """Compose Hydra's own part of a sweep (launcher, sweeper). Raises ConfigError for a key or a plugin that is not there."""
+    """Compose Hydra's own part of a sweep (launcher, sweeper). Raises ConfigError for a key or a plugin that
+    is not there.
+    """
     with _hydra():
         try:
             hydra.compose("sweep", overrides=list(words), return_hydra_config=True)
@@ -136,13 +161,19 @@ def _refuse(override: Override) -> None:
     """What the grammar allows and a single run does not."""
     key, word = override.key_or_group, override.input_line
     if override.is_sweep_override():
-        raise ConfigError(f"{word} gives several values: add -m to run one after the other, or quote one value: \"{key}='...'\"")
+        raise ConfigError(
+            f"{word} gives several values: add -m to run one after the other, or quote one value: "
+            f"\"{key}='...'\""
+        )
     if override.is_hydra_override() and key != "hydra.searchpath":
         raise ConfigError(
-            f"{word} has no effect on a single run, which makes its own folder and log; type run_dir=DIR for the folder, or add -m"
+            f"{word} has no effect on a single run, which makes its own folder and log; type run_dir=DIR for "
+            "the folder, or add -m"
         )
     if override.package is not None:
-        raise ConfigError(f"{word}: options go into their own section; type {key}={override.get_value_element_as_str()}")
+        raise ConfigError(
+            f"{word}: options go into their own section; type {key}={override.get_value_element_as_str()}"
+        )
     if override.is_delete():
         raise ConfigError(f"{word}: nothing can be removed, only unset; type {key}=null")
 
@@ -164,9 +195,15 @@ def _choice(override: Override, search: Sequence[str]) -> str:
         if str(option) not in known:
             near = difflib.get_close_matches(str(option), known, 1, 0.5)
             hint = f"; nearest: {near[0]}" if near else ""
-            raise ConfigError(f"{group} has no option {'null' if option is None else option}{hint}; options: {', '.join(known)}")
+            raise ConfigError(
+                f"{group} has no option {'null' if option is None else option}{hint}; options: "
+                f"{', '.join(known)}"
+            )
     if isinstance(value, list) and group not in SEVERAL:
-        raise ConfigError(f"{group} takes one option, got {len(value)}: {', '.join(map(str, value))}; type {group}={value[0]}")
+        raise ConfigError(
+            f"{group} takes one option, got {len(value)}: {', '.join(map(str, value))}; type "
+            f"{group}={value[0]}"
+        )
     return f"{group}=[{','.join(map(str, picked))}]" if group in SEVERAL else f"{group}={value}"
 
 
@@ -209,7 +246,9 @@ def _axis(override: Override) -> list[str]:
     if not override.is_sweep_override():
         return [word]
     if override.is_interval_sweep():
-        raise ConfigError(f"{word}: a sweep here takes a list of values; type {override.key_or_group}=A,B,C or range(1,5)")
+        raise ConfigError(
+            f"{word}: a sweep here takes a list of values; type {override.key_or_group}=A,B,C or range(1,5)"
+        )
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         raise ConfigError(f"{word}: glob() is not read here; type {override.key_or_group}=A,B,C")
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]

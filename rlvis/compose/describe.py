@@ -1,4 +1,6 @@
-"""What can be chosen: groups, their options, and one line about each, read from the first comment of its file."""
+"""What can be chosen: groups, their options, and one line about each, read from the first comment of its
+file.
+"""
 
 from __future__ import annotations
 
@@ -42,5 +44,8 @@ def listing(groups: list[str] | None = None) -> str:
             continue
         lines.append(group)
         width = max(map(len, options)) + 1
-        lines += [f"  {option + ('*' if option == default(group) else ''):{width}}  {about}" for option, about in options.items()]
+        lines += [
+            f"  {option + ('*' if option == default(group) else ''):{width}}  {about}"
+            for option, about in options.items()
+        ]
     return "\n".join(lines)

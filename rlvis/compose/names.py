@@ -1,4 +1,6 @@
-"""The names and types of the schema as a user types them: every dotted key, the nearest one to a typo, what a key wants."""
+"""The names and types of the schema as a user types them: every dotted key, the nearest one to a typo, what a
+key wants.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import difflib
 import enum
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlvis import schema
@@ -78,7 +80,7 @@ def groups() -> tuple[str, ...]:
     return tuple(name for name in sections if name not in ("optim", "train"))
 
 
-def keys(named: dict[str, Sequence[str]] | None = None) -> list[str]:
+def keys(named: Mapping[str, Sequence[str]] | None = None) -> list[str]:
     """Every dotted key of the schema, also below sections that are null by default.
 
     named: the names that exist in open mappings, such as {"reward.terms": ["coverage"]}.
@@ -86,7 +88,7 @@ def keys(named: dict[str, Sequence[str]] | None = None) -> list[str]:
     return list(_keys(schema.Config, "", named or {}))
 
 
-def _keys(kind: Any, prefix: str, named: dict[str, Sequence[str]]) -> Iterator[str]:
+def _keys(kind: Any, prefix: str, named: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for name, inner in fields(kind).items():
         key = f"{prefix}{name}"
         yield key

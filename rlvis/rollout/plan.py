@@ -32,13 +32,19 @@ class SamplingPlan:
     seed: int
     step: int
 
+    @property
+    def own_steps(self) -> bool:
+        """Whether every sample has its own trained transitions (then rows of a micro-batch are at different steps)."""
+        window = self.sampler.window
+        return window.per_sample and window.kind in (WindowKind.random_subset, WindowKind.random_window)
+
     def window(self, prompts: Sequence[int], samples: Sequence[int]) -> windows.Window:
         """trained [n, S] and stochastic [n, T] for rows given by (index in the data set, sample).
 
         The choice is shared by the whole training step, on all ranks, unless `sampler.window.per_sample`.
         """
         config = self.sampler.window
-        if config.per_sample:
+        if self.own_steps:
             drawn: np.random.Generator | list[np.random.Generator] = [
                 rng.generator(self.seed, self.step, "window", prompt=p, sample=k)
                 for p, k in zip(prompts, samples, strict=True)
@@ -89,28 +95,21 @@ def make(policy: Policy, config: Config, step: int) -> SamplingPlan:
     )
 
 
-def trains_random_steps(sampler: SamplerConfig) -> bool:
-    """Whether rows of one micro-batch may be at different steps (which policies with several experts cannot run)."""
-    return sampler.window.per_sample and sampler.window.kind in (WindowKind.random_subset, WindowKind.random_window)
-
-
-def kept_points(trained: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def kept_points(trained: Tensor, steps: int, *, shared: bool) -> tuple[Tensor, Tensor]:
     """Grid points to keep per row, and where each trained transition starts among them.
 
     Args:
         trained: [n, S] increasing step indices.
         steps: T.
+        shared: whether all rows of the training step have the same ones. Else the number kept depends on S and T alone, so
+            that pieces of one rollout have one shape.
 
     Returns:
-        points [n, V] (rows that touch fewer points repeat their last), at [n, S]. V depends on S and T alone when rows differ,
-        so that pieces of one rollout have one shape.
+        points [n, V] (rows that touch fewer points repeat their last) and at [n, S].
     """
     n, count = trained.shape
-    shared = bool((trained == trained[:1]).all()) if n else True
-    touched = [sorted({p for t in row for p in (t, t + 1)}) for row in (trained[:1] if shared else trained).tolist()]
-    width = max(map(len, touched), default=0) if shared else min(2 * count, steps)
+    touched = [sorted({p for t in row for p in (t, t + 1)}) for row in trained.tolist()]
+    width = len(touched[0]) if shared else min(2 * count, steps)
     points = torch.tensor([row + [row[-1]] * (width - len(row)) for row in touched], dtype=torch.int64)
-    at = torch.tensor(
-        [[row.index(t) for t in steps_] for row, steps_ in zip(touched, trained.tolist(), strict=False)], dtype=torch.int64
-    )
-    return (points.expand(n, -1).clone(), at.expand(n, -1).clone()) if shared else (points, at)
+    at = torch.tensor([[row.index(t) for t in own] for row, own in zip(touched, trained.tolist(), strict=True)])
+    return points, at.view(n, count)

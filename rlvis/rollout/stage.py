@@ -27,6 +27,7 @@ def rollout(
     rows: Sequence[int],
     plan: SamplingPlan,
     *,
+    passes: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Trajectories:
     """Sample the given rows; row n is sample n % K of prompt n // K.
@@ -37,17 +38,19 @@ def rollout(
         prompts: P prompts with `embeds`.
         rows: global rows, any order; those of this rank, or a shard of them.
         plan: grid, kernel, window, seed.
+        passes: micro-batches to run, at least what the rows need; ranks with fewer rows must run as many as the others.
         advance: called after every forward (progress).
 
     Returns:
         Trajectories of N = len(rows), with media [N,M,3,Y,X].
     """
-    pieces = []
-    for start in range(0, len(rows), plan.micro_batch):
-        part = list(rows[start : start + plan.micro_batch])
-        padded = part + [part[-1]] * (plan.micro_batch - len(part))
+    size, pieces = plan.micro_batch, []
+    needed = -(-len(rows) // size)
+    for number in range(needed if passes is None else passes):
+        part = list(rows[number * size : (number + 1) * size])
+        padded = part + [part[-1] if part else 0] * (size - len(part))
         piece = _micro_batch(policy, module, prompts, padded, plan, advance)
-        pieces.append(piece if len(part) == len(padded) else piece.take(range(len(part))))
+        pieces.append(piece if len(part) == size else piece.take(range(len(part))))
     return Trajectories.concatenate(pieces)
 
 
@@ -64,7 +67,7 @@ def _micro_batch(
     sample = torch.tensor([r % plan.samples_per_prompt for r in rows])
     index = prompts.index[prompt].tolist()
     window = plan.window(index, sample.tolist())
-    points, at = kept_points(window.trained, plan.schedule.steps)
+    points, at = kept_points(window.trained, plan.schedule.steps, shared=not plan.own_steps)
     embeds = {name: value[prompt].to(policy.device) for name, value in prompts.embeds.items()}
     time = plan.schedule.time.to(policy.device)
 
@@ -91,12 +94,7 @@ def _micro_batch(
             safe = std.masked_fill(~noisy.to(std.device).view(-1, 1, 1, 1, 1), 1.0)
             scored[t] = log_prob(x, mean, safe, plan.sampler.logprob.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
         advance()
-    if not bool(torch.isfinite(final).all()):
-        bad = [rows[i] for i, latent in enumerate(final) if not bool(torch.isfinite(latent).all())]
-        raise FloatingPointError(
-            f"{len(set(bad))} of {len(set(rows))} samples of training step {plan.step} are not finite (row {bad[0]} first): the "
-            "policy has diverged, or model.dtype is too narrow; lower optim.lr, or type model.dtype=float32"
-        )
+    _require_finite(final, rows, plan.step)
     if plan.schedule.steps in kept:
         states[plan.schedule.steps] = x.cpu()
     return Trajectories(
@@ -113,6 +111,16 @@ def _micro_batch(
         seed=plan.seed,
         policy_step=plan.step,
     )
+
+
+def _require_finite(latents: Tensor, rows: Sequence[int], step: int) -> None:
+    good = torch.isfinite(latents).flatten(1).all(1).tolist()
+    bad = {row for row, fine in zip(rows, good, strict=True) if not fine}
+    if bad:
+        raise FloatingPointError(
+            f"{len(bad)} of {len(set(rows))} samples of training step {step} are not finite (row {min(bad)} first): the policy "
+            "has diverged, or model.dtype is too narrow; lower optim.lr, or type model.dtype=float32"
+        )
 
 
 def _gather(by_step: dict[int, Tensor], wanted: Tensor) -> Tensor:

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ OURS = (
     "gradient_clipping",
     "optimizer",
     "scheduler",
+    "bf16",
 )
 
 
@@ -44,9 +49,20 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> 
             config = json.loads(Path(engine.config).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"engine.config={engine.config} cannot be read as JSON: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(
+                f"engine.config={engine.config} holds a {type(config).__name__}, wanted a JSON object"
+            )
         taken = sorted(set(config) & set(OURS))
         if taken:
-            raise ValueError(f"{engine.config} sets {', '.join(taken)}: remove them; optim.* and train.micro_batch set these")
+            raise ValueError(
+                f"{engine.config} sets {', '.join(taken)}: remove them; optim.*, model.dtype and "
+                "train.micro_batch set these"
+            )
+        if config.get("fp16", {}).get("enabled") and dtype is not Dtype.float16:
+            raise ValueError(
+                f"{engine.config} enables fp16 but model.dtype={dtype.value}; type model.dtype=float16"
+            )
     stage = int(config.setdefault("zero_optimization", {}).get("stage", 0))
     if dtype is Dtype.bfloat16 and stage == 0:
         raise ValueError(
@@ -56,7 +72,7 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> 
     if dtype is Dtype.bfloat16:
         config["bf16"] = {"enabled": True}
     elif dtype is Dtype.float16:
-        config.setdefault("fp16", {"enabled": True, "initial_scale_power": 16})
+        config["fp16"] = {"initial_scale_power": 16} | config.get("fp16", {}) | {"enabled": True}
     return config | {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -66,16 +82,16 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> 
     }
 
 
+class NonFiniteGradient(RuntimeError):
+    """The gradient's norm was NaN or infinite; the optimizer has not stepped."""
+
+
 class Engine:
     """A module, its optimizer and its shards. Calling the engine runs the module's forward."""
 
     def __init__(self, module: nn.Module, engine: EngineConfig, optim: OptimConfig, dtype: Dtype, world: World) -> None:
-        import deepspeed
-
-        if world.device.type == "cpu":
-            _no_compiling_on_cpu()
+        deepspeed = _import_deepspeed(world.device.type)
         deepspeed.init_distributed(dist_backend=None, verbose=False)
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         config = deepspeed_config(engine, optim, dtype)
         self.stage = int(config["zero_optimization"].get("stage", 0))
         self.world = world
@@ -105,18 +121,30 @@ class Engine:
         self.inner.backward(loss, scale_wrt_gas=False)
 
     def step(self) -> float:
-        """Clip, step the optimizer, clear gradients; return the gradient's norm before clipping."""
+        """Clip, step the optimizer, clear gradients; return the gradient's norm before clipping.
+
+        With float16, an overflow is not an error: DeepSpeed skips the step and lowers its loss scale; the norm is then inf.
+
+        Raises:
+            NonFiniteGradient: on all ranks; the weights are untouched.
+        """
+        scaled = self.inner.fp16_enabled()
         norm: Any = None
-        if self.stage == 0:
+        if self.stage == 0 and not scaled:
             gradients = [p.grad for _, p in self.named if p.grad is not None]
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g.float()) for g in gradients]))
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+            _require_finite(float(norm))  # DeepSpeed would write NaN into the weights; other stages skip the step
         self.inner.step()
-        if norm is None or self.inner.fp16_enabled():
-            norm = self.inner.get_global_grad_norm()
-        return float(norm)
+        norm = float(self.inner.get_global_grad_norm() if norm is None else norm)
+        if not scaled:
+            _require_finite(norm)
+        return norm
 
     def masters(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, full float32 master weights) of every trained parameter; a collective, call it on all ranks."""
+        """(name, full float32 master weights) of every trained parameter; a collective, call it on all ranks.
+
+        At stage 0 these are the live weights, elsewhere copies: clone what must not change.
+        """
         from deepspeed.utils import safe_get_full_fp32_param
 
         for name, parameter in self.named:
@@ -125,7 +153,6 @@ class Engine:
 
     def set_masters(self, value_of: Callable[[str], Tensor]) -> None:
         """Overwrite every trained parameter, masters and working copy, by value_of(name); a collective."""
-        import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param
 
         for name, parameter in self.named:
@@ -133,11 +160,28 @@ class Engine:
             if self.stage == 0 and parameter.dtype == torch.float32:
                 parameter.data.copy_(value)
                 continue
-            safe_set_full_fp32_param(parameter, value.to(self.world.device))
-            # DeepSpeed writes the masters only; at stage 3 the working copy is in pieces.
-            pieces = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
-            with pieces if self.stage == 3 else nullcontext():
-                parameter.data.copy_(value.to(parameter.dtype))
+            value = value.to(self.world.device)
+            if self.stage == 3:
+                self._set_shard(parameter, value)
+                continue
+            safe_set_full_fp32_param(parameter, value)  # the masters only
+            parameter.data.copy_(value)
+
+    def _set_shard(self, parameter: Any, value: Tensor) -> None:
+        """Overwrite this rank's shard of a ZeRO-3 parameter: master, working copy, and the whole if it is kept.
+
+        The last shard is padded, which DeepSpeed's setter of full values does not expect.
+        """
+        from deepspeed.utils import safe_set_local_fp32_param
+
+        size = parameter.ds_tensor.numel()
+        padded = value.new_zeros(size * self.world.size)
+        padded[: value.numel()] = value.flatten()
+        shard = padded[self.world.rank * size : (self.world.rank + 1) * size]
+        safe_set_local_fp32_param(parameter, shard)
+        parameter.ds_tensor.data.copy_(shard)
+        if parameter.data.shape == value.shape:  # small ones stay whole between steps
+            parameter.data.copy_(value)
 
     def save(self, folder: Path, tag: str) -> None:
         """Write parameters and optimizer state of all ranks below folder/tag."""
@@ -148,7 +192,9 @@ class Engine:
 
         Raises FileNotFoundError when the checkpoint has no such part.
         """
-        path, _ = self.inner.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+        path = None
+        if (folder / tag).is_dir():  # DeepSpeed asserts without a word
+            path, _ = self.inner.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed state under {folder / tag}; is the checkpoint complete?")
 
@@ -157,10 +203,43 @@ class Engine:
         self.inner.destroy()
 
 
-def _no_compiling_on_cpu() -> None:
-    """DeepSpeed would compile a shared-memory collective for a minute; plain gloo serves."""
-    import deepspeed.ops
+def _require_finite(norm: float) -> None:
+    if not math.isfinite(norm):
+        raise NonFiniteGradient(f"the gradient's norm is {norm}; the weights are untouched")
 
+
+def _import_deepspeed(device: str) -> Any:
+    """Import DeepSpeed without what it says on the way, and on a CPU without what it would compile.
+
+    Its import asks a compiler about libaio, whose complaint goes straight to the terminal; it is shown only if the import
+    fails. On a CPU it would also compile a shared-memory collective for a minute; plain gloo serves.
+    """
+    if device == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    with _quiet_stderr():
+        import deepspeed
+        import deepspeed.ops
     table = getattr(deepspeed.ops, "__compatible_ops__", None)
-    if isinstance(table, dict):
+    if device == "cpu" and isinstance(table, dict):
         table["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Hold back what child processes write to stderr; show it if the block fails."""
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(own, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)

@@ -25,7 +25,7 @@ def rollout_only(parts: Parts, root: Path) -> None:
     for step in range(parts.config.train.steps):
         folder = archive.step_folder(root, step)
         prompts, _ = pipeline.draw(parts, step)
-        pieces = [pipeline.roll(parts, prompts, rows, step) for rows in pipeline.shards(parts)]
+        pieces = [pipeline.roll(parts, prompts, shard, step) for shard in pipeline.shards(parts)]
         if parts.world.leads:
             prompts.save(folder / "prompts")
         dist.barrier()

@@ -23,7 +23,7 @@ from rlvis.runtime.progress import Progress
 from rlvis.schema import Config, Stage, plain
 from rlvis.training import alone, archive, checkpoint, interrupt, manifest, runfolder
 from rlvis.training.assemble import assemble, sheet_prompts
-from rlvis.training.pipeline import BrokenStep, Memory, Parts, StepRecords, train_step
+from rlvis.training.pipeline import BrokenStep, Memory, Parts, StepRecords, shards, train_step
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +183,7 @@ def _deviation(metrics: dict[str, float]) -> float:
 
 def _forwards(parts: Parts) -> int:
     """Forwards of this rank's rollout."""
-    rows = len(parts.world.rows(parts.config.data.prompts_per_step * parts.config.data.samples_per_prompt))
-    return -(-rows // parts.config.train.micro_batch) * parts.config.sampler.steps
+    return sum(shard.passes for shard in shards(parts)) * parts.config.sampler.steps
 
 
 def _sheet(parts: Parts, run_dir: Path, prompts: PromptBatch, step: int, tracker: Trackers) -> None:

@@ -1,6 +1,7 @@
 """RUN/manifest.json: what it takes to run the same again, and on what it ran.
 
-Commit, versions, command line, seed and hardware. No environment variable, host or user name, and no value that is secret by its name.
+Commit, versions, command line, seed and hardware. No environment variable, host or user name, and no value
+that is secret by its name.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def collect(config: Config, argv: Sequence[str], world_size: int, device: str) -
 def git(package: Path | None = None) -> dict[str, Any] | None:
     """Commit of the source that runs, and whether it was changed since; None where rlvis is no git checkout.
 
-    An installed package that merely lies inside somebody's repository is no checkout of it, so its file must be tracked.
+    An installed package that merely lies inside somebody's repository is no checkout of it, so its file must
+    be tracked.
     """
     folder = (package or Path(rlvis.__file__)).resolve().parent
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
@@ -118,7 +120,10 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
+        platform.processor(),
+    )
 
 
 def _public(word: str) -> str:
@@ -130,7 +135,12 @@ def _git(folder: Path, *words: str) -> str | None:
     """What git says; None when there is no git or it refuses."""
     try:
         result = subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+            ["git", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

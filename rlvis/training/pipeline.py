@@ -35,7 +35,7 @@ from rlvis.rollout import plan as sampling
 from rlvis.rollout.stage import rollout
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
-from rlvis.runtime.engine import Engine
+from rlvis.runtime.engine import Engine, NonFiniteGradient
 from rlvis.schema import Config
 from rlvis.trust.stage import weigh
 from rlvis.update.stage import NonFiniteLoss, UpdateSettings, update
@@ -115,14 +115,14 @@ def train_step(
         Memory after the step, and its records.
 
     Raises:
-        BrokenStep: the loss was not finite; the optimizer has not stepped.
+        BrokenStep: the loss or its gradient was not finite; the optimizer has not stepped.
     """
     clock, config = Clock(), parts.config
     prompts, truncated = draw(parts, step)
     pieces, scores = [], []
-    for rows in shards(parts):
+    for shard in shards(parts):
         with clock.stage("rollout"):
-            piece = roll(parts, prompts, rows, step, advance)
+            piece = roll(parts, prompts, shard, step, advance)
         with clock.stage("score"):
             scores.append(judge(config, parts.terms, prompts, piece))
         pieces.append(piece.replace(media=None))
@@ -136,7 +136,7 @@ def train_step(
     with clock.stage("update"):
         try:
             result = improve(parts, prompts, trajectories, advantages)
-        except NonFiniteLoss as error:
+        except (NonFiniteLoss, NonFiniteGradient) as error:
             raise BrokenStep(str(error), prompts, trajectories, advantages) from error
     records = StepRecords(
         prompts, trajectories, rewards, trust, advantages, result, truncated, dict(clock.seconds)
@@ -144,12 +144,23 @@ def train_step(
     return Memory(prior, history), records
 
 
-def shards(parts: Parts) -> list[range]:
-    """The rows this rank owns, in pieces of `train.shard` rows."""
-    data, world = parts.config.data, parts.world
-    owned = world.rows(data.prompts_per_step * data.samples_per_prompt)
-    size = parts.config.train.shard or len(owned)
-    return [owned[i : i + size] for i in range(0, len(owned), size)]
+@dataclass(frozen=True)
+class Shard:
+    """Rows to sample together, and how many micro-batches every rank makes of them (a rank may own fewer rows, or none)."""
+
+    rows: range
+    passes: int
+
+
+def shards(parts: Parts) -> list[Shard]:
+    """The rows this rank owns, in pieces of `train.shard` rows; as many pieces and forwards on every rank."""
+    data, train, world = parts.config.data, parts.config.train, parts.world
+    total = data.prompts_per_step * data.samples_per_prompt
+    owned, most = world.rows(total), -(-total // world.size)
+    size = train.shard or most
+    return [
+        Shard(owned[start : start + size], -(-min(size, most - start) // train.micro_batch)) for start in range(0, most, size)
+    ]
 
 
 def draw(parts: Parts, step: int) -> tuple[PromptBatch, int]:
@@ -161,11 +172,11 @@ def draw(parts: Parts, step: int) -> tuple[PromptBatch, int]:
 
 
 def roll(
-    parts: Parts, prompts: PromptBatch, rows: range, step: int, advance: Callable[[], None] = lambda: None
+    parts: Parts, prompts: PromptBatch, shard: Shard, step: int, advance: Callable[[], None] = lambda: None
 ) -> Trajectories:
     """Stage 1 on a shard."""
     plan = sampling.make(parts.policy, parts.config, step)
-    return rollout(parts.policy, parts.engine, prompts, rows, plan, advance=advance)
+    return rollout(parts.policy, parts.engine, prompts, shard.rows, plan, passes=shard.passes, advance=advance)
 
 
 def judge(config: Config, terms: list[Term], prompts: PromptBatch, trajectories: Trajectories) -> LocalScores:

@@ -1,10 +1,11 @@
-"""The folder of a run: outputs/NAME/DATE_TIME, made by the leading process, held by a lock, gone on with by `resume`.
+"""The folder of a run: outputs/NAME/DATE_TIME, made by the leading process, held by a lock, gone on with by
+`resume`.
 
-    RUN/config.yaml   what the run was told, resolved; secrets are left out
-    RUN/.lock         held (flock) by the process that writes the folder; the kernel lets go of it when that process ends, however
+    RUN/config.yaml   what the run was told, resolved; secrets are left out RUN/.lock         held (flock) by
+    the process that writes the folder; the kernel lets go of it when that process ends, however
 
-A resumed run keeps its own configuration: what the command line says is compared with it, and a value that would change the run is
-refused with both values. Nothing here imports torch.
+A resumed run keeps its own configuration: what the command line says is compared with it, and a value that
+would change the run is refused with both values. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class RunFolder:
 def opened(config: Config, leads: bool, broadcast: Callable[[Any], Any]) -> Iterator[RunFolder]:
     """Decide, make and hold the run's folder; the leading process does it, `broadcast` tells the others.
 
-    config.resume: null makes a new folder; `auto` goes on with the newest run of config.name that has a whole checkpoint, else makes a
-    new one; anything else is the folder to go on with.
+    config.resume: null makes a new folder; `auto` goes on with the newest run of config.name that has a whole
+    checkpoint, else makes a new one; anything else is the folder to go on with.
     Raises ConfigError, on every process, when the folder is in use, holds another run, or cannot be written.
     """
     lock: int | None = None
@@ -67,7 +68,7 @@ def opened(config: Config, leads: bool, broadcast: Callable[[Any], Any]) -> Iter
             found = _decide(config)
             lock = _hold(found.path)
             _write_config(found.path, config)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:  # told to all, or they would wait for us
             found = str(error)
     else:
         found = ""
@@ -82,7 +83,9 @@ def opened(config: Config, leads: bool, broadcast: Callable[[Any], Any]) -> Iter
 
 
 def problems(config: Config) -> list[str]:
-    """What would make `opened` refuse, looked at without writing anything; for the check before anything heavy loads."""
+    """What would make `opened` refuse, looked at without writing anything; for the check before anything
+    heavy loads.
+    """
     try:
         if config.resume is not None and (folder := find(config)) is not None:
             held = _is_held(folder)
@@ -106,12 +109,19 @@ def find(config: Config) -> Path | None:
         return folders[-1] if folders else None
     folder = Path(config.resume).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"resume={config.resume}: there is no such folder; type resume=outputs/NAME/DATE_TIME, or resume=auto")
+        raise ConfigError(
+            f"resume={config.resume}: there is no such folder; type resume=outputs/NAME/DATE_TIME, or "
+            "resume=auto"
+        )
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"resume={config.resume} is no run folder: it holds no config.yaml; type resume=outputs/NAME/DATE_TIME")
+        raise ConfigError(
+            f"resume={config.resume} is no run folder: it holds no config.yaml; type "
+            "resume=outputs/NAME/DATE_TIME"
+        )
     if not has_checkpoint(folder):
         raise ConfigError(
-            f"resume={config.resume} has no whole checkpoint to go on from; start anew without resume=, with train.save_every=N"
+            f"resume={config.resume} has no whole checkpoint to go on from; start anew without resume=, with "
+            "train.save_every=N"
         )
     return folder
 
@@ -126,16 +136,20 @@ def saved(folder: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{folder / 'config.yaml'} cannot be read: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{folder / 'config.yaml'} cannot be read: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{folder / 'config.yaml'} is empty or no mapping; start a new run without resume=")
     return value
 
 
 def continued(before: dict[str, Any], now: dict[str, Any], touched: Sequence[str]) -> dict[str, Any]:
-    """The configuration of a resumed run: `before`, with those values of `now` that were named and may change.
+    """The configuration of a resumed run: `before`, with those values of `now` that were named and may
+    change.
 
-    before, now: nested plain values. touched: dotted keys that the command line named, "model.*" for a section, "*" for all.
+    before, now: nested plain values. touched: dotted keys that the command line named, "model.*" for a
+    section, "*" for all.
     Raises ConfigError that lists every named value that differs and may not.
     """
     old, new = flat(before), flat(now)
@@ -149,7 +163,8 @@ def continued(before: dict[str, Any], now: dict[str, Any], touched: Sequence[str
             refused.append(f"{key} was {_shown(old.get(key))} and is now {_shown(new.get(key))}")
     if refused:
         raise ConfigError(
-            f"resume: {'; '.join(refused)}. A resumed run keeps its settings: leave {'this' if len(refused) == 1 else 'these'} out, "
+            f"resume: {'; '.join(refused)}. A resumed run keeps its settings: leave "
+            f"{'this' if len(refused) == 1 else 'these'} out, "
             "or start a new run without resume="
         )
     result = copy.deepcopy(before)
@@ -161,7 +176,10 @@ def continued(before: dict[str, Any], now: dict[str, Any], touched: Sequence[str
         node[last] = value
     hidden = [key for key, value in flat(result).items() if value == HIDDEN]
     if hidden:
-        raise ConfigError(f"resume: {', '.join(hidden)} was not written into the run folder, being secret; type {hidden[0]}=... again")
+        raise ConfigError(
+            f"resume: {', '.join(hidden)} was not written into the run folder, being secret; type "
+            f"{hidden[0]}=... again"
+        )
     return result
 
 
@@ -179,13 +197,17 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def public(nested: Any) -> Any:
     """Nested plain values with what is secret by its name (api_key, token, password) hidden."""
     if isinstance(nested, dict):
-        return {k: HIDDEN if SECRET.search(str(k)) and v is not None else public(v) for k, v in nested.items()}
+        return {
+            k: HIDDEN if SECRET.search(str(k)) and v is not None else public(v) for k, v in nested.items()
+        }
     return [public(v) for v in nested] if isinstance(nested, list) else nested
 
 
 def _is_named(key: str, touched: Sequence[str]) -> bool:
     sections = (t.removesuffix("*") for t in touched if t.endswith("*"))
-    return any(key == t or key.startswith(f"{t}.") for t in touched) or any(key.startswith(s) for s in sections)
+    return any(key == t or key.startswith(f"{t}.") for t in touched) or any(
+        key.startswith(s) for s in sections
+    )
 
 
 def _shown(value: Any) -> str:
@@ -227,7 +249,8 @@ def _make(folder: Path, *, exist_ok: bool) -> bool:
         raise ConfigError(f"run_dir={folder} is a file; type run_dir=DIR with a folder") from error
     except OSError as error:
         raise ConfigError(
-            f"the run folder {folder} cannot be written: {error.strerror or error}; type run_dir=DIR with a folder that can"
+            f"the run folder {folder} cannot be written: {error.strerror or error}; type run_dir=DIR with a "
+            "folder that can"
         ) from error
     return True
 
@@ -236,7 +259,9 @@ def _refuse_taken(folder: Path) -> None:
     if _is_held(folder):
         raise ConfigError(_in_use(folder))
     if (folder / "config.yaml").exists():
-        raise ConfigError(f"run_dir={folder} already holds a run; type resume={folder} to go on with it, or another run_dir")
+        raise ConfigError(
+            f"run_dir={folder} already holds a run; type resume={folder} to go on with it, or another run_dir"
+        )
 
 
 def _in_use(folder: Path) -> str:
@@ -253,7 +278,9 @@ def _hold(folder: Path) -> int:
     try:
         file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise ConfigError(f"the run folder {folder} cannot be written: {error.strerror or error}; type run_dir=DIR") from error
+        raise ConfigError(
+            f"the run folder {folder} cannot be written: {error.strerror or error}; type run_dir=DIR"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

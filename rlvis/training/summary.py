@@ -1,9 +1,10 @@
-"""The first line of a run: the numbers that follow from the configuration, printed before anything heavy loads."""
+"""The first line of a run: the numbers that follow from the configuration, printed before anything heavy
+loads.
+"""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 from rlvis.schema import Config
 from rlvis.training.checks import trained_transitions
@@ -12,8 +13,9 @@ from rlvis.training.checks import trained_transitions
 def summary(config: Config, world_size: int, prompts_total: int | None = None) -> str:
     """One line such as
 
-        48 prompts x 12 samples = 576 images/step on 8 processes (6 groups each), 2 updates/step of 288, 9 trained transitions of
-        10, micro-batch 8: 90 forwards to sample and 90 to train on each, 300 steps, outputs/run/DATE_TIME
+        48 prompts x 12 samples = 576 images/step on 8 processes (6 groups each), 2 updates/step of 288, 9
+        trained transitions of 10, micro-batch 8: 90 forwards to sample and 90 to train on each, 300 steps,
+        outputs/run/DATE_TIME
 
     world_size: processes. prompts_total: size of the data set, None when it is not known yet.
     """
@@ -28,19 +30,26 @@ def summary(config: Config, world_size: int, prompts_total: int | None = None) -
     parts = [
         f"{p} prompts x {k} samples = {rows} {what}/step on {_processes(p, k, world_size)}",
         f"{_count(train.updates_per_step, 'update')}/step of {update}"
-        + (f" (the {config.advantage.best_of_n} extreme samples of each group)" if config.advantage.best_of_n else ""),
+        + (
+            f" (the {config.advantage.best_of_n} extreme samples of each group)"
+            if config.advantage.best_of_n
+            else ""
+        ),
         f"{trained} trained transitions of {sampler.steps}",
         f"micro-batch {train.micro_batch}: {sample_passes} forwards to sample and {train_passes} to train"
         + (" on each" if world_size > 1 else "")
         + (", two guidance branches each" if config.model.cfg > 1 else ""),
-        f"{train.steps} steps" + (f" = {train.steps * p / prompts_total:.3g} epochs" if prompts_total else ""),
-        str(Path(config.run_dir)) if config.run_dir else f"outputs/{config.name}/DATE_TIME",
+        f"{train.steps} steps"
+        + (f" = {train.steps * p / prompts_total:.3g} epochs" if prompts_total else ""),
+        config.resume or config.run_dir or f"outputs/{config.name}/DATE_TIME",
     ]
     return ", ".join(parts)
 
 
 def forwards(config: Config, world_size: int) -> tuple[int, int]:
-    """Forward passes of one process in one step: (to sample, to train). Trained ones are followed by a backward pass."""
+    """Forward passes of one process in one step: (to sample, to train). Trained ones are followed by a
+    backward pass.
+    """
     data, train, sampler = config.data, config.train, config.sampler
     own = math.ceil(data.prompts_per_step * data.samples_per_prompt / world_size)
     kept = data.prompts_per_step * (config.advantage.best_of_n or data.samples_per_prompt)
@@ -48,19 +57,6 @@ def forwards(config: Config, world_size: int) -> tuple[int, int]:
     sample = math.ceil(own / train.micro_batch) * sampler.steps
     update = math.ceil(own_update / train.micro_batch) * train.updates_per_step * trained_transitions(sampler)
     return sample, update
-
-
-def count_prompts(config: Config) -> int | None:
-    """Non-empty lines of a text or JSON Lines file; None where counting would need a library or the network."""
-    data = config.data
-    if data.source not in ("txt", "jsonl") or data.path is None:
-        return None
-    path = Path(data.path).expanduser()
-    path = path / f"{data.split}.{data.source}" if path.is_dir() else path
-    if not path.is_file():
-        return None
-    with path.open("rb") as lines:
-        return sum(1 for line in lines if line.strip()) or None
 
 
 def _processes(p: int, k: int, world_size: int) -> str:

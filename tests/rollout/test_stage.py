@@ -97,6 +97,26 @@ def test_every_sample_may_have_its_own_steps(sd3_folder: Path) -> None:
             assert torch.equal(t.logprob[n, s], full.logprob[n, step])
 
 
+def test_a_rank_with_fewer_rows_runs_as_many_forwards(sd3_folder: Path) -> None:
+    policy, prompts, made, whole = run(sd3_folder)
+    calls = []
+    few = rollout(policy, policy.module, prompts, [3], made, passes=2, advance=lambda: calls.append(1))
+    assert equal(few, whole.take([3]))
+    assert len(calls) == 2 * 5
+    none = rollout(policy, policy.module, prompts, [], made, passes=1)
+    assert none.rows == 0
+    assert equal(Trajectories.concatenate([few, none]), few)
+
+
+def test_a_policy_that_has_diverged_is_named(sd3_folder: Path) -> None:
+    config = setting.config(sd3_folder)
+    policy = setting.policy(config)
+    with torch.no_grad():
+        policy.trainable()[0][1].fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"4 of 4 samples of training step 3 are not finite"):
+        rollout(policy, policy.module, setting.prompts(policy), range(4), plan.make(policy, config, step=3))
+
+
 def test_generate_is_the_stock_pipeline(sd3_folder: Path) -> None:
     """Euler ODE from the same noise, with guidance: equal pixels, up to values that lie on a rounding boundary."""
     from diffusers import StableDiffusion3Pipeline
