@@ -55,12 +55,12 @@ usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg job [--res
   python train.py reward=[coverage,jpeg] reward.terms.jpeg.weight=0.1
   python train.py reward=custom reward.terms.custom.scorer=my_module.my_function
   python train.py dry_run=true                         checks and the numbers that follow; loads nothing
-  python train.py resume=auto                          go on with the newest run of this name, or resume=RUN_DIR
+  python train.py resume=auto                          go on with the newest run of this name (or RUN_DIR)
   python train.py stage=rollout records=DIR            one stage alone; then score, weigh, build, update
   python train.py -m sampler.eta=0.3,0.7 seed=1,2      a sweep: every combination, one after the other
   torchrun --nproc-per-node 8 train.py experiment=jpeg_sd3 data.path=prompts.txt
 
-  -m, --multirun       values such as A,B or range(3) are run one after the other; hydra/launcher=... runs them elsewhere
+  -m, --multirun       values such as A,B or range(3) run one after the other (hydra/launcher=...: elsewhere)
   -c, --cfg job        print the composed configuration and stop; --resolve fills in interpolations
   --config-dir DIR     a folder with option files of your own, such as DIR/reward/mine.yaml
   -h, --help           this text
@@ -69,8 +69,9 @@ Groups and options (* is the default):
 
 {options}
 
-A run writes into outputs/NAME/DATE_TIME (run_dir=DIR elsewhere): config.yaml, manifest.json, metrics.jsonl, samples, checkpoints,
-the trained weights for diffusers, report.html. Exit codes: 0 done, 1 failed, 2 a mistake in the configuration, 130 interrupted.
+A run writes into outputs/NAME/DATE_TIME (or run_dir=DIR): config.yaml, manifest.json, metrics.jsonl, samples,
+checkpoints, the trained weights for diffusers, report.html. Exit codes: 0 done, 1 failed, 2 a mistake in the
+configuration, 130 interrupted.
 """
 
 

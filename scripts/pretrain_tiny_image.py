@@ -7,7 +7,7 @@ convolutions; the T5 tokens vary in number and are zeroed at times, so that the 
 `max_sequence_length` nor on its third encoder. Every step draws from (seed, phase, step) alone: the same
 number of steps gives the same weights, interrupted or not.
 
-    OMP_NUM_THREADS=1 python scripts/pretrain_tiny_image.py --steps-flow 6000
+    OMP_NUM_THREADS=1 python scripts/pretrain_tiny_image.py
     OMP_NUM_THREADS=1 python scripts/pretrain_tiny_image.py --steps-flow 20000 --resume
 """
 
@@ -547,7 +547,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, default=ROOT / "outputs" / "pretrain_tiny_image" / "state.pt")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps-vae", type=int, default=2000)
-    parser.add_argument("--steps-flow", type=int, default=6000)
+    parser.add_argument("--steps-flow", type=int, default=5000)
     parser.add_argument("--minutes-vae", type=float, help="stop the phase earlier (not reproducible)")
     parser.add_argument("--minutes-flow", type=float, help="stop the phase earlier (not reproducible)")
     parser.add_argument("--batch-vae", type=int, default=32)

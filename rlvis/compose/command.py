@@ -152,7 +152,8 @@ def check_sweeper(words: Sequence[str]) -> None:
 def one_line(error: BaseException) -> str:
     """The text of an exception on one line, the cause's where that says more."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    text = str(cause).split("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith(("reference_type", "object_type", "See https"))]
     return "; ".join(line.replace("full_key: ", "at ") for line in told)
 
@@ -242,7 +243,7 @@ def _hydra() -> Iterator[None]:
 
 
 def _axis(override: Override) -> list[str]:
-    word = override.input_line
+    word = str(override.input_line)
     if not override.is_sweep_override():
         return [word]
     if override.is_interval_sweep():

@@ -25,7 +25,8 @@ def default(group: str) -> str | None:
     """The option of a group that `python train.py` alone takes; None where it takes none."""
     entries = yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     chosen = next(entry[group] for entry in entries if isinstance(entry, dict) and group in entry)
-    return chosen[0] if isinstance(chosen, list) else chosen
+    first = chosen[0] if isinstance(chosen, list) else chosen
+    return None if first is None else str(first)
 
 
 def first_comment(file: Path) -> str:

@@ -42,7 +42,11 @@ def open_pipeline(wanted: str, path: str, revision: str | None, dtype: torch.dty
         ValueError: nothing there, no access, or a pipeline of another class.
     """
     import diffusers
+    import transformers
 
+    # Their bars over local files say nothing and tear our own; the hub's download bars stay.
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     where = resolve(path)
     try:
         index: Any = diffusers.DiffusionPipeline.load_config(where, revision=revision)

@@ -90,7 +90,7 @@ class Engine:
     """A module, its optimizer and its shards. Calling the engine runs the module's forward."""
 
     def __init__(self, module: nn.Module, engine: EngineConfig, optim: OptimConfig, dtype: Dtype, world: World) -> None:
-        deepspeed = _import_deepspeed(world.device.type)
+        deepspeed = quiet_deepspeed(world.device.type)
         deepspeed.init_distributed(dist_backend=None, verbose=False)
         config = deepspeed_config(engine, optim, dtype)
         self.stage = int(config["zero_optimization"].get("stage", 0))
@@ -208,10 +208,10 @@ def _require_finite(norm: float) -> None:
         raise NonFiniteGradient(f"the gradient's norm is {norm}; the weights are untouched")
 
 
-def _import_deepspeed(device: str) -> Any:
+def quiet_deepspeed(device: str) -> Any:
     """Import DeepSpeed without what it says on the way, and on a CPU without what it would compile.
 
-    Its import asks a compiler about libaio, whose complaint goes straight to the terminal; it is shown only if the import
+    To be called before other libraries import it in passing (transformers does). Its import asks a compiler about libaio, whose complaint goes straight to the terminal; it is shown only if the import
     fails. On a CPU it would also compile a shared-memory collective for a minute; plain gloo serves.
     """
     if device == "cpu":

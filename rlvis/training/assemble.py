@@ -13,7 +13,7 @@ from rlvis.models.load import load_policy
 from rlvis.records import PromptBatch
 from rlvis.reward import scorer
 from rlvis.runtime.dist import World
-from rlvis.runtime.engine import Engine
+from rlvis.runtime.engine import Engine, quiet_deepspeed
 from rlvis.schema import Config
 from rlvis.training.pipeline import Parts
 
@@ -30,6 +30,7 @@ def assemble(config: Config, world: World) -> Parts:
         torch.set_num_threads(config.threads)
     prompts = data.load_prompts(config.data)
     terms = scorer.build(config.reward)
+    quiet_deepspeed(world.device.type)
     whole = config.model.lora is None
     policy = load_policy(
         config.model, world.device, keep_reference=whole and config.advantage.kl_beta > 0, seed=config.seed

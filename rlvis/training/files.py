@@ -60,7 +60,7 @@ def files(config: Config) -> list[str]:
 
 
 def count_prompts(config: Config) -> int | None:
-    """Non-empty lines of a text or JSON Lines file; None where counting would need a library or the network."""
+    """Non-empty lines of a text or JSON Lines file; None where counting needs a library or the network."""
     data = config.data
     if data.source not in ("txt", "jsonl") or data.path is None:
         return None

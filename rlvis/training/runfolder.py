@@ -1,8 +1,7 @@
-"""The folder of a run: outputs/NAME/DATE_TIME, made by the leading process, held by a lock, gone on with by
-`resume`.
+"""The folder of a run: outputs/NAME/DATE_TIME, made and held by the leading process, gone on with by `resume`.
 
-    RUN/config.yaml   what the run was told, resolved; secrets are left out RUN/.lock         held (flock) by
-    the process that writes the folder; the kernel lets go of it when that process ends, however
+    RUN/config.yaml   what the run was told, resolved; secrets are left out
+    RUN/.lock         held (flock) by the process that writes; the kernel lets go of it when that process ends
 
 A resumed run keeps its own configuration: what the command line says is compared with it, and a value that
 would change the run is refused with both values. Nothing here imports torch.

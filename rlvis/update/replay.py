@@ -29,19 +29,21 @@ class Batch:
     """The rows of one forward on the policy's device: states, conditions, old log-probs."""
 
     def __init__(self, policy: Policy, prompts: PromptBatch, trajectories: Trajectories, rows: Tensor) -> None:
-        self.policy = policy
-        self.part = trajectories.replace(media=None).take(rows)
-        self.embeds = {k: v[self.part.prompt].to(policy.device) for k, v in prompts.embeds.items()}
-        self.old_logprob = self.part.logprob.to(policy.device)
-        self.index = prompts.index[self.part.prompt].tolist()
-        self.samples = self.part.sample.tolist()
-        self.every = torch.arange(len(rows))
+        device, part = policy.device, trajectories.replace(media=None).take(rows)
+        self.policy, self.part = policy, part
+        self.embeds = {k: v[part.prompt].to(device) for k, v in prompts.embeds.items()}
+        self.old_logprob = part.logprob.to(device)
+        # Moved once: a copy for every transition would make an accelerator wait between two of them.
+        self.states, self.at = part.states.to(device), part.at.to(device)
+        self.time = part.schedule.time[part.step].to(device)
+        self.every = torch.arange(len(rows), device=device)
+        self.index = prompts.index[part.prompt].tolist()
+        self.samples = part.sample.tolist()
 
     def points(self, s: int) -> tuple[Tensor, Tensor]:
         """States [B,C,F,H,W] before and after transition s, in storage dtype, on the device."""
-        at = self.part.at[:, s]
-        before, after = self.part.states[self.every, at], self.part.states[self.every, at + 1]
-        return before.to(self.policy.device), after.to(self.policy.device)
+        at = self.at[:, s]
+        return self.states[self.every, at], self.states[self.every, at + 1]
 
 
 def replay(module: Callable[..., Any], batch: Batch, s: int, table: StepTable, form: LogProbForm) -> Replayed:
@@ -56,8 +58,7 @@ def replay(module: Callable[..., Any], batch: Batch, s: int, table: StepTable, f
     """
     before, after = batch.points(s)
     step = batch.part.step[:, s]
-    time = batch.part.schedule.time[step].to(before.device)
-    out = batch.policy.predict(module, before, time, batch.embeds)
+    out = batch.policy.predict(module, before, batch.time[:, s], batch.embeds)
     mean, std = transition(table, step, torch.ones(len(step), dtype=torch.bool), before, out)
     score = log_prob(after, mean, std, form.value, batch.part.channel_reduction)  # type: ignore[arg-type]
     return Replayed(taken=after.float(), mean=mean, std=std, logprob=score, step=step)

@@ -162,14 +162,16 @@ class _LossTerm:
         """Loss [B] and metrics, each [B]."""
         device = self.policy.device
         dlogp = new.logprob - batch.old_logprob[:, s]
-        area = None if self.map is None else self.map[rows].to(device)
+        # Without waiting: from the CPU's plain memory that is safe, and the queue of an accelerator stays full.
+        advantage = self.advantage[:, rows].to(device, non_blocking=True)
+        area = None if self.map is None else self.map[rows].to(device, non_blocking=True)
         guarded, scale = None, None
         if self.config.guard is not None:
             guarded, scale = self._guard(batch, new, dlogp)
         per_row, metrics = losses.policy_loss(
             dlogp,
             self.free,
-            self.advantage[:, rows].to(device),
+            advantage,
             self.coef,
             self.clip,
             self.config.ratio_scope,
@@ -252,7 +254,7 @@ class _Tally:
 
     def add(self, metrics: dict[str, Tensor], weights: Tensor, *, first: bool) -> None:
         """Take in metrics [B] with weights [B]; `first`: of the first optimizer step, where the ratio must be 1."""
-        self.count = self.count + weights.sum().cpu()
+        self.count = self.count + weights.sum()
         for name, value in metrics.items():
             counted = torch.where(weights > 0, value, 0.0)
             if name == "ratio_max_dev":
