@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.workload import Workload
-from rlvis.update.replay import Batch, replay
 from rlvis.flow import configured
 from rlvis.flow.kernels import table
+from rlvis.update.replay import Batch, replay
 
 
 def of_step(work: Workload) -> dict[str, int]:
-    """Part -> bytes. Gradients and activations are those of one micro-batch of the update, made here."""
+    """Part -> bytes. Gradients and activations are those of one micro-batch of the update, made here.
+
+    On a GPU also the most that torch had allocated at a time during a whole update.
+    """
     t, media = work.trajectories, work.media
     sampler = work.parts.config.sampler
     batch = Batch(work.policy, work.prompts, t, torch.arange(work.case.micro_batch))
@@ -41,7 +44,7 @@ def of_step(work: Workload) -> dict[str, int]:
     gradients = _bytes(w.grad for w in weights if w.grad is not None)
     work.engine.step()
     state = work.engine.optimizer.state
-    return {
+    parts = {
         "weights": _bytes(weights),
         "of them trained": _bytes(w for w in weights if w.requires_grad),
         "gradients": gradients,
@@ -52,6 +55,11 @@ def of_step(work: Workload) -> dict[str, int]:
         "decoded media": _bytes([media]),
         "text conditions": _bytes(work.prompts.embeds.values()),
     }
+    if work.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(work.device)
+        work.update()
+        parts["most allocated in an update"] = torch.cuda.max_memory_allocated(work.device)
+    return parts
 
 
 def _bytes(tensors: Iterable[Any]) -> int:

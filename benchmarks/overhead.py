@@ -1,7 +1,7 @@
-"""What rlvis costs beyond the model: ratios over bare loops, bytes of a step, seconds a sample as groups grow.
+"""What rlvis costs beyond the model: ratios over bare loops, bytes of a step, seconds a sample.
 
-One interleaved run (A B C, C B A, ...), medians of the ratios of neighbours with their extremes, one thread on
-a CPU. Writes overhead_<device>.json and, made from it, overhead_<device>.md.
+One interleaved run (A B C, C B A, ...), medians of the ratios of neighbours with their extremes, one thread
+on a CPU. Writes overhead_<device>.json and, made from it, overhead_<device>.md.
 
     OMP_NUM_THREADS=1 python -m benchmarks.overhead
     python -m benchmarks.overhead --device cuda
@@ -40,17 +40,17 @@ CUDA_CASES = (
     Case(policies.TINY, prompts=4, samples=16, micro_batch=8, steps=8, updates=2, repeats=15),
     Case(policies.WIDE, prompts=4, samples=32, micro_batch=64, steps=8, updates=2, repeats=15),
 )
-GROWING = Case(policies.TINY, prompts=4, samples=4, micro_batch=8, steps=8, updates=2, repeats=5)
+GROWING = Case(policies.TINY, prompts=4, samples=4, micro_batch=8, steps=8, updates=2, repeats=3)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--repeats", type=int, help="rounds of every case; the default is 5 to 15")
+    parser.add_argument("--repeats", type=int, help="rounds of every case; the default is 3 to 15")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     chosen = parser.parse_args(argv)
-    cases = CUDA_CASES if chosen.device == "cuda" else CPU_CASES
+    cases: tuple[Case, ...] = CUDA_CASES if chosen.device == "cuda" else CPU_CASES
     growing = GROWING
     if chosen.repeats is not None:
         cases = tuple(replace(case, repeats=chosen.repeats) for case in cases)
@@ -157,5 +157,11 @@ def _growth(case: Case, growth: Sequence[int], folder: Path, world: World) -> di
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from the hub
+    # Nothing here comes from the hub, and loading is not what is watched.
+    for name, value in {
+        "HF_HUB_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
+        "DIFFUSERS_VERBOSITY": "critical",
+    }.items():
+        os.environ.setdefault(name, value)
     main()

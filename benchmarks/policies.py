@@ -23,7 +23,7 @@ CHANNELS, FACTOR, PATCH = 4, 4, 2  # of the latents; pixels a latent; latents a 
 
 @dataclass(frozen=True)
 class Size:
-    """A policy's size: transformer width, layers and heads, latents of latent x latent, text tokens, LoRA rank.
+    """Width, layers and heads of the transformer, latent x latent latents, tokens of text, rank of the LoRA.
 
     asset: a policy that comes with rlvis and is taken when it is there (the other numbers must be its own).
     """
@@ -51,7 +51,7 @@ WIDE = Size("width 384", width=384, layers=2, heads=6, latent=32, tokens=16, lor
 
 
 def load(size: Size, folder: Path, device: torch.device) -> tuple[Policy, str]:
-    """The policy on `device`, and where its weights come from. Random ones are written below `folder` first."""
+    """The policy on `device`, and where its weights come from; random ones are written to `folder`."""
     path, origin = str(folder / size.name.replace(" ", "_")), "random weights"
     try:
         if size.asset is not None:

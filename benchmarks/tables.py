@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 Table = tuple[str, list[str], list[list[str]]]  # title, heads, rows
@@ -13,8 +14,9 @@ def tables(result: dict[str, Any]) -> list[Table]:
     for case in result["cases"]:
         shape = case["shape"]
         title = (
-            f"{case['name']}, {shape['rows']} rows in batches of {shape['micro_batch']}, {shape['steps']} sampling "
-            f"steps, {shape['updates']} optimizer steps ({case['policy']}; {case['weights']})"
+            f"{case['name']}, {shape['rows']} rows in batches of {shape['micro_batch']} ({case['policy']}; "
+            f"{case['weights']}; {shape['steps']} sampling steps, {shape['updates']} optimizer steps, "
+            f"{shape['repeats']} rounds)"
         )
         rows = [
             [
@@ -45,7 +47,10 @@ def tables(result: dict[str, Any]) -> list[Table]:
         )
     )
     cases = result["cases"]
-    heads = ["part", *(f"{c['name']}, {c['shape']['rows']} rows by {c['shape']['micro_batch']}" for c in cases)]
+    heads = [
+        "part",
+        *(f"{c['name']}, {c['shape']['rows']} rows by {c['shape']['micro_batch']}" for c in cases),
+    ]
     parts = [[part, *(_size(c["bytes"][part]) for c in cases)] for part in cases[0]["bytes"]]
     made.append(("Tensor bytes of one step", heads, parts))
     return made
@@ -71,7 +76,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the tables."""
+    """Print the tables; as markdown where rich is not installed (a GPU machine with little else)."""
+    if importlib.util.find_spec("rich") is None:
+        print(markdown(result))
+        return
     from rich.console import Console
     from rich.table import Table as RichTable
 

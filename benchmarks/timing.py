@@ -38,7 +38,7 @@ def lap(job: Callable[[], object], device: torch.device) -> Lap:
 def interleaved(
     jobs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, list[Lap]]:
-    """Run every job once to warm up, then `repeats` rounds of all of them, each round in the reverse order."""
+    """Run every job once to warm up, then `repeats` rounds of all, every other round backwards."""
     for job in jobs.values():
         job()
     laps: dict[str, list[Lap]] = {name: [] for name in jobs}

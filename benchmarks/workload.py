@@ -28,7 +28,7 @@ from rlvis.training import pipeline
 
 @dataclass(frozen=True)
 class Case:
-    """prompts x samples rows a step, forwards of micro_batch rows, T sampling steps, optimizer steps, rounds."""
+    """prompts x samples rows a step, forwards of micro_batch rows, sampling and optimizer steps, rounds."""
 
     size: policies.Size
     prompts: int
@@ -59,7 +59,9 @@ class Case:
             sampler=S.SamplerConfig(steps=self.steps),
             engine=S.EngineConfig(device=device),
             tracker=S.TrackerConfig(),
-            optim=S.OptimConfig(lr=1e-6),  # the weights stay near where they are, whatever the number of rounds
+            optim=S.OptimConfig(
+                lr=1e-6
+            ),  # the weights stay near where they are, whatever the number of rounds
             train=S.TrainConfig(updates_per_step=self.updates, micro_batch=self.micro_batch),
         )
 

@@ -13,7 +13,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -152,11 +151,17 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
     from rlvis.training import runfolder
     from rlvis.training.checks import check
     from rlvis.training.files import files
+    from rlvis.training.resume import resumed
 
     config = composed.typed()
     found = check(config, world_size)
     if not found and config.resume is not None:
-        config = _resumed(config, composed.touched)
+        auto, config = config.name, resumed(config, composed.touched)
+        if config.resume is None and leads:
+            print(
+                f"resume=auto: no run below outputs/{auto} has a whole checkpoint; this is a new run",
+                file=sys.stderr,
+            )
         found = check(config, world_size)
     found = found or files(config) or (runfolder.problems(config) if leads else [])
     if found:
@@ -307,32 +312,6 @@ def _print_config(flags: dict[str, str], overrides: Sequence[str]) -> int:
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
     return OK
-
-
-def _resumed(config: Config, touched: Sequence[str]) -> Config:
-    """The configuration of the run that `resume` names, with what may change taken from the command line."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    from rlvis import schema
-    from rlvis.training import runfolder
-
-    folder = runfolder.find(config)
-    if folder is None:
-        print(
-            f"resume=auto: no run below outputs/{config.name} has a whole checkpoint yet; this is a new run",
-            file=sys.stderr,
-        )
-        return replace(config, resume=None)
-    before = runfolder.continued(runfolder.saved(folder), schema.plain(config), touched)
-    try:
-        whole = OmegaConf.merge(OmegaConf.structured(schema.Config), before)
-        return replace(schema.typed(whole), resume=str(folder), run_dir=None)
-    except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"{folder / 'config.yaml'} does not fit this version of rlvis ({str(error).splitlines()[0]}); "
-            "start a new run"
-        ) from error
 
 
 def _launch(encoded: list[str], plugins: list[str]) -> int:

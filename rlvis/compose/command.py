@@ -6,12 +6,15 @@ ConfigError.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import itertools
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
 
 import hydra
@@ -98,6 +101,15 @@ def parse(word: str) -> Override:
 
 def options(group: str, search: Sequence[str] = ()) -> list[str]:
     """Names of a group's options: ours and those on the search path."""
+    return list(_our_options(group)) if not search else _found_options(group, search)
+
+
+@cache
+def _our_options(group: str) -> tuple[str, ...]:
+    return tuple(_found_options(group, ()))
+
+
+def _found_options(group: str, search: Sequence[str]) -> list[str]:
     with _hydra():
         loader = GlobalHydra.instance().config_loader()
         found: list[str] = loader.get_group_options(group, config_name="train", overrides=list(search))
@@ -208,8 +220,19 @@ def _choice(override: Override, search: Sequence[str]) -> str:
     return f"{group}=[{','.join(map(str, picked))}]" if group in SEVERAL else f"{group}={value}"
 
 
-def _merged(choices: list[str], search: list[str]) -> DictConfig:
+def _merged(choices: Sequence[str], search: Sequence[str]) -> DictConfig:
     """The files of the chosen options, merged by Hydra over the schema."""
+    if search:  # somebody's folder, which may change while we run
+        return _read(choices, search)
+    return copy.deepcopy(_ours(tuple(choices)))
+
+
+@lru_cache(maxsize=64)
+def _ours(choices: tuple[str, ...]) -> DictConfig:
+    return _read(choices, ())
+
+
+def _read(choices: Sequence[str], search: Sequence[str]) -> DictConfig:
     with _hydra(), warnings.catch_warnings():
         warnings.filterwarnings("error", ".*is not available")  # of a search path; a mistake, not a remark
         try:
@@ -220,10 +243,10 @@ def _merged(choices: list[str], search: list[str]) -> DictConfig:
 
 def _file_message(error: BaseException) -> str:
     """A mistake inside a yaml file: its unknown key with the nearest one, else the loader's own words."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    key = getattr(cause, "full_key", None)
-    if key and " not in '" in str(cause):
-        return f"a configuration file has an {unknown(OmegaConf.create(), str(key))}"
+    text = str(error)
+    file, key = re.search(r"In '([^']+)'", text), re.search(r"full_key: (\S+)", text)
+    if file and key and " not in '" in text:
+        return f"{file[1]}.yaml has an {unknown(OmegaConf.create(), key[1])}"
     return one_line(error)
 
 

@@ -44,14 +44,17 @@ def rollout(
     Returns:
         Trajectories of N = len(rows), with media [N,M,3,Y,X].
     """
-    size, pieces = plan.micro_batch, []
+    size, pieces, finals = plan.micro_batch, [], []
     needed = -(-len(rows) // size)
     for number in range(needed if passes is None else passes):
         part = list(rows[number * size : (number + 1) * size])
         padded = part + [part[-1] if part else 0] * (size - len(part))
-        piece = _micro_batch(policy, module, prompts, padded, plan, advance)
-        pieces.append(piece if len(part) == size else piece.take(range(len(part))))
-    return Trajectories.concatenate(pieces)
+        piece, final = _micro_batch(policy, module, prompts, padded, plan, advance)
+        pieces.append(piece)
+        finals.append(final)
+    # Decoded together: the policy pads to chunks of its own, which costs once and not in every micro-batch.
+    whole = Trajectories.concatenate(pieces).replace(media=policy.decode(torch.cat(finals)))
+    return whole if whole.rows == len(rows) else whole.take(range(len(rows)))
 
 
 @torch.no_grad()
@@ -62,7 +65,8 @@ def _micro_batch(
     rows: list[int],
     plan: SamplingPlan,
     advance: Callable[[], None],
-) -> Trajectories:
+) -> tuple[Trajectories, Tensor]:
+    """Trajectories without media, and the final latents [B,C,F,H,W] float32."""
     prompt = torch.tensor([r // plan.samples_per_prompt for r in rows])
     sample = torch.tensor([r % plan.samples_per_prompt for r in rows])
     index = prompts.index[prompt].tolist()
@@ -97,7 +101,7 @@ def _micro_batch(
     _require_finite(final, rows, plan.step)
     if plan.schedule.steps in kept:
         states[plan.schedule.steps] = x.cpu()
-    return Trajectories(
+    made = Trajectories(
         prompt=prompt,
         sample=sample,
         states=_gather(states, points),
@@ -105,12 +109,12 @@ def _micro_batch(
         step=window.trained.clone(),
         logprob=_gather(scored, window.trained),
         free=policy.free.cpu(),
-        media=policy.decode(final),
         schedule=plan.schedule,
         channel_reduction=plan.channel_reduction,
         seed=plan.seed,
         policy_step=plan.step,
     )
+    return made, final
 
 
 def _require_finite(latents: Tensor, rows: Sequence[int], step: int) -> None:

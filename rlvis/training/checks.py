@@ -7,7 +7,6 @@ the disk. An option that would do nothing is refused: that is how silent mistake
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,29 +18,15 @@ from rlvis.schema import (
     Config,
     DataConfig,
     Dtype,
-    KernelName,
     LogProbForm,
     ModelConfig,
-    NoiseName,
     RatioScope,
     SamplerConfig,
     Stage,
-    WindowConfig,
-    WindowKind,
 )
+from rlvis.training import sampler_checks
 
-# Which keys of sampler.window each kind reads; another one that is set would do nothing.
-WINDOW_KEYS: dict[WindowKind, set[str]] = {
-    WindowKind.all: set(),
-    WindowKind.random_subset: {"per_sample"},
-    WindowKind.fixed: {"start", "size"},
-    WindowKind.random_window: {"size", "low", "high", "per_sample"},
-    WindowKind.progressive: {"size", "high", "iters_per_group", "stride", "roll_back"},
-}
 SOURCES = ("shapes", "txt", "jsonl", "csv", "parquet", "hub")
-FLOW_FAMILIES = {
-    "sd3"
-}  # families whose denoiser predicts a velocity of the straight path; DDIM has no formula for it
 
 
 class ConfigError(ValueError):
@@ -57,34 +42,14 @@ def check(config: Config, world_size: int = 1) -> list[str]:
         lambda: _data(config.data),
         lambda: _advantage(config.advantage, config.sampler),
         lambda: _clip_range(config.advantage.clip_range),
-        lambda: _sampler(config.sampler, config.model),
-        lambda: _window(config.sampler, config.train.steps),
+        lambda: sampler_checks.kernel_mistakes(config.sampler, config.model),
+        lambda: sampler_checks.window_mistakes(config.sampler, config.train.steps),
         lambda: _model(config.model),
         lambda: _engine(config),
         lambda: _optim(config),
         lambda: _run(config),
     ]
     return [message for rule in rules for message in rule()]
-
-
-def trained_transitions(sampler: SamplerConfig) -> int:
-    """How many of the T transitions a full window trains; the last one never is. 0 or less when the window is
-    empty.
-    """
-    trainable = sampler.steps - 1
-    window = sampler.window
-    if window.kind is WindowKind.all:
-        return trainable
-    if window.kind is WindowKind.random_subset:
-        return int(trainable * sampler.timestep_fraction + 1e-9)  # .29 * 100 is 28.999...
-    if window.kind is WindowKind.progressive:
-        return min(window.size, _high(sampler))
-    return window.size
-
-
-def _high(sampler: SamplerConfig) -> int:
-    """One past the last transition that a moving window may hold."""
-    return sampler.steps - 1 if sampler.window.high is None else sampler.window.high
 
 
 def _step(config: Config, world_size: int) -> Iterator[str]:
@@ -127,7 +92,8 @@ def _step(config: Config, world_size: int) -> Iterator[str]:
         yield (
             f"data.prompts_per_step * data.samples_per_prompt = {p} * {k} = {p * k} samples cannot be spread "
             f"over {world_size} "
-            f"processes: each needs one; start at most {p * k} processes or raise data.prompts_per_step"
+            f"processes: each needs one; start at most {p * k} processes; "
+            f"type data.prompts_per_step={math.ceil(world_size / k)}"
         )
 
 
@@ -179,7 +145,7 @@ def _advantage(advantage: AdvantageConfig, sampler: SamplerConfig) -> Iterator[s
         )
     if not advantage.adv_clip > 0:
         yield (
-            f"advantage.adv_clip={advantage.adv_clip}: wanted a number above 0; the papers use 5: type "
+            f"advantage.adv_clip={advantage.adv_clip}: wanted a number above 0; the papers use 5; type "
             "advantage.adv_clip=5"
         )
     if not 0 <= advantage.kl_beta < math.inf:
@@ -209,140 +175,15 @@ def _clip_range(value: Any) -> Iterator[str]:
     if positive(below) and below >= 1:
         yield (
             f"advantage.clip_range={value} lets the ratio fall to {1 - below:g}, and a ratio is above 0; "
-            "log-probs are means over all values of a latent, so the papers use 1e-5 to 1e-3: type "
+            "log-probs are means over all values of a latent, so the papers use 1e-5 to 1e-3; type "
             "advantage.clip_range=1e-4"
         )
-
-
-def _sampler(sampler: SamplerConfig, model: ModelConfig) -> Iterator[str]:
-    kernel = sampler.kernel
-    if kernel is KernelName.ode:
-        yield (
-            "sampler.kernel=ode is deterministic: its steps have no log-prob, so nothing can be trained; "
-            "type sampler=flow_sde, sampler=dance_sde or sampler=cps"
-        )
-    if sampler.steps < 2:
-        yield (
-            f"sampler.steps={sampler.steps}: the last step is deterministic and never trained, so at least 2 "
-            "are needed; "
-            "type sampler.steps=8"
-        )
-    if kernel is not KernelName.ode and not 0 < sampler.eta < math.inf:
-        yield (
-            f"sampler.eta={sampler.eta} adds no noise, so there is no log-prob to train; type sampler.eta=0.7"
-        )
-    elif kernel is KernelName.cps and sampler.eta >= 1:
-        yield (
-            f"sampler.eta={sampler.eta} with sampler.kernel=cps: the noise is sigma_next * sin(eta * pi / "
-            "2), so eta must be below 1; "
-            "type sampler.eta=0.8"
-        )
-    if kernel is not KernelName.sde and sampler.noise is not NoiseName.flow:
-        yield (
-            f"sampler.noise={sampler.noise.value} does nothing with sampler.kernel={kernel.value}, whose "
-            "noise has one form; "
-            "type sampler.noise=flow or sampler.kernel=sde"
-        )
-    if kernel is KernelName.ddim and model.family in FLOW_FAMILIES:
-        yield (
-            "sampler.kernel=ddim is for models that predict noise, velocity or samples of a diffusion; "
-            f"model.family={model.family} "
-            "predicts a flow: type sampler=flow_sde"
-        )
-    if sampler.grid not in ("model", "linear"):
-        yield f"sampler.grid={sampler.grid}: wanted model or linear; type sampler.grid=model"
-    if sampler.shift is not None and not 0 < sampler.shift < math.inf:
-        yield (
-            f"sampler.shift={sampler.shift}: wanted null (the checkpoint's own) or a positive number; type "
-            "sampler.shift=3"
-        )
-
-
-def _window(sampler: SamplerConfig, train_steps: int) -> Iterator[str]:
-    window, last = sampler.window, sampler.steps - 1
-    if last < 1:
-        return  # reported as too few steps
-    kind = window.kind.value
-    for field in dataclasses.fields(WindowConfig):
-        value = getattr(window, field.name)
-        if field.name != "kind" and field.name not in WINDOW_KEYS[window.kind] and value != field.default:
-            default = "null" if field.default is None else str(field.default).lower()
-            yield (
-                f"sampler.window.{field.name}={value} does nothing with sampler.window.kind={kind}; "
-                f"type sampler.window.{field.name}={default} or another sampler.window.kind"
-            )
-    if window.kind is not WindowKind.random_subset and sampler.timestep_fraction != 1.0:
-        yield (
-            f"sampler.timestep_fraction={sampler.timestep_fraction} does nothing with "
-            f"sampler.window.kind={kind}; "
-            "type sampler.window.kind=random_subset or sampler.timestep_fraction=1"
-        )
-    ends = f"the last of sampler.steps={sampler.steps} transitions is never trained"
-    high = _high(sampler)
-    if window.kind is WindowKind.random_subset and not 1 <= trained_transitions(sampler) <= last:
-        yield (
-            f"sampler.timestep_fraction={sampler.timestep_fraction} of {last} trainable transitions is "
-            f"{trained_transitions(sampler)}; {ends}: type a fraction between {1 / last:.3g} and 1"
-        )
-    elif window.kind is WindowKind.fixed and (
-        window.start < 0 or window.size < 1 or window.start + window.size > last
-    ):
-        yield (
-            f"a fixed window of sampler.window.size={window.size} from sampler.window.start={window.start} "
-            "ends at "
-            f"{window.start + window.size}; {ends}, so start + size must be at most {last}: type "
-            "sampler.window.size="
-            f"{max(1, last - max(window.start, 0))} or fewer"
-        )
-    elif window.kind is WindowKind.random_window and not (
-        window.size >= 1 and window.low >= 0 and high <= last and window.size <= high - window.low
-    ):
-        yield (
-            f"a random window of sampler.window.size={window.size} does not fit between "
-            f"sampler.window.low={window.low} and "
-            f"high={high}; {ends}: high must be at most {last} and high - low at least size: type "
-            "sampler.window.size="
-            f"{max(1, min(high, last) - max(window.low, 0))} sampler.window.high={min(high, last)}"
-        )
-    elif window.kind is WindowKind.progressive:
-        yield from _progressive(window, high, last, train_steps)
-
-
-def _progressive(window: WindowConfig, high: int, last: int, train_steps: int) -> Iterator[str]:
-    if min(window.size, window.iters_per_group, window.stride, high) < 1 or max(high, window.size) > last:
-        yield (
-            "a progressive window needs size, iters_per_group, stride and high of at least 1 and size and "
-            f"high of at most {last} "
-            f"(the last transition is never trained), got size={window.size}, "
-            f"iters_per_group={window.iters_per_group}, "
-            f"stride={window.stride}, high={high}: type sampler.window.size={min(2, last)} "
-            "sampler.window.high=null"
-        )
-        return
-    empty = first_empty(window, high)
-    if empty is not None and train_steps > empty:
-        yield (
-            f"the progressive window has moved past its last transition after {empty} training steps and "
-            "would train nothing, but "
-            f"train.steps={train_steps}; type train.steps={empty}, or raise sampler.window.iters_per_group "
-            "to "
-            f"{math.ceil(window.iters_per_group * train_steps / empty)}"
-        )
-
-
-def first_empty(window: WindowConfig, high: int) -> int | None:
-    """First training step at which a progressive window starts at `high`, so holds nothing; None if it rolls
-    back before.
-    """
-    if window.roll_back and high % window.stride:
-        return None
-    return window.iters_per_group * math.ceil(high / window.stride)
 
 
 def _model(model: ModelConfig) -> Iterator[str]:
     for key, value in (("height", model.height), ("width", model.width), ("frames", model.frames)):
         if value < 1:
-            yield f"model.{key}={value}: wanted at least 1"
+            yield f"model.{key}={value}: wanted at least 1; type model.{key}={1 if key == 'frames' else 512}"
     if not 1 <= model.cfg < math.inf:
         yield f"model.cfg={model.cfg}: wanted 1 (no guidance) or more; type model.cfg=4.5"
     if model.cfg == 1.0 and model.negative_prompt:
@@ -374,7 +215,7 @@ def _model(model: ModelConfig) -> Iterator[str]:
 def _engine(config: Config) -> Iterator[str]:
     engine, dtype = config.engine, config.model.dtype
     if engine.stage not in (0, 1, 2, 3):
-        yield f"engine.stage={engine.stage}: ZeRO has the stages 0, 1, 2 and 3; type engine=zero2"
+        yield f"engine.stage={engine.stage}: ZeRO has the stages 0, 1, 2 and 3; type engine.stage=2"
     if engine.device not in ("auto", "cpu", "cuda"):
         yield f"engine.device={engine.device}: wanted auto, cpu or cuda; type engine.device=auto"
     if engine.config is None and engine.stage == 0 and dtype is Dtype.bfloat16:
@@ -394,7 +235,7 @@ def _optim(config: Config) -> Iterator[str]:
     if not 0 < optim.grad_norm < math.inf:
         yield (
             f"optim.grad_norm={optim.grad_norm}: wanted a positive number, the norm that gradients are "
-            "clipped to; type 1.0"
+            "clipped to; type optim.grad_norm=1"
         )
 
 
@@ -411,8 +252,8 @@ def _run(config: Config) -> Iterator[str]:
         )
     if config.stage is not Stage.all and config.resume is not None:
         yield (
-            f"resume={config.resume} goes on with a whole run, but stage={stage} runs one stage; leave one "
-            "of them out"
+            f"resume={config.resume} goes on with a whole run, but stage={stage} runs one "
+            "stage; type resume=null"
         )
     if config.run_dir is not None and config.resume is not None:
         yield (

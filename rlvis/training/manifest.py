@@ -19,7 +19,7 @@ from typing import Any
 
 import rlvis
 from rlvis.schema import Config
-from rlvis.training.runfolder import HIDDEN, SECRET
+from rlvis.training.private import public_word
 
 PACKAGES = (
     "torch",
@@ -58,7 +58,7 @@ def collect(config: Config, argv: Sequence[str], world_size: int, device: str) -
     """The manifest as JSON values."""
     return {
         "name": config.name,
-        "command": shlex.join(_public(word) for word in argv),
+        "command": shlex.join(public_word(word) for word in argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": config.seed,
         "git": git(),
@@ -124,11 +124,6 @@ def _cpu() -> str:
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
         platform.processor(),
     )
-
-
-def _public(word: str) -> str:
-    key, equals, _ = word.partition("=")
-    return f"{key}={HIDDEN}" if equals and SECRET.search(key.rsplit(".", 1)[-1]) else word
 
 
 def _git(folder: Path, *words: str) -> str | None:

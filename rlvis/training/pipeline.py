@@ -9,6 +9,7 @@ so that decoded frames never pile up. Each stage runs alone as well: see `alone.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from rlvis.runtime.engine import Engine, NonFiniteGradient
 from rlvis.schema import Config
 from rlvis.trust.stage import weigh
 from rlvis.update.stage import NonFiniteLoss, UpdateSettings, update
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,13 @@ def draw(parts: Parts, step: int) -> tuple[PromptBatch, int]:
     data = parts.config.data
     prompts = sampler.batch(parts.prompts, step, data.prompts_per_step, data.shuffle, parts.config.seed)
     embeds, truncated = parts.policy.encode(prompts.texts)
+    if truncated and parts.world.leads:
+        log.warning(
+            "%d of %d prompts of step %d are longer than the text encoders take: their ends are ignored",
+            truncated,
+            prompts.rows,
+            step,
+        )
     return prompts.replace(embeds=embeds), truncated
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 
 from rlvis.schema import Config
-from rlvis.training.checks import trained_transitions
+from rlvis.training.sampler_checks import trained_transitions
 
 
 def summary(config: Config, world_size: int, prompts_total: int | None = None) -> str:

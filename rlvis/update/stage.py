@@ -162,7 +162,7 @@ class _LossTerm:
         """Loss [B] and metrics, each [B]."""
         device = self.policy.device
         dlogp = new.logprob - batch.old_logprob[:, s]
-        # Without waiting: from the CPU's plain memory that is safe, and the queue of an accelerator stays full.
+        # Without waiting, which is safe from the CPU's plain memory: the queue of an accelerator stays full.
         advantage = self.advantage[:, rows].to(device, non_blocking=True)
         area = None if self.map is None else self.map[rows].to(device, non_blocking=True)
         guarded, scale = None, None

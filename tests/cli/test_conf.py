@@ -1,0 +1,75 @@
+"""Every file under conf/ composes, says in a line what it is, and makes a run without contradictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlvis.compose import describe
+from rlvis.compose.command import CONF, compose
+from rlvis.training.checks import check
+
+OPTIONS = [(group, option) for group, options in describe.table().items() for option in options]
+# What an option needs beside itself: a prompt file, a scorer's name, a ZeRO stage for bfloat16.
+NEEDS = {
+    ("model", "sd3"): ["engine=zero1"],
+    ("reward", "custom"): ["reward.terms.custom.scorer=my.module.score"],
+    ("sampler", "ddim"): ["model.family=a_diffusion_model"],
+    **{("data", name): ["data.path=FILE"] for name in ("txt", "jsonl", "csv", "parquet", "hub")},
+    **{("experiment", name): ["data.path=FILE"] for name in ("flow_grpo_sd3", "flow_cps_sd3", "jpeg_sd3")},
+}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_into_a_run(group: str, option: str) -> None:
+    config = compose([f"{group}={option}", *NEEDS.get((group, option), [])]).typed()
+    assert check(config) == []
+    assert 20 < len(describe.first_comment(CONF / group / f"{option}.yaml")) < 140
+
+
+EXPERIMENTS = sorted(describe.table()["experiment"])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_runs_small_with_the_tiny_policy(experiment: str) -> None:
+    config = compose([f"experiment={experiment}", "debug=tiny"]).typed()
+    assert check(config) == []
+    assert (config.model.path, config.data.source, config.train.steps) == ("asset:tiny_image", "shapes", 2)
+    full = compose([f"experiment={experiment}", "data.path=FILE"]).typed()
+    assert config.advantage == full.advantage  # the method itself is what is tried
+    assert full.name == experiment
+
+
+def test_the_published_numbers_of_flow_grpo() -> None:
+    config = compose(["experiment=flow_grpo_sd3", "data.path=FILE"]).typed()
+    data, model = config.data, config.model
+    assert (data.prompts_per_step, data.samples_per_prompt, config.train.updates_per_step) == (48, 24, 2)
+    assert (config.sampler.steps, config.sampler.eta, model.cfg, model.height) == (10, 0.7, 4.5, 512)
+    assert (config.optim.lr, config.advantage.kl_beta, config.advantage.clip_range) == (3e-4, 0.01, 1e-4)
+    assert model.lora is not None
+    assert (model.lora.rank, model.lora.alpha) == (32, 64)
+    assert model.ema is not None
+    assert (model.ema.decay, model.ema.every) == (0.9, 8)
+
+
+def test_files_have_the_first_line_that_the_listing_prints() -> None:
+    for file in CONF.rglob("*.yaml"):
+        assert describe.first_comment(file), f"{file} does not say what it is"
+        assert file.read_text(encoding="utf-8").isascii(), file
+
+
+def test_conf_at_the_top_is_the_package_s() -> None:
+    top = Path(__file__).resolve().parents[2] / "conf"
+    if not top.exists():
+        pytest.skip("an installed package has no top-level conf")
+    assert top.is_symlink()
+    assert top.resolve() == CONF.resolve()
+
+
+def test_the_listing_marks_what_a_bare_run_takes() -> None:
+    lines = describe.listing(["model", "reward"]).splitlines()
+    assert lines[0] == "model"
+    assert lines[1].startswith("  tiny_image* ")
+    assert any(line.startswith("  coverage* ") for line in lines)
+    assert "engine" not in lines
