@@ -1,4 +1,5 @@
-"""Does it learn? A short run of the embedded default, judged on fixed prompts and noise by the deterministic sampler.
+"""Does it learn? A short run of the embedded default, judged on fixed prompts and noise by the deterministic
+sampler.
 
     python -m benchmarks.learning --seeds 20 --sign 1      # writes results/learning_sign+1.json
 
@@ -39,7 +40,7 @@ SHORT = [
 
 
 def rise(seed: int, sign: float) -> tuple[float, float]:
-    """Mean reward (before, after) a short run on all training prompts, from noise that no training step sees."""
+    """Mean reward (before, after) a short run, on all training prompts from noise that no step sees."""
     config = compose([*SHORT, f"seed={seed}", f"advantage.sign={sign}"]).typed()
     world = dist.start("cpu")
     try:
@@ -62,7 +63,9 @@ def judged(parts: pipeline.Parts) -> float:
     chosen = sampler.select(parts.prompts, range(len(parts.prompts)))
     prompts = chosen.replace(embeds=parts.policy.encode(chosen.texts)[0])
     schedule = parts.policy.schedule(config.sampler.steps, config.sampler.shift, config.sampler.grid)
-    scores = [_score(parts.terms[0], prompts, _pictures(parts, prompts, schedule, noise)) for noise in range(NOISES)]
+    scores = [
+        _score(parts.terms[0], prompts, _pictures(parts, prompts, schedule, noise)) for noise in range(NOISES)
+    ]
     return float(torch.cat(scores).mean())
 
 
@@ -95,7 +98,9 @@ def main() -> None:
         "torch": torch.__version__,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"learning_sign{args.sign:+.0f}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / f"learning_sign{args.sign:+.0f}.json").write_text(
+        json.dumps(result, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

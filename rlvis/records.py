@@ -1,11 +1,12 @@
 """The records that pass between the five stages, and the one legend of their axes.
 
-P prompts, K samples a prompt, N local rows, V kept states, S trained transitions, T sampling steps, C F H W latent (F = 1 is
-an image: there is no separate image type), R reward terms, Q objectives (1 for a weighted sum, R for separate terms),
-A advantage terms.
+P prompts, K samples a prompt, N local rows, V kept states, S trained transitions, T sampling steps, C F H W
+latent (F = 1 is an image: there is no separate image type), R reward terms, Q objectives (1 for a weighted
+sum, R for separate terms), A advantage terms.
 
-Heavy records are local and flat (N rows); light ones are global ([P, K]) and equal on every rank. Rank r of W owns rows
-r*N_all//W .. (r+1)*N_all//W of the N_all = P*K samples in the order (prompt, sample), so groups may straddle ranks.
+Heavy records are local and flat (N rows); light ones are global ([P, K]) and equal on every rank. Rank r of W
+owns rows r*N_all//W .. (r+1)*N_all//W of the N_all = P*K samples in the order (prompt, sample), so groups may
+straddle ranks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from rlvis.record_base import Record, rows, tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Schedule(Record):
-    """A grid of noise levels: x = alpha * x0 + sigma * eps at grid point t, and the model's own time input per step.
+    """A grid of noise levels: x = alpha * x0 + sigma * eps at grid point t, and the model's own time input
+    per step.
 
     sigma is the float32 truth from which every coefficient is computed; flow models have alpha = 1 - sigma.
 
@@ -46,10 +48,12 @@ class Schedule(Record):
 class PromptBatch(Record):
     """The prompts of one training step, global and equal on every rank.
 
-    index: position in the data set, the key of all randomness. embeds: what the policy's `encode` made, each [P, ...].
-    metadata: what rewards may ask for (JSON values). frames: condition frames of image-to-video, RGB in 0..255.
+    index: position in the data set, the key of all randomness. embeds: what the policy's `encode` made, each
+    [P, ...]. metadata: what rewards may ask for (JSON values). frames: condition frames of image-to-video,
+    RGB in 0..255.
 
-    >>> b = PromptBatch(texts=("a red circle", "a blue square"), index=torch.tensor([4, 9]), metadata=({}, {}))
+    >>> texts = ("a red circle", "a blue square")
+    >>> b = PromptBatch(texts=texts, index=torch.tensor([4, 9]), metadata=({}, {}))
     >>> b.take([1]).texts
     ('a blue square',)
     """
@@ -64,11 +68,13 @@ class PromptBatch(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trajectories(Record):
-    """What a rollout leaves behind for the update: only states that a trained transition touches, log-probs per position.
+    """What a rollout leaves behind for the update: only states that a trained transition touches, log-probs
+    per position.
 
-    Transition s of row n goes from states[n, at[n, s]] to states[n, at[n, s] + 1] and is step[n, s] of the schedule.
-    prompt and sample are positions in [P, K]; seed and policy_step, with the prompt's index, name the noise that was drawn.
-    media: frames RGB uint8, None once scored and mapped. free: 1 where the policy moves the latent, 0 where it is given.
+    Transition s of row n goes from states[n, at[n, s]] to states[n, at[n, s] + 1] and is step[n, s] of the
+    schedule. prompt and sample are positions in [P, K]; seed and policy_step, with the prompt's index, name
+    the noise that was drawn. media: frames RGB uint8, None once scored and mapped. free: 1 where the policy
+    moves the latent, 0 where it is given.
 
     >>> zero = torch.zeros
     >>> s = torch.tensor([1.0, 0.5, 0.0])
@@ -100,27 +106,32 @@ class Trajectories(Record):
         check = Record.__post_init__
         check(self)
         kept, steps = self.states.shape[1], self.schedule.steps
-        if self.at.numel() and not (0 <= int(self.at.min()) and int(self.at.max()) + 1 < kept):
+        if self.at.numel() and not (int(self.at.min()) >= 0 and int(self.at.max()) + 1 < kept):
             raise ValueError(
-                f"Trajectories.at: wanted 0..{kept - 2} ({kept} kept states), got {int(self.at.min())}..{int(self.at.max())}"
+                f"Trajectories.at: wanted 0..{kept - 2} ({kept} kept states), "
+                f"got {int(self.at.min())}..{int(self.at.max())}"
             )
-        if self.step.numel() and not (0 <= int(self.step.min()) and int(self.step.max()) < steps):
+        if self.step.numel() and not (int(self.step.min()) >= 0 and int(self.step.max()) < steps):
             raise ValueError(
-                f"Trajectories.step: wanted 0..{steps - 1} ({steps} steps), got {int(self.step.min())}..{int(self.step.max())}"
+                f"Trajectories.step: wanted 0..{steps - 1} ({steps} steps), "
+                f"got {int(self.step.min())}..{int(self.step.max())}"
             )
         if self.channel_reduction not in ("mean", "sum"):
-            raise ValueError(f"Trajectories.channel_reduction: wanted mean or sum, got {self.channel_reduction!r}")
+            raise ValueError(
+                f"Trajectories.channel_reduction: wanted mean or sum, got {self.channel_reduction!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rewards(Record):
     """Raw scores of all samples, gathered: [P, K, R] float64 on the CPU of every rank.
 
-    valid is False where any term failed or was not finite; such a sample is never averaged and never counts as 0.
-    latency: seconds per term on this step, summed over this rank's shards (0 where unknown).
+    valid is False where any term failed or was not finite; such a sample is never averaged and never counts
+    as 0. latency: seconds per term on this step, summed over this rank's shards (0 where unknown).
 
-    >>> r = Rewards(term=torch.tensor([[[0.2], [0.8]]], dtype=torch.float64), names=("coverage",), weights=(1.0,),
-    ...             valid=torch.ones(1, 2, dtype=torch.bool), latency=(0.0,))
+    >>> term = torch.tensor([[[0.2], [0.8]]], dtype=torch.float64)
+    >>> valid = torch.ones(1, 2, dtype=torch.bool)
+    >>> r = Rewards(term=term, names=("coverage",), weights=(1.0,), valid=valid, latency=(0.0,))
     >>> r.term.shape
     torch.Size([1, 2, 1])
     """
@@ -142,14 +153,15 @@ class Rewards(Record):
         if bool(bad.any()):
             p, k = (int(i) for i in bad.nonzero()[0])
             raise ValueError(
-                f"Rewards.valid: {int(bad.sum())} samples are called valid but have scores that are not finite, "
-                f"the first at prompt {p}, sample {k}: {self.term[p, k].tolist()}"
+                f"Rewards.valid: {int(bad.sum())} samples are called valid but have scores that are not "
+                f"finite, the first at prompt {p}, sample {k}: {self.term[p, k].tolist()}"
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PriorState(Record):
-    """What a prior remembers between steps (checkpointed): named float64 tensors, and the kind that reads them.
+    """What a prior remembers between steps (checkpointed): named float64 tensors, and the kind that reads
+    them.
 
     >>> PriorState(kind="none").values
     {}
@@ -162,7 +174,8 @@ class PriorState(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RewardHistory(Record):
-    """Past combined rewards by prompt index (as text), newest last: what the `ddpo` preset averages over (checkpointed).
+    """Past combined rewards by prompt index (as text), newest last: what the `ddpo` preset averages over
+    (checkpointed).
 
     >>> RewardHistory(values={"4": torch.tensor([0.2, 0.3], dtype=torch.float64)}).values["4"].shape
     torch.Size([2])
@@ -174,10 +187,12 @@ class RewardHistory(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trust(Record):
-    """How far each group's reward is trusted, per objective, and the contrasted reward inside groups if there is one.
+    """How far each group's reward is trusted, per objective, and the contrasted reward inside groups if there
+    is one.
 
-    weight multiplies the group's z-scores. contrast is the transformed reward; contrast_replaces says whether it takes the raw
-    reward's place or becomes a term of its own. anchor_*: the prior's mean, variance and count that were used.
+    weight multiplies the group's z-scores. contrast is the transformed reward; contrast_replaces says whether
+    it takes the raw reward's place or becomes a term of its own. anchor_*: the prior's mean, variance and
+    count that were used.
 
     >>> Trust(weight=torch.ones(3, 1, dtype=torch.float64), contrast_replaces=False).contrast is None
     True
@@ -194,13 +209,15 @@ class Trust(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Advantages(Record):
-    """What the loss multiplies: scalar advantages per term (global), and optionally a map over space and time (local rows).
+    """What the loss multiplies: scalar advantages per term (global), and optionally a map over space and time
+    (local rows).
 
-    A terms rather than their sum, because the clipped loss is positively homogeneous but not additive. keep is False for
-    samples that are not trained (invalid, or dropped by best-of-N). map >= 0, so no sign ever flips inside a sample.
+    A terms rather than their sum, because the clipped loss is positively homogeneous but not additive. keep
+    is False for samples that are not trained (invalid, or dropped by best-of-N). map >= 0, so no sign ever
+    flips inside a sample.
 
-    >>> a = Advantages(term=torch.zeros(1, 2, 3, dtype=torch.float64), coef=torch.ones(1, dtype=torch.float64),
-    ...                names=("grpo",), keep=torch.ones(2, 3, dtype=torch.bool))
+    >>> term, keep = torch.zeros(1, 2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
+    >>> a = Advantages(term=term, coef=torch.ones(1, dtype=torch.float64), names=("grpo",), keep=keep)
     >>> a.map is None
     True
     """
@@ -217,9 +234,13 @@ class Advantages(Record):
         check = Record.__post_init__
         check(self)
         if not bool(torch.isfinite(self.term).all()):
-            raise ValueError("Advantages.term: some values are not finite; mask such samples with keep=False and 0")
+            raise ValueError(
+                "Advantages.term: some values are not finite; mask such samples with keep=False and 0"
+            )
         if self.map is not None and not bool(((self.map >= 0) & torch.isfinite(self.map)).all()):
-            raise ValueError(f"Advantages.map: wanted finite values >= 0, got a minimum of {float(self.map.min())}")
+            raise ValueError(
+                f"Advantages.map: wanted finite values >= 0, got a minimum of {float(self.map.min())}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

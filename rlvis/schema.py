@@ -1,7 +1,9 @@
-"""The configuration, one dataclass a group: typed, closed, and the only place where defaults live besides conf/.
+"""The configuration, one dataclass a group: typed, closed, and the only place where defaults live besides
+conf/.
 
-Hydra composes conf/train.yaml over these (registered by `register`), so an unknown key or a value of a wrong type is an error
-before anything heavy loads. Names are those of the papers and of the field; units stand in the comments.
+Hydra composes conf/train.yaml over these (registered by `register`), so an unknown key or a value of a wrong
+type is an error before anything heavy loads. Names are those of the papers and of the field; units stand in
+the comments.
 """
 
 from __future__ import annotations
@@ -145,7 +147,9 @@ class ModelConfig:
 
 @dataclass
 class RewardTerm:
-    """One scorer: a name in rlvis.reward or a dotted path to a function `images, prompts, metadata -> scores`."""
+    """One scorer: a name in rlvis.reward or a dotted path to a function `images, prompts, metadata ->
+    scores`.
+    """
 
     scorer: str = MISSING
     weight: float = 1.0
@@ -186,7 +190,9 @@ class AdvantageConfig:
     preset: AdvantagePreset = AdvantagePreset.flow_grpo  # eps, ddof and scope of the z-score
     std_scope: StdScope | None = None  # null: the preset's; `batch` is flow_grpo's global_std
     combine: Combine = Combine.weighted_sum  # of several rewards
-    clip_range: Any = None  # null: 1e-4, or its equivalent at ratio_scope=position; a number; or [below, above]
+    clip_range: Any = (
+        None  # null: 1e-4, or its equivalent at ratio_scope=position; a number; or [below, above]
+    )
     adv_clip: float = 5.0
     ratio_scope: RatioScope = RatioScope.sample
     kl_beta: float = 0.0
@@ -252,7 +258,9 @@ class OptimConfig:
 
 @dataclass
 class EngineConfig:
-    """DeepSpeed: a ZeRO stage, or a JSON file of one's own (its batch, optimizer and clipping keys are set by us)."""
+    """DeepSpeed: a ZeRO stage, or a JSON file of one's own (its batch, optimizer and clipping keys are set by
+    us).
+    """
 
     stage: int = 0
     config: str | None = None
@@ -272,7 +280,9 @@ class TrackerConfig:
 class TrainConfig:
     steps: int = 100
     updates_per_step: int = 2
-    micro_batch: int = 8  # rows of one forward, in rollout and update alike: equal shapes make the ratio exactly 1
+    micro_batch: int = (
+        8  # rows of one forward, in rollout and update alike: equal shapes make the ratio exactly 1
+    )
     save_every: int = 0  # training steps between two checkpoints; 0: at the end only
     keep: int = 2  # checkpoints kept
     save_records: bool = False  # keep every step's records in the run folder

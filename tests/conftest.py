@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Several small models in one process: more threads than this only fight each other, and bits would depend on the machine.
+# Several small models in one process: more threads than this only fight each other, and bits would depend on
+# the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

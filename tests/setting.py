@@ -1,4 +1,6 @@
-"""Small configurations and a plain-torch engine, so that tests of the stages need neither Hydra nor DeepSpeed."""
+"""Small configurations and a plain-torch engine, so that tests of the stages need neither Hydra nor
+DeepSpeed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ TEXTS = ("a red circle", "a blue square", "a green triangle")
 
 
 def config(folder: Path, *, model: dict[str, Any] | None = None, **groups: dict[str, Any]) -> S.Config:
-    """3 prompts x 4 samples of 32 x 32 pixels in micro-batches of 4, 5 sampling steps; groups change single fields."""
+    """3 prompts x 4 samples of 32 x 32 pixels in micro-batches of 4, 5 sampling steps; groups change single
+    fields.
+    """
     base: dict[str, Any] = {
         "model": S.ModelConfig(family="sd3", path=str(folder), height=32, width=32, max_tokens=8),
         "reward": S.RewardConfig(terms={"jpeg": S.RewardTerm(scorer="jpeg_compressibility")}),
@@ -34,7 +38,9 @@ def config(folder: Path, *, model: dict[str, Any] | None = None, **groups: dict[
     }
     changes = {"model": model or {}, **groups}
     return S.Config(
-        **{name: replace(node, **changes.get(name, {})) for name, node in base.items()}, name="test", threads=1
+        **{name: replace(node, **changes.get(name, {})) for name, node in base.items()},
+        name="test",
+        threads=1,
     )
 
 

@@ -1,4 +1,6 @@
-"""The command line in process: a real family from a folder, prompts from every kind of file, and the export in stock diffusers."""
+"""The command line in process: a real family from a folder, prompts from every kind of file, and the export
+in stock diffusers.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,12 @@ def prompt_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_sd3_trains_on_prompts_from_files(
     sd3_folder: Path, prompt_files: dict[str, Path], tmp_path: Path, kind: str
 ) -> None:
-    words = [f"data={kind}", f"data.path={prompt_files[kind]}", f"model.path={sd3_folder}", f"run_dir={tmp_path / 'run'}"]
+    words = [
+        f"data={kind}",
+        f"data.path={prompt_files[kind]}",
+        f"model.path={sd3_folder}",
+        f"run_dir={tmp_path / 'run'}",
+    ]
     assert main(["train", "experiment=jpeg_sd3", *words, *SMALL]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["ratio/max_deviation_first"] for line in lines] == [0.0, 0.0]
@@ -58,14 +65,23 @@ def test_sd3_trains_on_prompts_from_files(
 
 
 def test_the_exported_lora_draws_the_same_in_stock_diffusers(sd3_folder: Path, tmp_path: Path) -> None:
-    """Trained by the command line, alpha twice the rank; ours with its own weights against stock plus the exported file."""
+    """Trained by the command line, alpha twice the rank; ours with its own weights against stock plus the
+    exported file.
+    """
     from rlvis import schema as S
     from rlvis.models import load
     from tests import setting
 
     run = tmp_path / "run"
-    words = [f"data.path={ASSETS / 'scenes.txt'}", f"model.path={sd3_folder}", f"run_dir={run}", "model.ema=null"]
-    assert main(["train", "experiment=jpeg_sd3", "model.lora.rank=4", "model.lora.alpha=8", *words, *SMALL]) == 0
+    words = [
+        f"data.path={ASSETS / 'scenes.txt'}",
+        f"model.path={sd3_folder}",
+        f"run_dir={run}",
+        "model.ema=null",
+    ]
+    assert (
+        main(["train", "experiment=jpeg_sd3", "model.lora.rank=4", "model.lora.alpha=8", *words, *SMALL]) == 0
+    )
     stock = tiny.stock_sd3(sd3_folder)
     stock.load_lora_weights(run / "lora")
     config = setting.config(sd3_folder, model={"lora": S.LoraConfig(rank=4, alpha=8)})
@@ -95,7 +111,9 @@ def _load_masters(policy: object, run: Path) -> None:
 
     assert isinstance(policy, Policy)
     world = dist.start("cpu")
-    engine = Engine(policy.module, S.EngineConfig(stage=1, device="cpu"), S.OptimConfig(), S.Dtype.float32, world)
+    engine = Engine(
+        policy.module, S.EngineConfig(stage=1, device="cpu"), S.OptimConfig(), S.Dtype.float32, world
+    )
     engine.load(checkpoint.latest(run), "engine")
     engine.close()
     dist.stop()
@@ -105,6 +123,12 @@ def _load_masters(policy: object, run: Path) -> None:
 def test_a_prompt_longer_than_the_encoders_take_is_counted(sd3_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("a cat\n" + "word " * 300 + "\n")
-    words = [f"data.path={path}", f"model.path={sd3_folder}", f"run_dir={tmp_path / 'run'}", *SMALL, "train.steps=1"]
+    words = [
+        f"data.path={path}",
+        f"model.path={sd3_folder}",
+        f"run_dir={tmp_path / 'run'}",
+        *SMALL,
+        "train.steps=1",
+    ]
     assert main(["train", "experiment=jpeg_sd3", *words]) == 0
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["data/truncated_prompts"] == 1

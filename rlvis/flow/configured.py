@@ -1,4 +1,6 @@
-"""From the `sampler` config group to the objects of this room; rollout and update build theirs here, so they agree."""
+"""From the `sampler` config group to the objects of this room; rollout and update build theirs here, so they
+agree.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The noise of a rollout, named by (seed, step, prompt, sample): drawn when sampling, drawn again when an update needs it.
+"""The noise of a rollout, named by (seed, step, prompt, sample): drawn when sampling, drawn again when an
+update needs it.
 
 prompts are positions in the data set, never in a batch; see `rlvis.runtime.rng`.
 """

@@ -44,7 +44,8 @@ def open_pipeline(wanted: str, path: str, revision: str | None, dtype: torch.dty
     import diffusers
     import transformers
 
-    # Their bars over local files tear our own, and a truncated prompt is counted by us; the hub's download bars stay.
+    # Their bars over local files tear our own, and a truncated prompt is counted by us; the hub's download
+    # bars stay.
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()

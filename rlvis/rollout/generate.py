@@ -1,4 +1,6 @@
-"""Pictures from the policy by the deterministic sampler: for sample sheets and evaluation, never for training."""
+"""Pictures from the policy by the deterministic sampler: for sample sheets and evaluation, never for
+training.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,20 @@ from rlvis.flow.kernels import Kernel, Prediction, table, transition
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch, Schedule
 
-FIXED = -1  # the "step" whose noise every sheet uses, so that pictures of one prompt can be compared over training
+FIXED = (
+    -1
+)  # the "step" whose noise every sheet uses, so that pictures of one prompt can be compared over training
 
 
 @torch.no_grad()
 def generate(
-    policy: Policy, module: Callable[..., Any], prompts: PromptBatch, schedule: Schedule, *, seed: int, micro_batch: int
+    policy: Policy,
+    module: Callable[..., Any],
+    prompts: PromptBatch,
+    schedule: Schedule,
+    *,
+    seed: int,
+    micro_batch: int,
 ) -> Tensor:
     """One sample per prompt along the ODE, from noise that depends on seed and prompt alone.
 

@@ -1,4 +1,6 @@
-"""What one rollout will do, decided before the first forward: grid, coefficients, and which transitions are trained."""
+"""What one rollout will do, decided before the first forward: grid, coefficients, and which transitions are
+trained.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class SamplingPlan:
 
     @property
     def own_steps(self) -> bool:
-        """Whether every sample has its own trained transitions (then rows of a micro-batch are at different steps)."""
+        """Whether every sample has its own trained transitions (then rows of a micro-batch are at different
+        steps).
+        """
         window = self.sampler.window
         return window.per_sample and window.kind in (WindowKind.random_subset, WindowKind.random_window)
 
@@ -99,9 +103,8 @@ def kept_points(trained: Tensor, steps: int, *, shared: bool) -> tuple[Tensor, T
     """Grid points to keep per row, and where each trained transition starts among them.
 
     Args:
-        trained: [n, S] increasing step indices.
-        steps: T.
-        shared: whether all rows of the training step have the same ones. Else the number kept depends on S and T alone, so
+        trained: [n, S] increasing step indices. steps: T. shared: whether all rows of the training step have
+        the same ones. Else the number kept depends on S and T alone, so
             that pieces of one rollout have one shape.
 
     Returns:
@@ -111,5 +114,7 @@ def kept_points(trained: Tensor, steps: int, *, shared: bool) -> tuple[Tensor, T
     touched = [sorted({p for t in row for p in (t, t + 1)}) for row in trained.tolist()]
     width = len(touched[0]) if shared else min(2 * count, steps)
     points = torch.tensor([row + [row[-1]] * (width - len(row)) for row in touched], dtype=torch.int64)
-    at = torch.tensor([[row.index(t) for t in own] for row, own in zip(touched, trained.tolist(), strict=True)])
+    at = torch.tensor(
+        [[row.index(t) for t in own] for row, own in zip(touched, trained.tolist(), strict=True)]
+    )
     return points, at.view(n, count)

@@ -1,7 +1,9 @@
-"""Sample trajectories: x' = mean + std * noise, rounded to storage, then scored. One function; images and clips alike.
+"""Sample trajectories: x' = mean + std * noise, rounded to storage, then scored. One function; images and
+clips alike.
 
-What is unusual: the log-prob is kept per position; rounding comes before scoring (so the ratio of the first update is exactly 1
-whatever the storage dtype); every micro-batch has the same shape, the last one padded, for the same reason.
+What is unusual: the log-prob is kept per position; rounding comes before scoring (so the ratio of the first
+update is exactly 1 whatever the storage dtype); every micro-batch has the same shape, the last one padded,
+for the same reason.
 """
 
 from __future__ import annotations
@@ -33,13 +35,11 @@ def rollout(
     """Sample the given rows; row n is sample n % K of prompt n // K.
 
     Args:
-        policy: predict, decode, latent shape.
-        module: the trained module as predict calls it (a DeepSpeed engine, or the bare module).
-        prompts: P prompts with `embeds`.
-        rows: global rows, any order; those of this rank, or a shard of them.
-        plan: grid, kernel, window, seed.
-        passes: micro-batches to run, at least what the rows need; ranks with fewer rows must run as many as the others.
-        advance: called after every forward (progress).
+        policy: predict, decode, latent shape. module: the trained module as predict calls it (a DeepSpeed
+        engine, or the bare module). prompts: P prompts with `embeds`. rows: global rows, any order; those of
+        this rank, or a shard of them. plan: grid, kernel, window, seed. passes: micro-batches to run, at
+        least what the rows need; ranks with fewer rows must run as many as the others. advance: called after
+        every forward (progress).
 
     Returns:
         Trajectories of N = len(rows), with media [N,M,3,Y,X].
@@ -122,8 +122,9 @@ def _require_finite(latents: Tensor, rows: Sequence[int], step: int) -> None:
     bad = {row for row, fine in zip(rows, good, strict=True) if not fine}
     if bad:
         raise FloatingPointError(
-            f"{len(bad)} of {len(set(rows))} samples of training step {step} are not finite (row {min(bad)} first): the policy "
-            "has diverged, or model.dtype is too narrow; lower optim.lr, or type model.dtype=float32"
+            f"{len(bad)} of {len(set(rows))} samples of training step {step} are not finite "
+            f"(row {min(bad)} first): the policy has diverged, or model.dtype is too narrow; "
+            "lower optim.lr, or type model.dtype=float32"
         )
 
 

@@ -1,7 +1,8 @@
 """Processes: who we are, and the few collectives that the stages use.
 
-One process needs no launcher and opens no port. With several, scalars travel through gloo on the CPU (float64 exactly as
-computed) and gradients through whatever DeepSpeed uses. Every function here is the identity on one process.
+One process needs no launcher and opens no port. With several, scalars travel through gloo on the CPU (float64
+exactly as computed) and gradients through whatever DeepSpeed uses. Every function here is the identity on one
+process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 import torch.distributed as torch_dist
 from torch import Tensor
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class World:
@@ -23,7 +26,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def leads(self) -> bool:
@@ -36,7 +39,9 @@ class World:
 
 
 def environment() -> tuple[int, int, int]:
-    """(rank, world size, local rank) as torchrun or the deepspeed launcher set them; (0, 1, 0) without a launcher."""
+    """(rank, world size, local rank) as torchrun or the deepspeed launcher set them; (0, 1, 0) without a
+    launcher.
+    """
     return (
         int(os.environ.get("RANK", "0")),
         int(os.environ.get("WORLD_SIZE", "1")),

@@ -1,8 +1,8 @@
 """The trained module under DeepSpeed: forward, backward, one optimizer step, masters, save and load.
 
-ZeRO stages 0 to 3 or a JSON file of one's own. What is unusual: AdamW is ours (DeepSpeed's own optimizers by name compile for
-minutes), clipping is always written out (its default is 1.0, not off), and the accumulation boundary is set by hand, because a
-step has as many backward passes as the records say.
+ZeRO stages 0 to 3 or a JSON file of one's own. What is unusual: AdamW is ours (DeepSpeed's own optimizers by
+name compile for minutes), clipping is always written out (its default is 1.0, not off), and the accumulation
+boundary is set by hand, because a step has as many backward passes as the records say.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ OURS = (
 
 
 def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> dict[str, Any]:
-    """The DeepSpeed configuration: the user's JSON or a bare ZeRO stage, with batch, clipping and precision keys ours.
+    """The DeepSpeed configuration: the user's JSON or a bare ZeRO stage, with batch, clipping and precision
+    keys ours.
 
-    Raises ValueError when the JSON cannot be read or sets a key that belongs to optim.* or train.*, and for bfloat16 at
-    stage 0, where DeepSpeed lets AdamW take a hidden first step with zero gradients.
+    Raises ValueError when the JSON cannot be read or sets a key that belongs to optim.* or train.*, and for
+    bfloat16 at stage 0, where DeepSpeed lets AdamW take a hidden first step with zero gradients.
     """
     config: dict[str, Any] = {"zero_optimization": {"stage": engine.stage}}
     if engine.config is not None:
@@ -82,14 +83,16 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> 
     }
 
 
-class NonFiniteGradient(RuntimeError):
+class NonFiniteGradientError(RuntimeError):
     """The gradient's norm was NaN or infinite; the optimizer has not stepped."""
 
 
 class Engine:
     """A module, its optimizer and its shards. Calling the engine runs the module's forward."""
 
-    def __init__(self, module: nn.Module, engine: EngineConfig, optim: OptimConfig, dtype: Dtype, world: World) -> None:
+    def __init__(
+        self, module: nn.Module, engine: EngineConfig, optim: OptimConfig, dtype: Dtype, world: World
+    ) -> None:
         deepspeed = quiet_deepspeed(world.device.type)
         deepspeed.init_distributed(dist_backend=None, verbose=False)
         config = deepspeed_config(engine, optim, dtype)
@@ -101,7 +104,11 @@ class Engine:
             raise ValueError("the policy has no trainable parameter; set model.lora or train the full module")
         betas = (optim.betas[0], optim.betas[1])
         adamw = torch.optim.AdamW(
-            [p for _, p in self.named], lr=optim.lr, betas=betas, eps=optim.eps, weight_decay=optim.weight_decay
+            [p for _, p in self.named],
+            lr=optim.lr,
+            betas=betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
         )
         self.inner, self.optimizer, _, _ = deepspeed.initialize(
             model=module, model_parameters=[p for _, p in self.named], optimizer=adamw, config=config
@@ -115,7 +122,8 @@ class Engine:
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Accumulate gradients; `last` marks the final backward pass before `step`.
 
-        DeepSpeed averages over ranks, so the loss must be this rank's sum divided by the global count, times the world size.
+        DeepSpeed averages over ranks, so the loss must be this rank's sum divided by the global count, times
+        the world size.
         """
         self.inner.set_gradient_accumulation_boundary(last)
         self.inner.backward(loss, scale_wrt_gas=False)
@@ -123,22 +131,24 @@ class Engine:
     def step(self) -> float:
         """Clip, step the optimizer, clear gradients; return the gradient's norm before clipping.
 
-        With float16, an overflow is not an error: DeepSpeed skips the step and lowers its loss scale; the norm is then inf.
+        With float16, an overflow is not an error: DeepSpeed skips the step and lowers its loss scale; the
+        norm is then inf.
 
         Raises:
-            NonFiniteGradient: on all ranks; the weights are untouched.
+            NonFiniteGradientError: on all ranks; the weights are untouched.
         """
         scaled = self.inner.fp16_enabled()
-        norm: Any = None
+        norm: Tensor | None = None
         if self.stage == 0 and not scaled:
             gradients = [p.grad for _, p in self.named if p.grad is not None]
             norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
-            _require_finite(float(norm))  # DeepSpeed would write NaN into the weights; other stages skip the step
+            # DeepSpeed would write NaN into the weights; the other stages skip such a step by themselves.
+            _require_finite(float(norm))
         self.inner.step()
-        norm = float(self.inner.get_global_grad_norm() if norm is None else norm)
+        total = float(self.inner.get_global_grad_norm() if norm is None else norm)
         if not scaled:
-            _require_finite(norm)
-        return norm
+            _require_finite(total)
+        return total
 
     def masters(self) -> Iterator[tuple[str, Tensor]]:
         """(name, full float32 master weights) of every trained parameter; a collective, call it on all ranks.
@@ -148,7 +158,11 @@ class Engine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         for name, parameter in self.named:
-            full = None if self.stage == 0 and parameter.dtype == torch.float32 else safe_get_full_fp32_param(parameter)
+            full = (
+                None
+                if self.stage == 0 and parameter.dtype == torch.float32
+                else safe_get_full_fp32_param(parameter)
+            )
             yield name, (parameter.data if full is None else full).detach().float()
 
     def set_masters(self, value_of: Callable[[str], Tensor]) -> None:
@@ -168,7 +182,8 @@ class Engine:
             parameter.data.copy_(value)
 
     def _set_shard(self, parameter: Any, value: Tensor) -> None:
-        """Overwrite this rank's shard of a ZeRO-3 parameter: master, working copy, and the whole if it is kept.
+        """Overwrite this rank's shard of a ZeRO-3 parameter: master, working copy, and the whole if it is
+        kept.
 
         The last shard is padded, which DeepSpeed's setter of full values does not expect.
         """
@@ -205,14 +220,15 @@ class Engine:
 
 def _require_finite(norm: float) -> None:
     if not math.isfinite(norm):
-        raise NonFiniteGradient(f"the gradient's norm is {norm}; the weights are untouched")
+        raise NonFiniteGradientError(f"the gradient's norm is {norm}; the weights are untouched")
 
 
 def quiet_deepspeed(device: str) -> Any:
     """Import DeepSpeed without what it says on the way, and on a CPU without what it would compile.
 
-    To be called before other libraries import it in passing (transformers does). Its import asks a compiler about libaio, whose complaint goes straight to the terminal; it is shown only if the import
-    fails. On a CPU it would also compile a shared-memory collective for a minute; plain gloo serves.
+    To be called before other libraries import it in passing (transformers does). Its import asks a compiler
+    about libaio, whose complaint goes straight to the terminal; it is shown only if the import fails. On a
+    CPU it would also compile a shared-memory collective for a minute; plain gloo serves.
     """
     if device == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

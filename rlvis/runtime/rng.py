@@ -1,7 +1,8 @@
 """Randomness as a pure function of (seed, step, prompt, sample, purpose); there is no hidden generator state.
 
-Every draw has its own 128-bit Philox key hashed from those five, so the noise of a sample does not depend on the batch, the
-rank or the device that computes it, and resuming a run needs no random state. Draws are made on the CPU for the same reason.
+Every draw has its own 128-bit Philox key hashed from those five, so the noise of a sample does not depend on
+the batch, the rank or the device that computes it, and resuming a run needs no random state. Draws are made
+on the CPU for the same reason.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from torch import Tensor
 
 
 def key_of(seed: int, step: int, prompt: int, sample: int, purpose: str) -> int:
-    """A 128-bit key: BLAKE2b of the five values. prompt is the position in the data set, never in the batch."""
+    """A 128-bit key: BLAKE2b of the five values. prompt: position in the data set, never in the batch."""
     packed = struct.pack("<qqqq", seed, step, prompt, sample) + purpose.encode()
     return int.from_bytes(hashlib.blake2b(packed, digest_size=16).digest(), "little")
 
 
-def generator(seed: int, step: int, purpose: str, *, prompt: int = -1, sample: int = -1) -> np.random.Generator:
+def generator(
+    seed: int, step: int, purpose: str, *, prompt: int = -1, sample: int = -1
+) -> np.random.Generator:
     """A numpy generator for one purpose of one step (-1: not tied to a prompt or sample)."""
     return np.random.Generator(np.random.Philox(key=key_of(seed, step, prompt, sample, purpose)))
 
 
 def noise(
-    shape: Sequence[int], *, seed: int, step: int, prompts: Sequence[int], samples: Sequence[int], purpose: str
+    shape: Sequence[int],
+    *,
+    seed: int,
+    step: int,
+    prompts: Sequence[int],
+    samples: Sequence[int],
+    purpose: str,
 ) -> Tensor:
     """Standard normal noise [n, *shape] float32 on the CPU, row i drawn for (prompts[i], samples[i]).
 

@@ -1,7 +1,7 @@
 """One stage alone, on what another saved: `stage=rollout|score|weigh|build|update records=DIR`.
 
-The five in a row end in the same weights as one whole step. Every stage goes through all steps that DIR holds (rollout writes
-`train.steps` of them, all by the same weights). Only rollout and update load the policy.
+The five in a row end in the same weights as one whole step. Every stage goes through all steps that DIR holds
+(rollout writes `train.steps` of them, all by the same weights). Only rollout and update load the policy.
 """
 
 from __future__ import annotations

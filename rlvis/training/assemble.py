@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 
 def assemble(config: Config, world: World) -> Parts:
-    """Load everything a training step needs; cheap things first, so that mistakes show before weights are read.
+    """Load everything a training step needs; cheap things first, so that mistakes show before weights are
+    read.
 
     Raises:
         ValueError: whatever a prompt file, a scorer or a checkpoint has to complain about.

@@ -1,9 +1,11 @@
 """Checkpoints: everything a run needs to go on bit for bit, in a folder that is either whole or not there.
 
-    RUN/checkpoints/step_000010/{engine/, memory/, ema.safetensors, meta.json, COMPLETE}      RUN/checkpoints/latest
+    RUN/checkpoints/step_000010/{engine/, memory/, ema.safetensors, meta.json, COMPLETE}
+    RUN/checkpoints/latest
 
-Written under a temporary name, synced, renamed; `latest` follows last. There is no random state to save: randomness is a
-function of (seed, step, ...). DeepSpeed's own files are pickles and are read only from the run's own folder.
+Written under a temporary name, synced, renamed; `latest` follows last. There is no random state to save:
+randomness is a function of (seed, step, ...). DeepSpeed's own files are pickles and are read only from the
+run's own folder.
 """
 
 from __future__ import annotations
@@ -28,11 +30,19 @@ log = logging.getLogger(__name__)
 
 
 def save(
-    run_dir: Path, step: int, engine: Engine, ema: Ema | None, memory: dict[str, Record], world: World, *, keep: int
+    run_dir: Path,
+    step: int,
+    engine: Engine,
+    ema: Ema | None,
+    memory: dict[str, Record],
+    world: World,
+    *,
+    keep: int,
 ) -> Path:
     """Write the state after `step` finished training steps; a collective.
 
-    memory: the small records that live between steps (prior state, reward history). keep: older ones are removed.
+    memory: the small records that live between steps (prior state, reward history). keep: older ones are
+    removed.
     """
     root = run_dir / "checkpoints"
     final = root / f"step_{step:06d}"
@@ -94,8 +104,8 @@ def load(
     for key, value in have.items():
         if meta[key] != value:
             raise ValueError(
-                f"{folder} was written with {key}={meta[key]}, this run has {key}={value}: optimizer shards do not fit; "
-                f"resume with {key}={meta[key]}, or start a new run from the exported weights"
+                f"{folder} was written with {key}={meta[key]}, this run has {key}={value}: optimizer shards "
+                f"do not fit; resume with {key}={meta[key]}, or start a new run from the exported weights"
             )
     engine.load(folder, "engine")
     if ema is not None:

@@ -25,12 +25,16 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        log.warning("%s: finishing this step and saving; once more stops at once", signal.Signals(number).name)
+        log.warning(
+            "%s: finishing this step and saving; once more stops at once", signal.Signals(number).name
+        )
 
 
 @contextmanager
 def listen() -> Iterator[Interrupt]:
-    """Catch SIGINT and SIGTERM inside the block (in the main thread; elsewhere signals go where they went before)."""
+    """Catch SIGINT and SIGTERM inside the block (in the main thread; elsewhere signals go where they went
+    before).
+    """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt

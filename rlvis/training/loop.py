@@ -1,4 +1,6 @@
-"""The loop around `train_step`: run folder, resume, progress, trackers, sample sheets, checkpoints, export, signals."""
+"""The loop around `train_step`: run folder, resume, progress, trackers, sample sheets, checkpoints, export,
+signals.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from rlvis.runtime.progress import Progress
 from rlvis.schema import Config, Stage, plain
 from rlvis.training import alone, archive, checkpoint, interrupt, manifest, runfolder
 from rlvis.training.assemble import assemble, sheet_prompts
-from rlvis.training.pipeline import BrokenStep, Memory, Parts, StepRecords, shards, train_step
+from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +111,11 @@ def _loop(
             metrics = step_metrics(parts, records, seconds)
             tracker.log(step, metrics)
             progress.step(
-                step, metrics.get("reward/mean"), _deviation(metrics), seconds, reward_std=metrics.get("reward/std")
+                step,
+                metrics.get("reward/mean"),
+                _deviation(metrics),
+                seconds,
+                reward_std=metrics.get("reward/std"),
             )
             if sheet is not None and (step % config.tracker.samples_every == 0 or step == train.steps):
                 _sheet(parts, run_dir, sheet, step, tracker)
@@ -128,11 +134,18 @@ def _one(
 ) -> tuple[Memory, StepRecords]:
     try:
         memory, records = train_step(parts, memory, step, progress.advance)
-    except BrokenStep as broken:
+    except BrokenStepError as broken:
         folder = archive.step_folder(run_dir / "dump", step)
-        _write(folder, parts.world, trajectories=broken.trajectories, prompts=broken.prompts, advantages=broken.advantages)
+        _write(
+            folder,
+            parts.world,
+            trajectories=broken.trajectories,
+            prompts=broken.prompts,
+            advantages=broken.advantages,
+        )
         raise RuntimeError(
-            f"{broken}; its records are in {folder.parent}: replay them with stage=update records={folder.parent}"
+            f"{broken}; its records are in {folder.parent}: "
+            f"replay them with stage=update records={folder.parent}"
         ) from broken
     if parts.config.train.save_records:
         folder = archive.step_folder(run_dir / "records", step)
@@ -192,7 +205,12 @@ def _sheet(parts: Parts, run_dir: Path, prompts: PromptBatch, step: int, tracker
     schedule = parts.policy.schedule(sampler.steps, sampler.shift, sampler.grid)
     with _averaged(parts):
         images = generate(
-            parts.policy, parts.engine, prompts, schedule, seed=parts.config.seed, micro_batch=parts.config.train.micro_batch
+            parts.policy,
+            parts.engine,
+            prompts,
+            schedule,
+            seed=parts.config.seed,
+            micro_batch=parts.config.train.micro_batch,
         )
     if parts.world.leads:
         tracker.image(step, "samples", gallery.write_samples(run_dir, step, images, prompts.texts))
@@ -213,7 +231,7 @@ def _save(parts: Parts, run_dir: Path, memory: Memory, step: int) -> None:
 
 
 def _export(parts: Parts, run_dir: Path) -> None:
-    """Write what stock diffusers opens, from averaged weights if there are some, else from float32 masters."""
+    """Write what stock diffusers opens, from averaged weights if there are some, else from the masters."""
     weights = dict(parts.engine.masters()) if parts.ema is None else parts.ema.weights
     if parts.world.leads:
         folder = run_dir / ("model" if parts.config.model.lora is None else "lora")

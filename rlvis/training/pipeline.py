@@ -1,10 +1,12 @@
 """One training step, in five stages.
 
-    PromptBatch --rollout--> Trajectories --score--> Rewards --weigh--> Trust --build--> Advantages --update--> PolicyUpdate
+    PromptBatch --rollout--> Trajectories --score--> Rewards --weigh--> Trust --build--> Advantages
+    --update--> PolicyUpdate
 
-This is the one file that names all five. Heavy records stay on the rank that made them; `gather` is the only barrier and moves
-scalars. After it every rank computes trust and advantages alike, in float64 on the CPU. Rollout and scoring go shard by shard,
-so that decoded frames never pile up. Each stage runs alone as well: see `alone.py`.
+This is the one file that names all five. Heavy records stay on the rank that made them; `gather` is the only
+barrier and moves scalars. After it every rank computes trust and advantages alike, in float64 on the CPU.
+Rollout and scoring go shard by shard, so that decoded frames never pile up. Each stage runs alone as well:
+see `alone.py`.
 """
 
 from __future__ import annotations
@@ -36,10 +38,10 @@ from rlvis.rollout import plan as sampling
 from rlvis.rollout.stage import rollout
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
-from rlvis.runtime.engine import Engine, NonFiniteGradient
+from rlvis.runtime.engine import Engine, NonFiniteGradientError
 from rlvis.schema import Config
 from rlvis.trust.stage import weigh
-from rlvis.update.stage import NonFiniteLoss, UpdateSettings, update
+from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +81,10 @@ class StepRecords:
     seconds: dict[str, float]
 
 
-class BrokenStep(RuntimeError):
-    """A step that was stopped before the optimizer could spoil the weights, with the records that `stage=update` replays."""
+class BrokenStepError(RuntimeError):
+    """A step that was stopped before the optimizer could spoil the weights, with the records that
+    `stage=update` replays.
+    """
 
     def __init__(
         self, message: str, prompts: PromptBatch, trajectories: Trajectories, advantages: Advantages
@@ -118,7 +122,7 @@ def train_step(
         Memory after the step, and its records.
 
     Raises:
-        BrokenStep: the loss or its gradient was not finite; the optimizer has not stepped.
+        BrokenStepError: the loss or its gradient was not finite; the optimizer has not stepped.
     """
     clock, config = Clock(), parts.config
     prompts, truncated = draw(parts, step)
@@ -139,8 +143,8 @@ def train_step(
     with clock.stage("update"):
         try:
             result = improve(parts, prompts, trajectories, advantages)
-        except (NonFiniteLoss, NonFiniteGradient) as error:
-            raise BrokenStep(str(error), prompts, trajectories, advantages) from error
+        except (NonFiniteLossError, NonFiniteGradientError) as error:
+            raise BrokenStepError(str(error), prompts, trajectories, advantages) from error
     records = StepRecords(
         prompts, trajectories, rewards, trust, advantages, result, truncated, dict(clock.seconds)
     )
@@ -149,7 +153,9 @@ def train_step(
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows to sample together, and how many micro-batches every rank makes of them (a rank may own fewer rows, or none)."""
+    """Rows to sample together, and how many micro-batches every rank makes of them (a rank may own fewer
+    rows, or none).
+    """
 
     rows: range
     passes: int
@@ -162,7 +168,8 @@ def shards(parts: Parts) -> list[Shard]:
     owned, most = world.rows(total), -(-total // world.size)
     size = train.shard or most
     return [
-        Shard(owned[start : start + size], -(-min(size, most - start) // train.micro_batch)) for start in range(0, most, size)
+        Shard(owned[start : start + size], -(-min(size, most - start) // train.micro_batch))
+        for start in range(0, most, size)
     ]
 
 
@@ -186,7 +193,9 @@ def roll(
 ) -> Trajectories:
     """Stage 1 on a shard."""
     plan = sampling.make(parts.policy, parts.config, step)
-    return rollout(parts.policy, parts.engine, prompts, shard.rows, plan, passes=shard.passes, advance=advance)
+    return rollout(
+        parts.policy, parts.engine, prompts, shard.rows, plan, passes=shard.passes, advance=advance
+    )
 
 
 def judge(config: Config, terms: list[Term], prompts: PromptBatch, trajectories: Trajectories) -> LocalScores:
@@ -197,7 +206,8 @@ def judge(config: Config, terms: list[Term], prompts: PromptBatch, trajectories:
     """
     if trajectories.media is None:
         raise ValueError(
-            "these trajectories hold no media (a whole run frees them once scored); write some with stage=rollout"
+            "these trajectories hold no media (a whole run frees them once scored); "
+            "write some with stage=rollout"
         )
     rows = trajectories.prompt.tolist()
     texts, metadata = [prompts.texts[p] for p in rows], [prompts.metadata[p] for p in rows]
@@ -205,7 +215,11 @@ def judge(config: Config, terms: list[Term], prompts: PromptBatch, trajectories:
 
 
 def collect(
-    config: Config, terms: list[Term], prompts: PromptBatch, trajectories: Trajectories, scores: list[LocalScores]
+    config: Config,
+    terms: list[Term],
+    prompts: PromptBatch,
+    trajectories: Trajectories,
+    scores: list[LocalScores],
 ) -> Rewards:
     """Stage 2, the barrier: every rank's scores as Rewards [P, K, R]."""
     size = config.data.samples_per_prompt
@@ -239,4 +253,3 @@ def improve(
     return update(
         parts.policy, engine, prompts, trajectories, advantages, settings, parts.world, after_step=after_step
     )
-

@@ -1,4 +1,6 @@
-"""Score a recorded transition under the current weights: the same functions as in the rollout, in the same order."""
+"""Score a recorded transition under the current weights: the same functions as in the rollout, in the same
+order.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from rlvis.schema import LogProbForm
 
 
 class Replayed(NamedTuple):
-    """One transition s of a micro-batch: where it went, mean and std under the current weights, log-prob per position."""
+    """One transition s of a micro-batch: where it went, mean and std under the current weights, log-prob per
+    position.
+    """
 
     taken: Tensor  # [B,C,F,H,W] the recorded next state, float32
     mean: Tensor  # [B,C,F,H,W] float32, carries the gradient
@@ -28,7 +32,9 @@ class Replayed(NamedTuple):
 class Batch:
     """The rows of one forward on the policy's device: states, conditions, old log-probs."""
 
-    def __init__(self, policy: Policy, prompts: PromptBatch, trajectories: Trajectories, rows: Tensor) -> None:
+    def __init__(
+        self, policy: Policy, prompts: PromptBatch, trajectories: Trajectories, rows: Tensor
+    ) -> None:
         device, part = policy.device, trajectories.replace(media=None).take(rows)
         self.policy, self.part = policy, part
         self.embeds = {k: v[part.prompt].to(device) for k, v in prompts.embeds.items()}

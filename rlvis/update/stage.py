@@ -1,8 +1,9 @@
 """Stage 5, update: trajectories and advantages in, optimizer steps on the policy, scalars out.
 
-Every optimizer step walks its micro-batches and, inside, the S trained transitions: one forward and one backward each, in the
-same order and number on every rank. The denominator is the planned number of (sample, transition) of that step over all ranks,
-known from the records, so that accumulation, padding and placement change nothing.
+Every optimizer step walks its micro-batches and, inside, the S trained transitions: one forward and one
+backward each, in the same order and number on every rank. The denominator is the planned number of (sample,
+transition) of that step over all ranks, known from the records, so that accumulation, padding and placement
+change nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class TrainedModule(Protocol):
         """One optimizer step; the gradient's norm."""
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """The loss was NaN or infinite; raised on all ranks before the optimizer has stepped."""
 
 
@@ -84,13 +85,14 @@ def update(
         Scalars, equal on all ranks.
 
     Raises:
-        NonFiniteLoss: before the optimizer step that would have spoiled the weights.
+        NonFiniteLossError: before the optimizer step that would have spoiled the weights.
         ValueError: the records do not belong together.
     """
     total = advantages.keep.numel()
     if trajectories.rows != len(world.rows(total)):
         raise ValueError(
-            f"rank {world.rank} owns {len(world.rows(total))} of {total} rows, but was given {trajectories.rows} trajectories"
+            f"rank {world.rank} owns {len(world.rows(total))} of {total} rows, "
+            f"but was given {trajectories.rows} trajectories"
         )
     form = settings.sampler.logprob
     steps = table(configured.kernel(settings.sampler, policy.prediction), trajectories.schedule)
@@ -98,7 +100,9 @@ def update(
         fresh = _recompute(policy, engine, prompts, trajectories, steps, settings, world, total)
         trajectories = trajectories.replace(logprob=fresh)
     dealer = rng.generator(trajectories.seed, trajectories.policy_step, "minibatches")
-    plans = plan(advantages.keep, settings.train.updates_per_step, settings.train.micro_batch, world.size, dealer)
+    plans = plan(
+        advantages.keep, settings.train.updates_per_step, settings.train.micro_batch, world.size, dealer
+    )
     if not plans:
         log.warning("no sample of this step is trained (all invalid or dropped): the policy stays as it is")
     term = _LossTerm(policy, engine, trajectories, advantages, settings, steps, world)
@@ -114,16 +118,20 @@ def update(
             for s in range(trajectories.step.shape[1]):
                 replayed = replay(engine, batch, s, steps, form)
                 per_row, metrics = term(batch, replayed, rows, s)
-                share = torch.where(weights > 0, per_row, 0.0).sum() / _denominator(one, trajectories) * world.size
+                share = (
+                    torch.where(weights > 0, per_row, 0.0).sum()
+                    / _denominator(one, trajectories)
+                    * world.size
+                )
                 finite &= torch.isfinite(share)
                 last = i == len(batches) - 1 and s == trajectories.step.shape[1] - 1
                 engine.backward(share, last=last)
                 tally.add(metrics | {"loss": per_row.detach()}, weights, first=number == 0)
                 advance()
         if not dist.all_true(bool(finite)):
-            raise NonFiniteLoss(
-                f"the loss of training step {trajectories.policy_step}, optimizer step {number}, is not finite; "
-                "the weights are untouched"
+            raise NonFiniteLossError(
+                f"the loss of training step {trajectories.policy_step}, optimizer step {number}, is not "
+                "finite; the weights are untouched"
             )
         norms.append(engine.step())
         after_step()
@@ -147,7 +155,12 @@ class _LossTerm:
         steps: StepTable,
         world: World,
     ) -> None:
-        self.policy, self.engine, self.config, self.form = policy, engine, settings.advantage, settings.sampler.logprob
+        self.policy, self.engine, self.config, self.form = (
+            policy,
+            engine,
+            settings.advantage,
+            settings.sampler.logprob,
+        )
         self.steps = steps
         self.free = trajectories.free.to(policy.device)
         self.coef = advantages.coef.float().to(policy.device)
@@ -156,7 +169,9 @@ class _LossTerm:
         self.map = advantages.map
         self.seed, self.policy_step = trajectories.seed, trajectories.policy_step
         reduction = settings.advantage.map.channel_reduction
-        self.clip = losses.resolve_clip(self.config.clip_range, self.config.ratio_scope, policy.latent_shape, reduction)
+        self.clip = losses.resolve_clip(
+            self.config.clip_range, self.config.ratio_scope, policy.latent_shape, reduction
+        )
 
     def __call__(self, batch: Batch, new: Replayed, rows: Tensor, s: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss [B] and metrics, each [B]."""
@@ -211,7 +226,14 @@ class _LossTerm:
         mean_old = new.taken - new.std * drawn.to(new.taken.device)
         scalar = losses.free_mean(dlogp, self.free)
         return losses.guard_ratio(
-            scalar, new.mean, mean_old, level, sqrt_dt, self.free, self.config.guard.bias, self.config.ratio_scope
+            scalar,
+            new.mean,
+            mean_old,
+            level,
+            sqrt_dt,
+            self.free,
+            self.config.guard.bias,
+            self.config.ratio_scope,
         )
 
     def _kl(self, batch: Batch, new: Replayed, s: int) -> Tensor:
@@ -253,13 +275,17 @@ class _Tally:
         self.count = torch.zeros(())
 
     def add(self, metrics: dict[str, Tensor], weights: Tensor, *, first: bool) -> None:
-        """Take in metrics [B] with weights [B]; `first`: of the first optimizer step, where the ratio must be 1."""
+        """Take in metrics [B] with weights [B]; `first`: of the first optimizer step, where the ratio must be
+        1.
+        """
         self.count = self.count + weights.sum()
         for name, value in metrics.items():
             counted = torch.where(weights > 0, value, 0.0)
             if name == "ratio_max_dev":
                 for key in ("ratio/max_deviation", *(("ratio/max_deviation_first",) if first else ())):
-                    self.largest[key] = torch.maximum(self.largest.get(key, counted.new_zeros(())), counted.max())
+                    self.largest[key] = torch.maximum(
+                        self.largest.get(key, counted.new_zeros(())), counted.max()
+                    )
             else:
                 self.sums[name] = self.sums.get(name, counted.new_zeros(())) + counted.sum()
 

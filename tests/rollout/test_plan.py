@@ -24,7 +24,10 @@ def test_rows_of_their_own_have_a_width_that_depends_on_sizes_alone() -> None:
     for row, own, start in zip(points, trained, at, strict=True):
         assert row[start].tolist() == own.tolist()
         assert row[start + 1].tolist() == (own + 1).tolist()
-    assert kept_points(trained[:1], steps=6, shared=False)[0].shape == (1, 4)  # also where rows happen to agree
+    assert kept_points(trained[:1], steps=6, shared=False)[0].shape == (
+        1,
+        4,
+    )  # also where rows happen to agree
 
 
 def test_width_never_exceeds_the_grid() -> None:

@@ -19,7 +19,9 @@ from rlvis.rollout.stage import rollout
 from tests import setting
 
 
-def run(folder: Path, rows: list[int] | range = range(12), **groups: Any) -> tuple[Any, PromptBatch, Any, Trajectories]:
+def run(
+    folder: Path, rows: list[int] | range = range(12), **groups: Any
+) -> tuple[Any, PromptBatch, Any, Trajectories]:
     config = setting.config(folder, **groups)
     policy = setting.policy(config)
     prompts = setting.prompts(policy)
@@ -41,7 +43,9 @@ def test_shapes_and_order(sd3_folder: Path) -> None:
 
 def test_rows_do_not_depend_on_the_shard_or_on_their_neighbours(sd3_folder: Path) -> None:
     policy, prompts, made, whole = run(sd3_folder)
-    pieces = [rollout(policy, policy.module, prompts, rows, made) for rows in (range(5), range(5, 7), range(7, 12))]
+    pieces = [
+        rollout(policy, policy.module, prompts, rows, made) for rows in (range(5), range(5, 7), range(7, 12))
+    ]
     assert equal(Trajectories.concatenate(pieces), whole)
     swapped = rollout(policy, policy.module, prompts, [11, 2, 7], made)
     assert equal(swapped, whole.take([11, 2, 7]))
@@ -80,15 +84,20 @@ def test_only_touched_states_are_kept(sd3_folder: Path) -> None:
     assert t.states.shape[1] == 3
     assert t.step.tolist() == [[1, 2]] * 12
     # Outside the window nothing is random: the state at its start is the same as without noise.
-    _, _, _, later = run(sd3_folder, sampler={"window": S.WindowConfig(kind=S.WindowKind.fixed, start=2, size=1)})
+    _, _, _, later = run(
+        sd3_folder, sampler={"window": S.WindowConfig(kind=S.WindowKind.fixed, start=2, size=1)}
+    )
     one = run(sd3_folder, sampler={"window": S.WindowConfig(kind=S.WindowKind.fixed, start=1, size=1)})[3]
     assert torch.equal(one.states[:, 0], t.states[:, 0])
     assert not torch.equal(later.states[:, 0], t.states[:, 1])
 
 
 def test_every_sample_may_have_its_own_steps(sd3_folder: Path) -> None:
-    sampler = {"window": S.WindowConfig(kind=S.WindowKind.random_subset, per_sample=True), "timestep_fraction": 0.5}
-    policy, prompts, made, t = run(sd3_folder, sampler=sampler)
+    sampler = {
+        "window": S.WindowConfig(kind=S.WindowKind.random_subset, per_sample=True),
+        "timestep_fraction": 0.5,
+    }
+    t = run(sd3_folder, sampler=sampler)[3]
     assert len({tuple(row) for row in t.step.tolist()}) > 1
     full = run(sd3_folder)[3]
     for n in range(12):  # the same trajectory, of which less was kept
@@ -118,14 +127,18 @@ def test_a_policy_that_has_diverged_is_named(sd3_folder: Path) -> None:
 
 
 def test_generate_is_the_stock_pipeline(sd3_folder: Path) -> None:
-    """Euler ODE from the same noise, with guidance: equal pixels, up to values that lie on a rounding boundary."""
+    """Euler ODE from the same noise, with guidance: equal pixels, up to values that lie on a rounding
+    boundary.
+    """
     from diffusers import StableDiffusion3Pipeline
 
     config = setting.config(sd3_folder, model={"cfg": 3.0})
     policy = setting.policy(config)
     prompts = setting.prompts(policy)
     ours = generate(policy, policy.module, prompts, policy.schedule(6), seed=4, micro_batch=3)
-    start = noise.initial(policy.latent_shape, seed=4, step=-1, prompts=prompts.index.tolist(), samples=[0] * 3)
+    start = noise.initial(
+        policy.latent_shape, seed=4, step=-1, prompts=prompts.index.tolist(), samples=[0] * 3
+    )
     pipe = StableDiffusion3Pipeline.from_pretrained(sd3_folder, text_encoder_3=None, tokenizer_3=None)
     pipe.set_progress_bar_config(disable=True)
     for component in (pipe.text_encoder, pipe.text_encoder_2, pipe.transformer, pipe.vae):

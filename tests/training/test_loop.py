@@ -35,7 +35,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_run_leaves_what_it_promises(sd3_folder: Path, tmp_path: Path) -> None:
-    config = make(sd3_folder, tmp_path / "run", tracker={"samples_every": 1, "samples": 2}, model={"ema": S.EmaConfig()})
+    config = make(
+        sd3_folder, tmp_path / "run", tracker={"samples_every": 1, "samples": 2}, model={"ema": S.EmaConfig()}
+    )
     done = loop.train(config, ["train.py", "reward.terms.x.kwargs.token=abc"])
     assert done == loop.Outcome(0, tmp_path / "run")
     lines = [json.loads(line) for line in (done.run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -117,7 +119,9 @@ def test_a_signal_finishes_the_step_and_saves(
 def test_a_broken_step_is_dumped_and_can_be_replayed(
     sd3_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NaN in a log-prob: the run stops before the optimizer, and `stage=update` on the dump stops in the same way."""
+    """NaN in a log-prob: the run stops before the optimizer, and `stage=update` on the dump stops in the same
+    way.
+    """
     config = make(sd3_folder, tmp_path / "run")
     roll = pipeline.roll
 
@@ -131,7 +135,9 @@ def test_a_broken_step_is_dumped_and_can_be_replayed(
         patch.setattr(pipeline, "roll", spoiled)
         with pytest.raises(RuntimeError, match=r"step 0.*not finite.*stage=update records=.*dump"):
             loop.train(config, [])
-    replayed = replace(config, stage=S.Stage.update, records=str(tmp_path / "run" / "dump"), run_dir=str(tmp_path / "again"))
+    replayed = replace(
+        config, stage=S.Stage.update, records=str(tmp_path / "run" / "dump"), run_dir=str(tmp_path / "again")
+    )
     with pytest.raises(RuntimeError, match="not finite"):
         loop.train(replayed, [])
 
@@ -156,7 +162,9 @@ def test_saved_records_of_a_run_hold_no_media_and_say_so(sd3_folder: Path, tmp_p
 
 def test_a_scorer_that_fails_masks_and_never_scores_zero(sd3_folder: Path, tmp_path: Path) -> None:
     reward = {"terms": {"odd": S.RewardTerm(scorer="tests.training.test_loop.nan_for_bright")}}
-    loop.train(make(sd3_folder, tmp_path / "run", reward=reward, train={"steps": 1, "save_records": True}), [])
+    loop.train(
+        make(sd3_folder, tmp_path / "run", reward=reward, train={"steps": 1, "save_records": True}), []
+    )
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert 0 < line["reward/valid_fraction"] < 1
     assert line["reward/mean"] > 0.1

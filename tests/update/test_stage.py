@@ -1,4 +1,6 @@
-"""The update on a real (tiny) policy: ratio 1 at first, accumulation changes nothing, masks and failures act as promised."""
+"""The update on a real (tiny) policy: ratio 1 at first, accumulation changes nothing, masks and failures act
+as promised.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from rlvis.records import Advantages, PolicyUpdate, Trajectories
 from rlvis.rollout import plan
 from rlvis.rollout.stage import rollout
 from rlvis.runtime.dist import World
-from rlvis.update.stage import NonFiniteLoss, UpdateSettings, update
+from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
 from tests import setting
 
 LORA = {"lora": S.LoraConfig(rank=4, alpha=8)}
@@ -28,10 +30,14 @@ class Case:
         self.policy = setting.policy(self.config, keep_reference=self.config.model.lora is None)
         self.prompts = setting.prompts(self.policy)
         made = plan.make(self.policy, self.config, step=0)
-        self.trajectories = rollout(self.policy, self.policy.module, self.prompts, range(12), made).replace(media=None)
+        self.trajectories = rollout(self.policy, self.policy.module, self.prompts, range(12), made).replace(
+            media=None
+        )
         term = torch.linspace(-1.5, 1.5, 12, dtype=torch.float64).view(1, 3, 4).flip(-1)
         ones = torch.ones(3, 4, dtype=torch.bool)
-        self.advantages = Advantages(term=term, coef=torch.ones(1, dtype=torch.float64), names=("grpo",), keep=ones)
+        self.advantages = Advantages(
+            term=term, coef=torch.ones(1, dtype=torch.float64), names=("grpo",), keep=ones
+        )
         self.engine = setting.PlainEngine(self.policy.module)
         self.start = self.weights()
 
@@ -64,7 +70,17 @@ class Case:
         {"advantage": {"ratio_scope": S.RatioScope.position}},
         {"advantage": {"old_logprob": S.OldLogProb.recompute}},
     ],
-    ids=["plain", "lora_cfg", "cfg_grad", "bf16_storage", "own_steps", "cps", "dance", "position", "recompute"],
+    ids=[
+        "plain",
+        "lora_cfg",
+        "cfg_grad",
+        "bf16_storage",
+        "own_steps",
+        "cps",
+        "dance",
+        "position",
+        "recompute",
+    ],
 )
 def test_the_ratio_is_exactly_one_before_the_first_update(sd3_folder: Path, groups: dict[str, Any]) -> None:
     case = Case(sd3_folder, **groups)
@@ -140,7 +156,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer(sd3_folder: Path) 
     case = Case(sd3_folder)
     logprob = case.trajectories.logprob.clone()
     logprob[4, 1, 0, 3, 3] = float("nan")
-    with pytest.raises(NonFiniteLoss, match="training step 0"):
+    with pytest.raises(NonFiniteLossError, match="training step 0"):
         case.run(train={"updates_per_step": 1}, trajectories=case.trajectories.replace(logprob=logprob))
     assert torch.equal(case.weights(), case.start)
 
@@ -153,7 +169,9 @@ def test_kl_pulls_back_to_the_reference(sd3_folder: Path, model: dict[str, Any])
     case.engine = setting.PlainEngine(case.policy.module, lr=1e-4)  # without the momentum of the first steps
     none = case.advantages.replace(term=torch.zeros_like(case.advantages.term))
     seen = [
-        case.run(advantage={"kl_beta": 1.0}, advantages=none, train={"updates_per_step": 1}).metrics["kl/reference"]
+        case.run(advantage={"kl_beta": 1.0}, advantages=none, train={"updates_per_step": 1}).metrics[
+            "kl/reference"
+        ]
         for _ in range(6)
     ]
     assert 0 < seen[-1] < seen[0]
@@ -174,7 +192,9 @@ def test_the_map_decides_where_the_gradient_goes(sd3_folder: Path) -> None:
         "left": torch.cat([torch.ones(12, 1, 8, 4), torch.zeros(12, 1, 8, 4)], -1),
     }.items():
         case = Case(sd3_folder)
-        case.run(advantage={"ratio_scope": S.RatioScope.position}, advantages=case.advantages.replace(map=area))
+        case.run(
+            advantage={"ratio_scope": S.RatioScope.position}, advantages=case.advantages.replace(map=area)
+        )
         found[name] = case.weights()
     assert torch.equal(found["none"], found["ones"])
     assert not torch.equal(found["none"], found["left"])
