@@ -148,7 +148,7 @@ class Workload:
         scores = [pipeline.judge(parts.config, parts.terms, self.prompts, piece)]
         piece = piece.replace(media=None)
         rewards = pipeline.collect(parts.config, parts.terms, self.prompts, piece, scores)
-        trust, _ = pipeline.trusted(parts.config, rewards, PriorState(kind="none"))
+        trust, _ = pipeline.trusted(parts.config, self.prompts, rewards, PriorState(kind="none"))
         advantages, _ = pipeline.built(parts.config, self.prompts, rewards, trust, RewardHistory())
         pipeline.improve(parts, self.prompts, piece, advantages)
 

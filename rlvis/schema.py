@@ -103,6 +103,38 @@ class GuardBias(Enum):
     batch = "batch"
 
 
+class TrustKind(Enum):
+    none = "none"
+    ras = "ras"
+    posterior = "posterior"
+    agreement = "agreement"
+
+
+class TrustScale(Enum):
+    raw = "raw"
+    running_std = "running_std"
+
+
+class CrtForm(Enum):
+    none = "none"
+    exp = "exp"
+    gated = "gated"
+
+
+class PriorKind(Enum):
+    none = "none"
+    constant = "constant"
+    record = "record"
+    reference = "reference"
+    first_frame = "first_frame"
+    moving_average = "moving_average"
+    hierarchical = "hierarchical"
+
+
+# Written as a call because `global` is a keyword of Python.
+PriorScope = Enum("PriorScope", {"global": "global", "prompt": "prompt"})
+
+
 class CfgGrad(Enum):
     both = "both"
     conditional = "conditional"
@@ -163,12 +195,69 @@ class RewardConfig:
 
 @dataclass
 class PriorConfig:
-    kind: str = "none"
+    """What a group's mean reward is compared with: mean, variance and count per prompt and objective."""
+
+    kind: PriorKind = PriorKind.none
+    value: Any = None  # constant: a number, or one per objective
+    field: str | None = None  # record: the prompt's metadata field that holds the number(s)
+    samples: int = 8  # reference: samples of the reference policy per prompt
+    scope: PriorScope = PriorScope["global"]  # moving_average: one mean, or one a prompt
+    decay: float = 0.9  # moving_average: weight of the past
+    window: int = 256  # hierarchical: groups that the population's moments come from
+
+
+@dataclass
+class RasConfig:
+    """Reliability-adaptive scaling: w = 1 + alpha (2 sigmoid(k (mean - prior) / scale) - 1)."""
+
+    alpha: float = 0.5  # w lies in 1 - alpha .. 1 + alpha
+    k: float = 4.0  # slope, per unit of trust.scale
+    weight_crt: bool = False  # whether w multiplies the contrast term too (with every trust.kind)
+
+
+@dataclass
+class PosteriorConfig:
+    """The weight from the probability that the posterior mean lies above the prior's."""
+
+    alpha: float = 1.0  # 0: w = 1
+    prior_var: float | None = 1.0  # in units of trust.scale squared; null: the prior's own variance
+    w_min: float = 0.5
+    w_max: float = 1.5
+
+
+@dataclass
+class AgreementConfig:
+    """The weight from how well the group's mean agrees with the prior, on either side."""
+
+    alpha: float = 1.0
+    prior_var: float | None = 1.0
+    w_min: float = 0.5
+    w_max: float = 1.5
+
+
+@dataclass
+class CrtConfig:
+    """Contrastive reward transformation: samples of a group are spread around the prior."""
+
+    form: CrtForm = CrtForm.none  # exp: a term of its own; gated: replaces the reward
+    weight: float = 0.5  # exp: coefficient of the term, varsigma in the paper
+    lam: float = 1.0  # exp: slope, lambda in the paper; the command line takes trust.crt.lambda as well
+    monotone: bool = False  # exp: deviations below -1 count as -1, so that no pair changes its order
+    gain: float = 50.0  # gated: slope, a in the release
+    tau: float = 5.0  # gated: temperature of the gate
 
 
 @dataclass
 class TrustConfig:
-    kind: str = "none"
+    """How far each group is believed, and the contrast inside groups (BPGO, arXiv 2511.18919)."""
+
+    kind: TrustKind = TrustKind.none
+    scale: TrustScale = TrustScale.raw  # unit of deviations from the prior
+    scale_decay: float = 0.9  # running_std: weight of the past
+    ras: RasConfig = field(default_factory=RasConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
+    agreement: AgreementConfig = field(default_factory=AgreementConfig)
+    crt: CrtConfig = field(default_factory=CrtConfig)
 
 
 @dataclass

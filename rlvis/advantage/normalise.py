@@ -67,6 +67,21 @@ def group_zscore(values: Tensor, valid: Tensor, rule: Rule, std_scope: StdScope 
     return torch.where(valid & _varied(values, valid), deviation / rule.divisor(std), 0.0)
 
 
+def contrast_zscore(values: Tensor, valid: Tensor, rule: Rule) -> Tensor:
+    """z-score of a contrasted reward against its own group, where only the shape of the values has a meaning.
+
+    values are known up to a positive factor per group, so the rule's epsilon is relative to the group's
+    spread: each group is brought to a range of 1 first. Always the group's own statistics, whatever the
+    preset compares rewards with. Shapes, and what becomes 0, as in `group_zscore`.
+    """
+    _check(values, valid)
+    highest = values.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True)
+    lowest = values.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
+    spread = highest - lowest
+    shape = torch.where(valid & (spread > 0), (values - lowest) / torch.where(spread > 0, spread, 1.0), 0.0)
+    return group_zscore(shape, valid, rule)
+
+
 def batch_zscore(values: Tensor, valid: Tensor, rule: Rule) -> Tensor:
     """z-score of each sample against all valid samples of the step. Shapes as in `group_zscore`."""
     _check(values, valid)

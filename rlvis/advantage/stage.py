@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlvis.advantage import combine
-from rlvis.advantage.normalise import RULES, Rule, group_zscore, history_zscore
+from rlvis.advantage.normalise import RULES, Rule, contrast_zscore, group_zscore, history_zscore
 from rlvis.records import Advantages, RewardHistory, Rewards, Trust
 from rlvis.schema import AdvantageConfig, Combine, StdScope
 
@@ -35,9 +35,9 @@ def build(
     prompt_index: [P] int64, the key of `history`, which only the `ddpo` preset reads and extends. A term's
     coefficient is 1, or the reward's weight with `separate_terms`; a negative weight turns the term's sign
     instead, since the clipped loss bounds the update only under a coefficient >= 0. If trust has a contrast
-    and it does not replace the reward, it becomes further terms, their coefficients times `contrast_coef`,
-    unweighted by trust unless `weigh_contrast`. `config.sign` multiplies last. Samples that are not valid get
-    0 and keep=False, and influence nothing.
+    and it does not replace the reward, it becomes further terms with a z-score in their own group whatever
+    the preset, their coefficients times `contrast_coef`, unweighted by trust unless `weigh_contrast`.
+    `config.sign` multiplies last. Samples that are not valid get 0 and keep=False, and influence nothing.
     Raises ValueError for settings that contradict each other or the shapes.
     """
     settings = _settings(rewards, config)
@@ -54,8 +54,7 @@ def build(
     coef, label = settings.coefficients(), settings.labels(names)
     if trust.contrast is not None and not trust.contrast_replaces and contrast_coef != 0.0:
         weight = trust.weight if weigh_contrast else torch.ones_like(trust.weight)
-        extra = tuple(f"{name}_contrast" for name in names)
-        more, history = _terms(trust.contrast, weight, extra, settings, prompt_index, history)
+        more = _contrasts(trust.contrast, weight, settings)
         term = torch.cat([term, more])
         label += tuple(f"{name}_contrast" for name in label)
         coef = torch.cat([coef, coef * contrast_coef])
@@ -120,7 +119,20 @@ def _terms(
         else:
             scored = group_zscore(values[..., q], settings.valid, settings.rule, settings.std_scope)
         z.append(scored * weight[:, q, None])
+    return _joined(z, settings), history
+
+
+def _contrasts(values: Tensor, weight: Tensor, settings: _Settings) -> Tensor:
+    """As `_terms`, for contrasted rewards: they have no past, and no unit to share with other groups."""
+    z = [
+        contrast_zscore(values[..., q], settings.valid, settings.rule) * weight[:, q, None]
+        for q in range(values.shape[2])
+    ]
+    return _joined(z, settings)
+
+
+def _joined(z: list[Tensor], settings: _Settings) -> Tensor:
     stacked = torch.stack(z)
     if settings.combine is Combine.gdpo:
-        stacked = combine.gdpo(stacked, settings.weights, settings.valid)[None]
-    return stacked, history
+        return combine.gdpo(stacked, settings.weights, settings.valid)[None]
+    return stacked

@@ -27,6 +27,7 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
 
     Raises ConfigError for a key that the schema does not have and for a value of a wrong type.
     """
+    key = names.PYTHON_WORDS.get(key, key)
     node: DictConfig = config
     kind: Any = schema.Config
     *parents, last = key.split(".")

@@ -15,6 +15,8 @@ from typing import Any
 from rlvis import schema
 
 WHOLE = ("experiment", "debug")  # groups whose files may set any key
+# Keys whose proper name cannot be a field's: a reserved word of Python. The command line takes both.
+PYTHON_WORDS = {"trust.crt.lambda": "trust.crt.lam"}
 # What other programs call our keys: a typo has a near spelling, a habit has not.
 ELSEWHERE = {
     "learning_rate": "optim.lr",

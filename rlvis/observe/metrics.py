@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlvis.records import Advantages, Rewards
+from rlvis.records import Advantages, Rewards, Trust
+from rlvis.schema import Combine
 
 
 class Key(NamedTuple):
@@ -65,6 +66,31 @@ KEYS: dict[str, Key] = {
         "",
         "share of trained samples whose A has the sign of (reward - group mean); ties are left out",
         "1 for GRPO on one reward, 0 with advantage.sign=-1; lower where other terms reorder samples",
+    ),
+    "trust/weight_mean": Key("", "mean weight over groups and objectives", "near 1"),
+    "trust/weight_min": Key("", "smallest weight of a group", "above 0"),
+    "trust/weight_max": Key("", "largest weight of a group", "inside the form's bounds"),
+    "trust/weight_std": Key(
+        "", "standard deviation of the weights: 0 where trust changes nothing", "above 0 with a trust"
+    ),
+    "trust/effective_groups": Key(
+        "groups",
+        "(sum w)^2 / (sum w^2), mean over objectives: groups that carry the update",
+        "near data.prompts_per_step",
+    ),
+    "trust/prior_mean": Key(
+        "reward", "mean over groups of the prior's mean (the anchor)", "follows reward/mean"
+    ),
+    "trust/prior_gap": Key("reward", "mean |group mean - prior mean|", "of the order of reward/std or below"),
+    "trust/posterior_gap": Key(
+        "reward",
+        "mean |posterior mean - prior mean| under the prior's variance; 0 where the prior has none",
+        "at most trust/prior_gap",
+    ),
+    "trust/inverted_fraction": Key(
+        "",
+        "share of pairs of unequal rewards in a group whose order the contrast turns around",
+        "below 0.1; 0 with trust.crt.monotone=true",
     ),
     "ratio/mean": Key("", "mean probability ratio as it enters the loss", "1 within the clip range"),
     "ratio/max_deviation": Key(
@@ -188,6 +214,47 @@ def advantage_metrics(advantages: Advantages, rewards: Rewards, *, adv_clip: flo
     if bool(told.any()):
         agrees = total[told].sign() == centred[told].sign()
         metrics["advantage/reward_agreement"] = float(agrees.double().mean())
+    return metrics
+
+
+def trust_metrics(trust: Trust, rewards: Rewards, combine: Combine) -> dict[str, float]:
+    """trust/* of a step: its weights [P, Q], what they were compared with, and what the contrast does.
+
+    Groups without a valid sample are left out. combine: which quantities the Q objectives are
+    (`advantage.combine`).
+    """
+    valid = rewards.valid
+    known = valid.any(1)
+    if not bool(known.any()):
+        return {}
+    w = trust.weight[known]
+    metrics = {
+        "trust/weight_mean": float(w.mean()),
+        "trust/weight_min": float(w.min()),
+        "trust/weight_max": float(w.max()),
+        "trust/weight_std": float(w.std(correction=0)),
+        "trust/effective_groups": float((w.sum(0).square() / w.square().sum(0)).mean()),
+    }
+    scored = torch.where(valid[..., None], rewards.term, 0.0)
+    values = _combined(rewards)[..., None] if combine is Combine.weighted_sum else scored
+    if trust.anchor_mean is not None and trust.anchor_var is not None:
+        count = valid.sum(1)[known, None]
+        mean = values.sum(1)[known] / count
+        deviation = torch.where(valid[known][..., None], values[known] - mean[:, None], 0.0)
+        var = deviation.square().sum(1) / (count - 1).clamp(min=1)
+        gap = (mean - trust.anchor_mean[known]).abs()
+        prior = trust.anchor_var[known]
+        error = torch.where(count > 1, var / count, prior)  # one sample has no variance of its own
+        share = torch.where(prior > 0, prior / (prior + error), 0.0)
+        metrics["trust/prior_mean"] = float(trust.anchor_mean[known].mean())
+        metrics["trust/prior_gap"] = float(gap.mean())
+        metrics["trust/posterior_gap"] = float((share * gap).mean())
+    if trust.contrast is not None:
+        higher = values[:, :, None] > values[:, None]
+        pairs = higher & valid[:, :, None, None] & valid[:, None, :, None]
+        turned = trust.contrast[:, :, None] < trust.contrast[:, None]
+        if bool(pairs.any()):
+            metrics["trust/inverted_fraction"] = float(turned[pairs].double().mean())
     return metrics
 
 

@@ -53,14 +53,15 @@ def update_only(parts: Parts, root: Path) -> int:
 
 def without_policy(config: Config, world: World, root: Path) -> None:
     """Run score, weigh or build on every step below `root`."""
-    prior, history = PriorState(kind=config.prior.kind), RewardHistory()
+    prior, history = PriorState(kind=config.prior.kind.value), RewardHistory()
     for step in archive.steps(root):
         folder = archive.step_folder(root, step)
         if config.stage is Stage.score:
             score_saved(config, world, folder)
         elif config.stage is Stage.weigh:
             rewards = Rewards.load(folder / "rewards")
-            trust, prior = pipeline.trusted(config, rewards, prior)
+            prompts = PromptBatch.load(folder / "prompts")
+            trust, prior = pipeline.trusted(config, prompts, rewards, prior)
             if world.leads:
                 trust.save(folder / "trust")
                 prior.save(folder / "prior")

@@ -24,7 +24,7 @@ from rlvis.schema import (
     SamplerConfig,
     Stage,
 )
-from rlvis.training import sampler_checks
+from rlvis.training import sampler_checks, trust_checks
 
 SOURCES = ("shapes", "txt", "jsonl", "csv", "parquet", "hub")
 
@@ -44,6 +44,7 @@ def check(config: Config, world_size: int = 1) -> list[str]:
         lambda: _clip_range(config.advantage.clip_range),
         lambda: sampler_checks.kernel_mistakes(config.sampler, config.model),
         lambda: sampler_checks.window_mistakes(config.sampler, config.train.steps),
+        lambda: trust_checks.trust_mistakes(config),
         lambda: _model(config.model),
         lambda: _engine(config),
         lambda: _optim(config),

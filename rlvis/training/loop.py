@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rlvis.observe import gallery, trackers
-from rlvis.observe.metrics import advantage_metrics, reward_metrics
+from rlvis.observe.metrics import advantage_metrics, reward_metrics, trust_metrics
 from rlvis.observe.trackers import Trackers
 from rlvis.records import PriorState, PromptBatch, RewardHistory
 from rlvis.rollout.generate import generate
@@ -69,7 +69,7 @@ def train(config: Config, argv: list[str]) -> Outcome:
 
 def _run(parts: Parts, run_dir: Path, resumes: bool) -> int:
     config, world = parts.config, parts.world
-    memory, first = Memory(PriorState(kind=config.prior.kind), RewardHistory()), 0
+    memory, first = Memory(PriorState(kind=config.prior.kind.value), RewardHistory()), 0
     if resumes:
         first, saved = checkpoint.load(checkpoint.latest(run_dir), parts.engine, parts.ema, KINDS, world)
         memory = Memory(saved["prior"], saved["history"])
@@ -180,6 +180,7 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
     return {
         **reward_metrics(records.rewards),
         **advantage_metrics(records.advantages, records.rewards, adv_clip=parts.config.advantage.adv_clip),
+        **trust_metrics(records.trust, records.rewards, parts.config.advantage.combine),
         **records.update.metrics,
         **{f"time/{name}": value for name, value in records.seconds.items()},
         "update/learning_rate": parts.config.optim.lr,

@@ -137,7 +137,7 @@ def train_step(
     with clock.stage("score"):
         rewards = collect(config, parts.terms, prompts, trajectories, scores)
     with clock.stage("weigh"):
-        trust, prior = trusted(config, rewards, memory.prior)
+        trust, prior = trusted(config, prompts, rewards, memory.prior)
     with clock.stage("build"):
         advantages, history = built(config, prompts, rewards, trust, memory.history)
     with clock.stage("update"):
@@ -227,16 +227,31 @@ def collect(
     return gather(scores, *where, terms, prompts.rows, size, dist.all_gather_rows)
 
 
-def trusted(config: Config, rewards: Rewards, prior: PriorState) -> tuple[Trust, PriorState]:
-    """Stage 3."""
-    return weigh(rewards, prior, config.trust, config.prior, config.advantage.combine)
+def trusted(
+    config: Config,
+    prompts: PromptBatch,
+    rewards: Rewards,
+    prior: PriorState,
+    reference: Rewards | None = None,
+) -> tuple[Trust, PriorState]:
+    """Stage 3. reference: scores of other samples of the same prompts, for priors that read them."""
+    combine = config.advantage.combine
+    return weigh(rewards, prior, config.trust, config.prior, combine, prompts, reference)
 
 
 def built(
     config: Config, prompts: PromptBatch, rewards: Rewards, trust: Trust, history: RewardHistory
 ) -> tuple[Advantages, RewardHistory]:
     """Stage 4."""
-    return build(rewards, trust, config.advantage, prompts.index, history)
+    return build(
+        rewards,
+        trust,
+        config.advantage,
+        prompts.index,
+        history,
+        contrast_coef=config.trust.crt.weight,
+        weigh_contrast=config.trust.ras.weight_crt,
+    )
 
 
 def improve(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlvis.advantage.normalise import RULES, group_zscore
+from rlvis.advantage.normalise import RULES, contrast_zscore, group_zscore
 from rlvis.advantage.stage import build
 from rlvis.record_base import equal
 from rlvis.records import RewardHistory, Rewards, Trust
@@ -33,6 +33,10 @@ def run(rewards, trust, config=None, **more):
 
 def z(values, valid=None):
     return group_zscore(values, torch.ones(P, K, dtype=torch.bool) if valid is None else valid, GRPO)
+
+
+def zc(values, valid=None):
+    return contrast_zscore(values, torch.ones(P, K, dtype=torch.bool) if valid is None else valid, GRPO)
 
 
 def test_weighted_sum_is_one_z_score_of_the_sum():
@@ -163,11 +167,11 @@ class TestContrast:
         trust = plain(weight=weight, contrast=contrast)
         out = run(rewards, trust, contrast_coef=0.25)
         torch.testing.assert_close(
-            out.term, torch.stack([weight * z(rewards.term[..., 0]), z(contrast[..., 0])]), rtol=0, atol=0
+            out.term, torch.stack([weight * z(rewards.term[..., 0]), zc(contrast[..., 0])]), rtol=0, atol=0
         )
         assert (out.names, out.coef.tolist()) == (("grpo", "grpo_contrast"), [1.0, 0.25])
         weighed = run(rewards, trust, contrast_coef=0.25, weigh_contrast=True)
-        torch.testing.assert_close(weighed.term[1], weight * z(contrast[..., 0]), rtol=0, atol=0)
+        torch.testing.assert_close(weighed.term[1], weight * zc(contrast[..., 0]), rtol=0, atol=0)
 
     def test_it_replaces_the_base_reward(self):
         contrast = self.contrast()
@@ -187,7 +191,7 @@ class TestContrast:
         out = run(make(), plain(2, contrast=contrast), config, contrast_coef=0.5)
         assert out.names == ("colour", "shape", "colour_contrast", "shape_contrast")
         assert out.coef.tolist() == [1.0, 0.5, 0.5, 0.25]
-        torch.testing.assert_close(out.term[3], z(contrast[..., 1]), rtol=0, atol=0)
+        torch.testing.assert_close(out.term[3], zc(contrast[..., 1]), rtol=0, atol=0)
 
     def test_gdpo_joins_the_contrasts(self):
         config = AdvantageConfig(combine=Combine.gdpo)
@@ -202,7 +206,7 @@ class TestContrast:
         contrast[1, 2] = float("nan")
         out = run(make((1.0,), valid=valid), plain(contrast=contrast), contrast_coef=1.0)
         assert out.term[1, 1, 2].item() == 0
-        torch.testing.assert_close(out.term[1], z(contrast[..., 0], valid), rtol=0, atol=0)
+        torch.testing.assert_close(out.term[1], zc(contrast[..., 0], valid), rtol=0, atol=0)
 
 
 def test_the_map_passes_through():

@@ -16,6 +16,13 @@ NEEDS = {
     ("model", "sd3"): ["engine=zero1"],
     ("reward", "custom"): ["reward.terms.custom.scorer=my.module.score"],
     ("sampler", "ddim"): ["model.family=a_diffusion_model"],
+    **{
+        ("trust", name): ["prior=moving_average"]
+        for name in ("ras", "posterior", "agreement", "bpgo", "bpgo_released")
+    },
+    ("prior", "constant"): ["trust=ras", "prior.value=0.5"],
+    ("prior", "record"): ["trust=ras", "prior.field=score"],
+    **{("prior", name): ["trust=ras"] for name in ("moving_average", "hierarchical")},
     **{("data", name): ["data.path=FILE"] for name in ("txt", "jsonl", "csv", "parquet", "hub")},
     **{("experiment", name): ["data.path=FILE"] for name in ("flow_grpo_sd3", "flow_cps_sd3", "jpeg_sd3")},
 }

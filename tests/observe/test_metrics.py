@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rlvis.observe import metrics
-from rlvis.records import Advantages, Rewards
+from rlvis.records import Advantages, Rewards, Trust
+from rlvis.schema import Combine
 
 
 def rewards(term: list, valid: list | None = None, weights: tuple[float, ...] = (1.0,)) -> Rewards:
@@ -105,3 +106,64 @@ def test_markdown_has_a_row_of_four_cells_for_every_key() -> None:
     assert len(lines) == 2 + len(metrics.KEYS)
     assert all(line.replace("\\|", "").count("|") == 5 for line in lines)
     assert all(row.meaning and row.healthy for row in metrics.KEYS.values())
+
+
+class TestTrust:
+    def scored(self, values, weights=(1.0,)):
+        term = torch.tensor(values, dtype=torch.float64)
+        term = term[..., None] if term.ndim == 2 else term
+        return Rewards(
+            term=term,
+            names=tuple("ab"[: term.shape[-1]]),
+            weights=weights,
+            valid=torch.isfinite(term).all(-1),
+            latency=(0.0,) * term.shape[-1],
+        )
+
+    def trust(self, weight, **changes):
+        made = Trust(weight=torch.tensor(weight, dtype=torch.float64), contrast_replaces=False)
+        return made.replace(**changes)
+
+    def test_weights_and_the_prior(self):
+        column = torch.ones(2, 1, dtype=torch.float64)
+        rewards = self.scored([[1.0, 3.0], [5.0, 5.0]])
+        trust = self.trust(
+            [[0.5], [1.5]], anchor_mean=4 * column, anchor_var=3 * column, anchor_count=8 * column
+        )
+        found = metrics.trust_metrics(trust, rewards, Combine.weighted_sum)
+        metrics.check(found)
+        assert found == pytest.approx(
+            {
+                "trust/weight_mean": 1.0,
+                "trust/weight_min": 0.5,
+                "trust/weight_max": 1.5,
+                "trust/weight_std": 0.5,
+                "trust/effective_groups": 4 / 2.5,
+                "trust/prior_mean": 4.0,
+                "trust/prior_gap": 1.5,  # |2 - 4| and |5 - 4|
+                "trust/posterior_gap": (2 * 3 / (3 + 1) + 1) / 2,  # s^2 / n is 2 / 2 and 0
+            }
+        )
+
+    def test_groups_without_a_valid_sample_are_left_out(self):
+        nan = float("nan")
+        found = metrics.trust_metrics(
+            self.trust([[0.5], [9.0]]), self.scored([[1.0, 2.0], [nan, nan]]), Combine.gdpo
+        )
+        assert (found["trust/weight_max"], found["trust/effective_groups"]) == (0.5, 1.0)
+        assert metrics.trust_metrics(self.trust([[0.5]]), self.scored([[nan, nan]]), Combine.gdpo) == {}
+
+    @pytest.mark.parametrize(("combine", "share"), [(Combine.weighted_sum, 1.0), (Combine.gdpo, 0.0)])
+    def test_inverted_pairs_are_those_of_the_objective(self, combine, share):
+        """One reward of weight -1: as a sum its order is turned, as an objective of its own it is not."""
+        contrast = torch.tensor([[[1.0], [2.0], [7.0]]], dtype=torch.float64)
+        rewards = self.scored([[1.0, 2.0, float("nan")]], weights=(-1.0,))
+        found = metrics.trust_metrics(self.trust([[1.0]], contrast=contrast), rewards, combine)
+        assert found["trust/inverted_fraction"] == share
+
+    def test_ties_are_no_pairs(self):
+        contrast = torch.tensor([[[3.0], [1.0], [2.0]]], dtype=torch.float64)
+        found = metrics.trust_metrics(
+            self.trust([[1.0]], contrast=contrast), self.scored([[0.0, 0.0, 1.0]]), Combine.weighted_sum
+        )
+        assert found["trust/inverted_fraction"] == 0.5
