@@ -1,7 +1,8 @@
-"""Write rlvis/assets/tiny_backbone: a DINOv2 of 0.06M random weights for tests and tiny runs, the same every time.
+"""Write rlvis/assets/tiny_backbone: a DINOv2 of 0.06M random weights for tests and tiny runs, the same every
+time.
 
-Untrained: its tokens follow colour and position of a patch, which is structure enough for a 32-pixel drawing, but
-it has learned nothing.
+Untrained: its tokens follow colour and position of a patch, which is structure enough for a 32-pixel
+drawing, but it has learned nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import torch
 FOLDER = Path(__file__).resolve().parents[1] / "rlvis" / "assets" / "tiny_backbone"
 README = """# tiny_backbone
 
-A `Dinov2Model` with {count} random weights (width 48, 2 layers, patches of 4 pixels; {size} kB): the vision backbone
-behind `advantage.map.backbone=tiny`, for tests and runs of tiny policies. It is untrained: its tokens follow the colour
-and the position of a patch, and maps made from it say no more than that.
+A `Dinov2Model` with {count} random weights (width 48, 2 layers, patches of 4 pixels; {size} kB): the vision
+backbone behind `advantage.map.backbone=tiny`, for tests and runs of tiny policies. It is untrained: its
+tokens follow the colour and the position of a patch, and maps made from it say no more than that.
 
 Made by `python scripts/make_tiny_backbone.py` (seed 0, deterministic).
 """

@@ -1,6 +1,7 @@
 """FLUX's tokens and the latent grid: (B, h w / 4, 4 C) <-> (B, C, 1, h, w).
 
-FLUX's transformer sees 2 x 2 blocks of latents as tokens of 64 values (16 channels). A ratio, a log-prob or a map at a
+FLUX's transformer sees 2 x 2 blocks of latents as tokens of 64 values (16 channels). A ratio, a log-prob or
+a map at a
 position needs the grid back: per token the four positions of a block are one.
 """
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Latents [B, C, 1, h, w] -> tokens [B, h/2 * w/2, 4 C], row by row; in a token the channel varies slowest.
+    """Latents [B, C, 1, h, w] -> tokens [B, h/2 * w/2, 4 C], row by row; in a token the channel varies
+    slowest.
 
     Raises ValueError for several frames or an odd side.
     """
@@ -29,7 +31,8 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     even = not (height % 2 or width % 2)
     if tokens.ndim != 3 or not even or tokens.shape[1] * 4 != height * width or tokens.shape[2] % 4:
         raise ValueError(
-            f"unpack: wanted tokens [B, {height} * {width} / 4, 4 C] with even sides, got {list(tokens.shape)}"
+            f"unpack: wanted tokens [B, {height} * {width} / 4, 4 C] with even sides, got "
+            f"{list(tokens.shape)}"
         )
     b, _, width4 = tokens.shape
     blocks = tokens.reshape(b, height // 2, width // 2, width4 // 4, 2, 2)

@@ -9,8 +9,9 @@ reported as 0.
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -92,6 +93,16 @@ KEYS: dict[str, Key] = {
         "share of pairs of unequal rewards in a group whose order the contrast turns around",
         "below 0.1; 0 with trust.crt.monotone=true",
     ),
+    "map/entropy": Key(
+        "",
+        "entropy of the maps over the free positions, by that of a uniform one, mean over samples",
+        "0.8 to 1; 1: a map of ones",
+    ),
+    "map/mean": Key(
+        "", "mean of the maps: what they scale the loss by (1 with map_norm=mean1)", "0.2 to 0.8"
+    ),
+    "map/max": Key("", "largest value of a map", "1; with map_norm=mean1 below 5"),
+    "map/failed": Key("samples", "samples that got a map of ones because their features failed", "0"),
     "ratio/mean": Key("", "mean probability ratio as it enters the loss", "1 within the clip range"),
     "ratio/max_deviation": Key(
         "", "largest |ratio - 1| over all updates of the step", "a few times the clip range"
@@ -124,6 +135,7 @@ KEYS: dict[str, Key] = {
     "time/score": Key("s", "waiting for the rewards", "small beside rollout"),
     "time/weigh": Key("s", "prior and trust", "near 0"),
     "time/build": Key("s", "advantages and maps", "small beside rollout"),
+    "time/map": Key("s", "maps alone, a part of time/build", "below 0.05 of time/step"),
     "time/update": Key("s", "forwards, backwards and optimizer steps", "most of the step, with rollout"),
     "time/step": Key("s", "the whole step", "constant"),
     "throughput/samples_per_second": Key(
@@ -256,6 +268,29 @@ def trust_metrics(trust: Trust, rewards: Rewards, combine: Combine) -> dict[str,
         if bool(pairs.any()):
             metrics["trust/inverted_fraction"] = float(turned[pairs].double().mean())
     return metrics
+
+
+def map_metrics(
+    map: Tensor,
+    free: Tensor,
+    failed: int,
+    reduce: Callable[[Tensor, str], Tensor] = lambda values, how: values,
+) -> dict[str, float]:
+    """map/* of a step from this rank's maps [N, F, H, W] >= 0, over the free positions [F, H, W].
+
+    failed: rows whose map was replaced by ones. reduce: (values, "sum" or "max") -> the same over all ranks.
+    """
+    values = map[:, free > 0].double()
+    rows, positions = values.shape
+    mass = values.sum(1, keepdim=True)
+    share = torch.where(mass > 0, values / torch.where(mass > 0, mass, 1.0), 1.0 / positions)
+    entropy = torch.special.entr(share).sum(1) / math.log(positions) if positions > 1 else torch.ones(rows)
+    local = [float(rows), float(entropy.sum()), float(values.mean(1).sum()), float(failed)]
+    count, ordered, mean, lost = reduce(torch.tensor(local, dtype=torch.float64), "sum").tolist()
+    top = float(reduce(torch.tensor([float(values.max()) if rows else 0.0]), "max")[0])
+    if not count:
+        return {}
+    return {"map/entropy": ordered / count, "map/mean": mean / count, "map/max": top, "map/failed": lost}
 
 
 def _combined(rewards: Rewards) -> Tensor:

@@ -1,7 +1,7 @@
 """Maps over pictures, for the eye: each sample as it is, its map on the latent grid, and the two blended.
 
-A still gets the three panels side by side; a clip gets three rows over time, and an MP4 beside the PNG. A map is
-scaled by its own largest value, so that colours compare positions of one sample and not samples.
+A still gets the three panels side by side; a clip gets three rows over time, and an MP4 beside the PNG. A
+map is scaled by its own largest value, so that colours compare positions of one sample and not samples.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SHOWN = 4  # clips of one film
 def overlay(images: Tensor, maps: Tensor) -> Tensor:
     """Panels of each sample: image, map, blend.
 
-    images: uint8 [n, 3, Y, X] or [n, M, 3, Y, X]. maps: [n, F, H, W] >= 0; latent frames and cells are enlarged as
-    they are (nearest) for the second panel and smoothly for the third.
+    images: uint8 [n, 3, Y, X] or [n, M, 3, Y, X]. maps: [n, F, H, W] >= 0; latent frames and cells are
+    enlarged as they are (nearest) for the second panel and smoothly for the third.
     Returns uint8 [n, M, 3, Y, 3 X + 2 GAP] for stills (M = 1), [n, M, 3, 3 Y + 2 GAP, X] for clips.
     Raises ValueError on other shapes.
     """
@@ -66,7 +66,9 @@ def write_maps(run_dir: Path, step: int, images: Tensor, maps: Tensor, captions:
 
 
 def write_film(clips: Tensor, path: Path, fps: int = 8) -> Path | None:
-    """Clips uint8 [n, M, 3, Y, X] side by side as H.264; None, with a warning, where PyAV is not installed."""
+    """Clips uint8 [n, M, 3, Y, X] side by side as H.264; None, with a warning, where PyAV is not
+    installed.
+    """
     if importlib.util.find_spec("av") is None:
         log.warning("no %s: PyAV is not installed; type pip install av", path.name)
         return None

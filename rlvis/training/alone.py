@@ -9,12 +9,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rlvis.records import Advantages, PriorState, PromptBatch, RewardHistory, Rewards, Trust
+from torch import Tensor
+
+from rlvis.advantage.maps.psm import PerceptualMap
+from rlvis.records import PriorState, PromptBatch, RewardHistory, Rewards, Trust
 from rlvis.reward import scorer
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.schema import Config, Stage
 from rlvis.training import archive, pipeline
+from rlvis.training.assemble import allocator
 from rlvis.training.pipeline import Parts
 
 log = logging.getLogger(__name__)
@@ -43,7 +47,7 @@ def update_only(parts: Parts, root: Path) -> int:
         prompts = PromptBatch.load(folder / "prompts")
         total = prompts.rows * data.samples_per_prompt
         trajectories = archive.load_trajectories(folder, parts.world, total, data.samples_per_prompt)
-        advantages = Advantages.load(folder / "advantages")
+        advantages = archive.load_advantages(folder, parts.world, total)
         result = pipeline.improve(parts, prompts, trajectories, advantages)
         if parts.world.leads:
             result.save(folder / "update")
@@ -54,6 +58,7 @@ def update_only(parts: Parts, root: Path) -> int:
 def without_policy(config: Config, world: World, root: Path) -> None:
     """Run score, weigh or build on every step below `root`."""
     prior, history = PriorState(kind=config.prior.kind.value), RewardHistory()
+    psm = allocator(config, world) if config.stage is Stage.build else None
     for step in archive.steps(root):
         folder = archive.step_folder(root, step)
         if config.stage is Stage.score:
@@ -69,12 +74,36 @@ def without_policy(config: Config, world: World, root: Path) -> None:
             assert config.stage is Stage.build, f"{config.stage} needs the policy"
             rewards, trust = Rewards.load(folder / "rewards"), Trust.load(folder / "trust")
             prompts = PromptBatch.load(folder / "prompts")
-            advantages, history = pipeline.built(config, prompts, rewards, trust, history)
+            area = None if psm is None else maps_saved(config, psm, world, folder, prompts.rows)
+            advantages, history = pipeline.built(config, prompts, rewards, trust, history, area)
+            archive.save_advantages(advantages, folder, world)
             if world.leads:
-                advantages.save(folder / "advantages")
                 history.save(folder / "history")
         log.info("%s of step %d: %s", config.stage.value, step, folder)
     dist.barrier()
+
+
+def maps_saved(config: Config, psm: PerceptualMap, world: World, folder: Path, prompts: int) -> Tensor:
+    """Maps [N, F, H, W] of this rank's rows: from the saved media, or those saved with an earlier step's
+    advantages where a whole run has freed the media.
+
+    Raises:
+        ValueError: neither media nor maps were saved.
+    """
+    size = config.data.samples_per_prompt
+    trajectories = archive.load_trajectories(folder, world, prompts * size, size)
+    if trajectories.media is None and list(folder.glob("advantages.*of*.json")):
+        kept = archive.load_advantages(folder, world, prompts * size).map
+        if kept is not None:
+            log.warning(
+                "%s has no media: taking its saved maps as they are, whatever advantage.map says", folder
+            )
+            return kept
+    area, failed = pipeline.joined([pipeline.allocate(psm, trajectories)])
+    if failed:
+        log.warning("%s: %d samples have a map of ones, their features are not finite", folder, failed)
+    assert area is not None
+    return area
 
 
 def score_saved(config: Config, world: World, folder: Path) -> None:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from rlvis.record_base import Record
-from rlvis.records import Trajectories
+from rlvis.records import Advantages, Trajectories
 from rlvis.runtime.dist import World
 
 
@@ -40,6 +40,63 @@ def save_local(record: Record, folder: Path, name: str, world: World) -> None:
     record.save(folder / f"{name}.{world.rank}of{world.size}")
 
 
+def save_advantages(advantages: Advantages, folder: Path, world: World) -> None:
+    """Write advantages: once where they are all global, this rank's piece where they hold a local map.
+
+    What an earlier stage=build left of the other kind, or for another number of ranks, is removed first:
+    call it on all ranks, with a barrier before anything is read.
+    """
+    ours = r"advantages" if advantages.map is None else rf"advantages\.\d+of{world.size}"
+    if world.leads:
+        for found in folder.glob("advantages*"):
+            if not re.fullmatch(rf"{ours}\.(json|safetensors)", found.name):
+                found.unlink()
+    if advantages.map is not None:
+        save_local(advantages, folder, "advantages", world)
+    elif world.leads:
+        advantages.save(folder / "advantages")
+
+
+def load_advantages(folder: Path, world: World, total: int) -> Advantages:
+    """The advantages of one step; where they hold a map, with this rank's rows of it.
+
+    Args:
+        folder: of one step.
+        world: decides which of the `total` rows are ours.
+        total: P * K.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: pieces are missing, or they do not hold just the `total` rows.
+    """
+    if (folder / "advantages.json").exists() or not list(folder.glob("advantages.*of*.json")):
+        return Advantages.load(folder / "advantages")
+    whole = Advantages.concatenate(
+        [Advantages.load(piece) for piece in _pieces(folder, "advantages", "build")]
+    )
+    held = 0 if whole.map is None else len(whole.map)
+    if held != total:
+        raise ValueError(f"{folder}: wanted maps of {total} samples, found {held}; run stage=build again")
+    return whole.take(list(world.rows(total)))
+
+
+def _pieces(folder: Path, name: str, stage: str) -> list[Path]:
+    """The pieces of a local record in the order of their ranks. Raises ValueError unless they are those of
+    one run.
+    """
+    pieces = [p.with_suffix("") for p in folder.glob(f"{name}.*of*.json")]
+    place = {piece: tuple(map(int, piece.name.split(".")[1].split("of"))) for piece in pieces}
+    pieces.sort(key=lambda piece: place[piece])
+    writers = place[pieces[0]][1] if pieces else 0
+    if [place[piece] for piece in pieces] != [(rank, writers) for rank in range(writers)] or not pieces:
+        raise ValueError(
+            f"{folder}: wanted the {name} pieces of all ranks of one {stage}, found "
+            f"{', '.join(piece.name for piece in pieces) or 'none'}; "
+            f"empty the folder and run stage={stage} again"
+        )
+    return pieces
+
+
 def load_trajectories(folder: Path, world: World, total: int, samples_per_prompt: int) -> Trajectories:
     """This rank's rows of the trajectories in `folder`, whatever number of ranks wrote them.
 
@@ -52,17 +109,9 @@ def load_trajectories(folder: Path, world: World, total: int, samples_per_prompt
     Raises:
         ValueError: pieces are missing or of several rollouts, or they do not hold just the `total` rows.
     """
-    pieces = [p.with_suffix("") for p in folder.glob("trajectories.*of*.json")]
-    place = {piece: tuple(map(int, piece.name.split(".")[1].split("of"))) for piece in pieces}
-    pieces.sort(key=lambda piece: place[piece])
-    writers = place[pieces[0]][1] if pieces else 0
-    if [place[piece] for piece in pieces] != [(rank, writers) for rank in range(writers)] or not pieces:
-        raise ValueError(
-            f"{folder}: wanted the trajectory pieces of all ranks of one rollout, found "
-            f"{', '.join(piece.name for piece in pieces) or 'none'}; "
-            "empty the folder and run stage=rollout again"
-        )
-    whole = Trajectories.concatenate([Trajectories.load(piece) for piece in pieces])
+    whole = Trajectories.concatenate(
+        [Trajectories.load(piece) for piece in _pieces(folder, "trajectories", "rollout")]
+    )
     held = (whole.prompt * samples_per_prompt + whole.sample).tolist()
     most = int(whole.sample.max()) + 1 if held else 0
     if sorted(held) != list(range(total)) or most > samples_per_prompt:

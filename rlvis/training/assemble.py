@@ -6,6 +6,7 @@ import logging
 
 import torch
 
+from rlvis.advantage.maps import psm
 from rlvis.data import prompts as data
 from rlvis.data import sampler
 from rlvis.models.ema import Ema
@@ -14,7 +15,7 @@ from rlvis.records import PromptBatch
 from rlvis.reward import scorer
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine, quiet_deepspeed
-from rlvis.schema import Config
+from rlvis.schema import Config, MapSource
 from rlvis.training.pipeline import Parts
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ def assemble(config: Config, world: World) -> Parts:
         torch.set_num_threads(config.threads)
     prompts = data.load_prompts(config.data)
     terms = scorer.build(config.reward)
+    area = allocator(config, world)
     quiet_deepspeed(world.device.type)
     whole = config.model.lora is None
     policy = load_policy(
@@ -48,7 +50,19 @@ def assemble(config: Config, world: World) -> Parts:
         config.model.dtype.value,
         world.device,
     )
-    return Parts(config, world, prompts, terms, policy, engine, ema)
+    return Parts(config, world, prompts, terms, policy, engine, ema, area)
+
+
+def allocator(config: Config, world: World) -> psm.PerceptualMap | None:
+    """What makes maps, with its backbone loaded; None without a source of maps.
+
+    Raises:
+        ValueError: the backbone cannot be had, or frames are too small for it.
+    """
+    area, model = config.advantage.map, config.model
+    if area.source is MapSource.none:
+        return None
+    return psm.build(area, world.device, model.height, model.width)
 
 
 def sheet_prompts(parts: Parts) -> PromptBatch:

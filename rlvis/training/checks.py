@@ -24,7 +24,7 @@ from rlvis.schema import (
     SamplerConfig,
     Stage,
 )
-from rlvis.training import sampler_checks, trust_checks
+from rlvis.training import map_checks, sampler_checks, trust_checks
 
 SOURCES = ("shapes", "txt", "jsonl", "csv", "parquet", "hub")
 
@@ -45,6 +45,7 @@ def check(config: Config, world_size: int = 1) -> list[str]:
         lambda: sampler_checks.kernel_mistakes(config.sampler, config.model),
         lambda: sampler_checks.window_mistakes(config.sampler, config.train.steps),
         lambda: trust_checks.trust_mistakes(config),
+        lambda: map_checks.map_mistakes(config),
         lambda: _model(config.model),
         lambda: _engine(config),
         lambda: _optim(config),
@@ -120,12 +121,6 @@ def _data(data: DataConfig) -> Iterator[str]:
 
 
 def _advantage(advantage: AdvantageConfig, sampler: SamplerConfig) -> Iterator[str]:
-    if advantage.ratio_scope is RatioScope.pooled:
-        yield (
-            "advantage.ratio_scope=pooled weights positions by a map, and this version has no source of "
-            "maps; "
-            "type advantage.ratio_scope=sample or advantage.ratio_scope=position"
-        )
     if advantage.guard is not None and advantage.ratio_scope is not RatioScope.sample:
         yield (
             "advantage.guard normalises the ratio of a whole sample, but "

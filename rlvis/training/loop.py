@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from rlvis.observe import gallery, trackers
-from rlvis.observe.metrics import advantage_metrics, reward_metrics, trust_metrics
+from rlvis.observe import gallery, overlay, trackers
+from rlvis.observe.metrics import advantage_metrics, map_metrics, reward_metrics, trust_metrics
 from rlvis.observe.trackers import Trackers
 from rlvis.records import PriorState, PromptBatch, RewardHistory
 from rlvis.rollout.generate import generate
@@ -165,8 +165,9 @@ def _one(
 
 
 def _write(folder: Path, world: World, *, trajectories: Any, **light: Any) -> None:
-    """Save one step's records: the heavy one per rank, light ones once."""
+    """Save one step's records: local ones per rank, global ones once."""
     archive.save_local(trajectories, folder, "trajectories", world)
+    archive.save_advantages(light.pop("advantages"), folder, world)
     if world.leads:
         for name, record in light.items():
             record.save(folder / name)
@@ -181,6 +182,7 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
         **reward_metrics(records.rewards),
         **advantage_metrics(records.advantages, records.rewards, adv_clip=parts.config.advantage.adv_clip),
         **trust_metrics(records.trust, records.rewards, parts.config.advantage.combine),
+        **_map_metrics(records),
         **records.update.metrics,
         **{f"time/{name}": value for name, value in records.seconds.items()},
         "update/learning_rate": parts.config.optim.lr,
@@ -189,6 +191,13 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
         "throughput/samples_per_second": samples / seconds,
         "memory/max_gib": float(dist.all_reduce(torch.tensor([memory]), "max")[0]),
     }
+
+
+def _map_metrics(records: StepRecords) -> dict[str, float]:
+    area = records.advantages.map
+    if area is None:
+        return {}
+    return map_metrics(area, records.trajectories.free, records.failed_maps, dist.all_reduce)
 
 
 def _deviation(metrics: dict[str, float]) -> float:
@@ -215,6 +224,10 @@ def _sheet(parts: Parts, run_dir: Path, prompts: PromptBatch, step: int, tracker
         )
     if parts.world.leads:
         tracker.image(step, "samples", gallery.write_samples(run_dir, step, images, prompts.texts))
+        if parts.psm is not None:
+            free = parts.policy.free.cpu()
+            area = parts.psm(images, free, tuple(parts.policy.latent_shape)).cpu()
+            tracker.image(step, "maps", overlay.write_maps(run_dir, step, images, area, prompts.texts))
 
 
 @contextmanager

@@ -40,19 +40,22 @@ def _without(advantage: AdvantageConfig) -> Iterator[str]:
         value, usual = getattr(advantage.map, field.name), getattr(default, field.name)
         if field.name not in ("source", "channel_reduction") and value != usual:
             name = f"advantage.map.{field.name}"
-            yield f"{name}={_text(value)} does nothing with advantage.map.source=none; type advantage.map.source=psm"
+            yield f"{name}={_text(value)} does nothing with advantage.map.source=none; type advantage=vipo"
 
 
 def _scope(advantage: AdvantageConfig) -> Iterator[str]:
     area, scope = advantage.map, advantage.ratio_scope
     if scope is RatioScope.pooled and area.map_norm is not MapNorm.mean1:
         yield (
-            f"advantage.ratio_scope=pooled with advantage.map.map_norm={area.map_norm.value}: the ratio would shrink "
+            f"advantage.ratio_scope=pooled with advantage.map.map_norm={area.map_norm.value}: the "
+            "ratio would shrink "
             "with the map's mean; type advantage.map.map_norm=mean1"
         )
     if scope is RatioScope.sample:
         effect = (
-            "do nothing at all" if area.map_norm is MapNorm.mean1 else "only scale each sample's loss by its map's mean"
+            "do nothing at all"
+            if area.map_norm is MapNorm.mean1
+            else "only scale each sample's loss by its map's mean"
         )
         yield (
             f"advantage.ratio_scope=sample has one ratio a sample, so a map would {effect}; "
@@ -62,14 +65,20 @@ def _scope(advantage: AdvantageConfig) -> Iterator[str]:
 
 def _idle(config: Config) -> Iterator[str]:
     area = config.advantage.map
-    if area.backbone is MapBackbone.tiny and area.backbone_revision is not None and area.backbone_path is None:
+    if (
+        area.backbone is MapBackbone.tiny
+        and area.backbone_revision is not None
+        and area.backbone_path is None
+    ):
         yield (
-            f"advantage.map.backbone_revision={area.backbone_revision} does nothing with advantage.map.backbone=tiny, "
+            f"advantage.map.backbone_revision={area.backbone_revision} does nothing with "
+            "advantage.map.backbone=tiny, "
             "which comes with rlvis; type advantage.map.backbone_revision=null"
         )
     if area.aggregation is Aggregation.first_pc and area.components != MapConfig().components:
         yield (
-            f"advantage.map.components={area.components} does nothing with advantage.map.aggregation=first_pc; "
+            f"advantage.map.components={area.components} does nothing with "
+            "advantage.map.aggregation=first_pc; "
             f"type advantage.map.components={MapConfig().components}"
         )
 
@@ -77,7 +86,8 @@ def _idle(config: Config) -> Iterator[str]:
 def _values(area: MapConfig) -> Iterator[str]:
     for key, value in (("batch", area.batch), ("components", area.components)):
         if value < 1:
-            yield f"advantage.map.{key}={value}: wanted at least 1; type advantage.map.{key}={3 + 13 * (key == 'batch')}"
+            usual = getattr(MapConfig(), key)
+            yield f"advantage.map.{key}={value}: wanted at least 1; type advantage.map.{key}={usual}"
     for key, width in (("sigma", area.sigma), ("temporal_sigma", area.temporal_sigma)):
         if not 0 <= width < math.inf:
             yield (

@@ -17,6 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
+from rlvis.advantage.maps.psm import Allocation, PerceptualMap
 from rlvis.advantage.stage import build
 from rlvis.data import sampler
 from rlvis.data.prompts import PromptSet
@@ -57,6 +61,7 @@ class Parts:
     policy: Policy
     engine: Engine
     ema: Ema | None
+    psm: PerceptualMap | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class StepRecords:
     update: PolicyUpdate
     truncated: int
     seconds: dict[str, float]
+    failed_maps: int = 0  # of this rank's rows
 
 
 class BrokenStepError(RuntimeError):
@@ -126,12 +132,16 @@ def train_step(
     """
     clock, config = Clock(), parts.config
     prompts, truncated = draw(parts, step)
-    pieces, scores = [], []
+    pieces, scores, maps = [], [], []
     for shard in shards(parts):
         with clock.stage("rollout"):
             piece = roll(parts, prompts, shard, step, advance)
         with clock.stage("score"):
             scores.append(judge(config, parts.terms, prompts, piece))
+        if parts.psm is not None:
+            # Maps need frames and nothing of the rewards, so the frames of a shard can go.
+            with clock.stage("build"), clock.stage("map"):
+                maps.append(allocate(parts.psm, piece))
         pieces.append(piece.replace(media=None))
     trajectories = Trajectories.concatenate(pieces)
     with clock.stage("score"):
@@ -139,14 +149,15 @@ def train_step(
     with clock.stage("weigh"):
         trust, prior = trusted(config, prompts, rewards, memory.prior)
     with clock.stage("build"):
-        advantages, history = built(config, prompts, rewards, trust, memory.history)
+        area, failed = joined(maps)
+        advantages, history = built(config, prompts, rewards, trust, memory.history, area)
     with clock.stage("update"):
         try:
             result = improve(parts, prompts, trajectories, advantages)
         except (NonFiniteLossError, NonFiniteGradientError) as error:
             raise BrokenStepError(str(error), prompts, trajectories, advantages) from error
     records = StepRecords(
-        prompts, trajectories, rewards, trust, advantages, result, truncated, dict(clock.seconds)
+        prompts, trajectories, rewards, trust, advantages, result, truncated, dict(clock.seconds), failed
     )
     return Memory(prior, history), records
 
@@ -239,10 +250,37 @@ def trusted(
     return weigh(rewards, prior, config.trust, config.prior, combine, prompts, reference)
 
 
+def allocate(psm: PerceptualMap, trajectories: Trajectories) -> Allocation:
+    """The local part of stage 4 on a shard: maps of its media, on the CPU.
+
+    Raises:
+        ValueError: the trajectories hold no media.
+    """
+    if trajectories.media is None:
+        raise ValueError(
+            "these trajectories hold no media to make maps from (a whole run frees them); write some with "
+            "stage=rollout, or type advantage.map.source=none"
+        )
+    made = psm.allocate(trajectories.media, trajectories.free, tuple(trajectories.states.shape[2:]))
+    return Allocation(*(part.cpu() for part in made))
+
+
+def joined(maps: list[Allocation]) -> tuple[Tensor | None, int]:
+    """The shards' maps as one [N, F, H, W], and how many rows failed; None without maps."""
+    if not maps:
+        return None, 0
+    return torch.cat([made.map for made in maps]), sum(int(made.failed.sum()) for made in maps)
+
+
 def built(
-    config: Config, prompts: PromptBatch, rewards: Rewards, trust: Trust, history: RewardHistory
+    config: Config,
+    prompts: PromptBatch,
+    rewards: Rewards,
+    trust: Trust,
+    history: RewardHistory,
+    map: Tensor | None = None,
 ) -> tuple[Advantages, RewardHistory]:
-    """Stage 4."""
+    """Stage 4; map: of this rank's rows."""
     return build(
         rewards,
         trust,
@@ -251,6 +289,7 @@ def built(
         history,
         contrast_coef=config.trust.crt.weight,
         weigh_contrast=config.trust.ras.weight_crt,
+        map=map,
     )
 
 

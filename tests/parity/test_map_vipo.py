@@ -1,7 +1,8 @@
 """Maps, log-probs and losses of ViPO against its two releases (vipo_official.npz, vipo_teleboost.npz).
 
-Features are given: a look-up takes the backbone's place. The official map has scikit-learn's signs, which are our
-`max_abs_loading`; TeleBoost's has those of numpy's SVD, which follow no rule, so its maps start from its components.
+Features are given: a look-up takes the backbone's place. The official map has scikit-learn's signs, which
+are our `max_abs_loading`; TeleBoost's has those of numpy's SVD, which follow no rule, so its maps start from
+its components.
 """
 
 from pathlib import Path
@@ -143,7 +144,9 @@ def test_wan_loss_is_ours_per_position():
 
 
 def signed_loss(dlogp, free, dense):
-    """The loss of an advantage [1,F,H,W] that has both signs: its positive and negative part as maps under +1, -1."""
+    """The loss of an advantage [1,F,H,W] that has both signs: its positive and negative part as maps under
+    +1, -1.
+    """
     parts = [(1.0, dense.clamp(min=0)), (-1.0, (-dense).clamp(min=0))]
     return sum(
         policy_loss(
@@ -154,7 +157,9 @@ def signed_loss(dlogp, free, dense):
 
 
 def test_the_released_flux_loss_has_no_spatial_effect_and_ours_has():
-    """There one ratio a sample meets the map, so only the map's mean counts; at scope `position` its shape does."""
+    """There one ratio a sample meets the map, so only the map's mean counts; at scope `position` its shape
+    does.
+    """
     area = array("loss_map")[None]
     free = torch.ones(area.shape[1:])
     base = (array("loss_lp_new") - array("loss_lp_old")).view(1, 1, 1, 1)

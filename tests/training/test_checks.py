@@ -18,7 +18,7 @@ from rlvis.training.sampler_checks import first_empty, trained_transitions
 
 MISTAKES = [
     (["sampler.kernel=ode"], "ode is deterministic"),
-    (["advantage.ratio_scope=pooled"], "no source of maps"),
+    (["advantage.ratio_scope=pooled"], "advantage.map.source=none"),
     (["advantage=guard", "advantage.ratio_scope=position"], "ratio of a whole sample"),
     (["advantage=guard", "sampler=cps"], "sampler.logprob=squared"),
     (["advantage.preset=ddpo", "advantage.std_scope=batch"], "advantage.std_scope=batch does nothing"),

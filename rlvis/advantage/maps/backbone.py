@@ -1,8 +1,9 @@
-"""Patch features of a vision backbone: DINOv2, DINOv3, ResNet, SAM, SigLIP, or a tiny one that comes with rlvis.
+"""Patch features of a vision backbone: DINOv2, DINOv3, ResNet, SAM, SigLIP, or a tiny one that comes with
+rlvis.
 
-Any Hugging Face checkpoint of those families, safetensors only. Frames are taken at their own size, rounded down
-to the patch, where the class can interpolate its position embeddings; otherwise (SAM) they are resized to the size
-it was trained on, which the map's way back to the latent grid undoes.
+Any Hugging Face checkpoint of those families, safetensors only. Frames are taken at their own size, rounded
+down to the patch, where the class can interpolate its position embeddings; otherwise (SAM) they are resized
+to the size it was trained on, which the map's way back to the latent grid undoes.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ LEAST = 2  # patches along each side: fewer have no structure
 class Backbone:
     """A frozen vision model on a device.
 
-    module: the model. patch: pixels a grid cell. prefix: tokens before the patches (CLS, registers). fixed: the only
-    size (Y, X) it takes, or None. mean, std: [3, 1, 1], of its normalisation.
+    module: the model. patch: pixels a grid cell. prefix: tokens before the patches (CLS, registers). fixed:
+    the only size (Y, X) it takes, or None. mean, std: [3, 1, 1], of its normalisation.
     """
 
     module: Any
@@ -68,13 +69,16 @@ class Backbone:
     name: str
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Cells (gh, gw) for frames of that size. Raises ValueError where frames are smaller than 2 x 2 patches."""
+        """Cells (gh, gw) for frames of that size. Raises ValueError where frames are smaller than 2 x 2
+        patches.
+        """
         high, wide = self.fixed or (height, width)
         grid = (high // self.patch, wide // self.patch)
         if min(grid) < LEAST:
             near = tuple(max(LEAST, round(side / self.patch)) * self.patch for side in (height, width))
             raise ValueError(
-                f"frames of {height} x {width} pixels give {self.name}, whose patches are {self.patch} pixels, a grid "
+                f"frames of {height} x {width} pixels give {self.name}, whose patches are "
+                f"{self.patch} pixels, a grid "
                 f"of {grid[0]} x {grid[1]}; a map needs at least {LEAST} x {LEAST}; the nearest size is "
                 f"model.height={near[0]} model.width={near[1]}, or take advantage.map.backbone=tiny"
             )
@@ -113,8 +117,8 @@ def load(
     """
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     where = _where(backbone, path)
     try:
         config = transformers.AutoConfig.from_pretrained(where, revision=revision)
@@ -123,15 +127,28 @@ def load(
     kind = config.model_type
     if kind not in FAMILIES[backbone]:
         raise ValueError(
-            f"advantage.map.backbone_path={path} is a {kind}, but advantage.map.backbone={backbone.value} takes "
-            f"{' or '.join(FAMILIES[backbone])}; choose another advantage.map.backbone or advantage.map.backbone_path"
+            f"advantage.map.backbone_path={path} is a {kind}, but "
+            f"advantage.map.backbone={backbone.value} takes "
+            f"{' or '.join(FAMILIES[backbone])}; choose another advantage.map.backbone or "
+            "advantage.map.backbone_path"
         )
     try:
-        module = getattr(transformers, CLASSES[kind]).from_pretrained(
-            where, revision=revision, use_safetensors=True, dtype=getattr(torch, dtype.value)
+        module, report = getattr(transformers, CLASSES[kind]).from_pretrained(
+            where,
+            revision=revision,
+            use_safetensors=True,
+            dtype=getattr(torch, dtype.value),
+            output_loading_info=True,
         )
     except OSError as error:
         raise ValueError(_failure(backbone, where, revision, error)) from error
+    if report["missing_keys"]:  # transformers fills them at random: a map of noise
+        raise ValueError(
+            f"advantage.map.backbone={backbone.value} at {where} lacks {len(report['missing_keys'])} "
+            "weights of a "
+            f"{CLASSES[kind]}, the first {min(report['missing_keys'])}; type another "
+            "advantage.map.backbone_path"
+        )
     module = module.to(device).eval().requires_grad_(False)
     mean, std = _normalisation(where, revision)
     return wrap(module, device, mean, std, name=f"{backbone.value} ({where})")
@@ -184,11 +201,13 @@ def _failure(backbone: MapBackbone, where: str, revision: str | None, error: Exc
     at = f" (revision {revision})" if revision else ""
     if Path(where).exists():
         return (
-            f"advantage.map.backbone={backbone.value} at {where} is not complete: {reason} -- it must hold config.json "
+            f"advantage.map.backbone={backbone.value} at {where} is not complete: {reason} -- it must "
+            "hold config.json "
             "and model.safetensors, as `model.save_pretrained(folder)` writes them"
         )
     return (
-        f"advantage.map.backbone={backbone.value} at {where}{at}: no such folder, and not available from the hub: "
+        f"advantage.map.backbone={backbone.value} at {where}{at}: no such folder, and not available "
+        "from the hub: "
         f"{reason} -- check the name; run `hf auth login` if the repository is gated; without network, run "
         f"`hf download {where}` elsewhere and type advantage.map.backbone_path=FOLDER"
     )

@@ -1,8 +1,8 @@
 """The perceptual map of ViPO (arXiv 2511.18719): uint8 frames of N samples to M >= 0 on the latent grid.
 
-A pure function of the frames: no reward, no randomness, no state. One backbone call a micro-batch of frames, and
-everything after it batched over all of them on the same device. A sample whose features are not finite is an error,
-or gets ones and is counted; it never touches its neighbours.
+A pure function of the frames: no reward, no randomness, no state. One backbone call a micro-batch of frames,
+and everything after it batched over all of them on the same device. A sample whose features are not finite
+is an error, or gets ones and is counted; it never touches its neighbours.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class PerceptualMap:
     def allocate(self, media: Tensor, free: Tensor, latent_shape: tuple[int, ...]) -> Allocation:
         """Maps of N samples.
 
-        media: uint8 [N, M, 3, Y, X]. free: [F, H, W], positions the policy moves; the others are left out of the
-        last normalisation and get 0. latent_shape: (C, F, H, W).
+        media: uint8 [N, M, 3, Y, X]. free: [F, H, W], positions the policy moves; the others are left out of
+        the last normalisation and get 0. latent_shape: (C, F, H, W).
         Returns M in [0, 1], or of mean 1 over the free positions with map_norm=mean1.
-        Raises ValueError for other shapes, for frames smaller than the backbone's grid, and with on_map_error=raise
-        where features are not finite.
+        Raises ValueError for other shapes, for frames smaller than the backbone's grid, and with
+        on_map_error=raise where features are not finite.
         """
         _check(media, free, latent_shape)
         _, frames, *size = latent_shape
@@ -62,16 +62,16 @@ class PerceptualMap:
             return Allocation(torch.zeros(0, frames, *size, device=self.device), none)
         maps, failed = [], []
         for clips in self._clips(media):
-            values, bad = self._per_frame(
-                clips, free if frames == clips.shape[1] == 1 else None, (size[0], size[1])
-            )
+            still = frames == clips.shape[1] == 1  # else the last min-max is the one over the clip
+            values, bad = self._per_frame(clips, free if still else None, (size[0], size[1]))
             maps.append(spatial.in_time(values, frames, self.config.temporal_sigma, free))
             failed.append(bad)
         whole, bad = torch.cat(maps), torch.cat(failed)
         if self.config.on_map_error is OnMapError["raise"] and bool(bad.any()):
             raise ValueError(
                 f"the backbone's features of {int(bad.sum())} of {len(bad)} samples are not finite (row "
-                f"{int(bad.nonzero()[0])} first), so they have no map; type advantage.map.backbone_dtype=float32, or "
+                f"{int(bad.nonzero()[0])} first), so they have no map; type "
+                "advantage.map.backbone_dtype=float32, or "
                 "advantage.map.on_map_error=uniform to train such samples without a map"
             )
         whole = torch.where(bad[:, None, None, None], (free > 0).to(whole), whole)
@@ -89,11 +89,14 @@ class PerceptualMap:
         """Maps [n, M, H, W] of clips [n, M, 3, Y, X], and which clips failed [n]."""
         n, m = clips.shape[:2]
         pieces = [
-            self.features(part.float() / 255.0) for part in clips.flatten(0, 1).split(self.config.batch)
+            self.features(part.float() / 255.0)
+            for part in torch.split(clips.flatten(0, 1), self.config.batch)
         ]
         tokens, grid = torch.cat([piece[0] for piece in pieces]), pieces[0][1]
-        bad = ~torch.isfinite(tokens).flatten(1).all(1).view(n, m).all(1)
-        tokens = torch.where(bad.repeat_interleave(m)[:, None, None], 0.0, tokens)
+        # One pass, and no second tensor of that size: the norm of a frame with NaN or infinity is not finite.
+        bad = ~torch.isfinite(torch.linalg.vector_norm(tokens, dim=(1, 2))).view(n, m).all(1)
+        if bool(bad.any()):
+            tokens = torch.where(bad.repeat_interleave(m)[:, None, None], 0.0, tokens)
         structure = self.structure(tokens.view(n, m, *tokens.shape[1:]), grid)
         smoothed = spatial.smooth(structure.view(n * m, *grid), self.config.sigma)
         return spatial.to_latent(smoothed, size, free).view(n, m, *size), bad
@@ -111,7 +114,9 @@ class PerceptualMap:
 
 
 def build(config: MapConfig, device: torch.device, height: int, width: int) -> PerceptualMap:
-    """The map of a configuration with its backbone loaded; height and width (pixels) are checked against its grid."""
+    """The map of a configuration with its backbone loaded; height and width (pixels) are checked against
+    its grid.
+    """
     model = backbone.load(
         config.backbone, config.backbone_path, config.backbone_revision, config.backbone_dtype, device
     )
@@ -126,7 +131,8 @@ def _check(media: Tensor, free: Tensor, latent_shape: tuple[int, ...]) -> None:
         )
     if len(latent_shape) != 4 or free.shape != tuple(latent_shape[1:]):
         raise ValueError(
-            f"free: wanted [F, H, W] of the latent (C, F, H, W) = {tuple(latent_shape)}, got {list(free.shape)}"
+            f"free: wanted [F, H, W] of the latent (C, F, H, W) = {tuple(latent_shape)}, got "
+            f"{list(free.shape)}"
         )
     if not bool((free > 0).any()):
         raise ValueError(

@@ -1,8 +1,8 @@
 """From component scores to a map on the latent grid: aggregation, Gaussian, resizing, min-max.
 
-Gaussians are small matrices with the border of scipy's gaussian_filter (reflect, truncated at 4 sigma), so one
-batched product smooths all frames of all samples. A map without any contrast becomes ones, never zeros: zeros
-would switch the sample off. Source: ViPO, arXiv 2511.18719, Eq. 6 and its release.
+Gaussians are small matrices with the border of scipy's gaussian_filter (reflect, truncated at 4 sigma), so
+one batched product smooths all frames of all samples. A map without any contrast becomes ones, never zeros:
+zeros would switch the sample off. Source: ViPO, arXiv 2511.18719, Eq. 6 and its release.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ def minmax(x: Tensor, axes: tuple[int, ...], free: Tensor | None = None) -> Tens
 
 
 def gaussian_matrix(size: int, sigma: float, device: torch.device | str = "cpu") -> Tensor:
-    """[size, size], rows summing to 1: a 1-D Gaussian with half-sample symmetric borders (d c b a|a b c d|d c b a).
+    """[size, size], rows summing to 1: a 1-D Gaussian with half-sample symmetric borders (d c b a|a b c d|d
+    c b a).
 
-    sigma in grid cells; 0 gives the identity. The kernel ends at int(4 sigma + 0.5) cells, and the mirror repeats
-    where the grid is smaller than that.
+    sigma in grid cells; 0 gives the identity. The kernel ends at int(4 sigma + 0.5) cells, and the mirror
+    repeats where the grid is smaller than that.
     """
     if sigma == 0:
         return torch.eye(size, device=device)
@@ -82,7 +83,8 @@ def to_latent(maps: Tensor, size: tuple[int, int], free: Tensor | None = None) -
 
 
 def in_time(maps: Tensor, frames: int, sigma: float, free: Tensor | None = None) -> Tensor:
-    """[N, M, H, W] -> [N, F, H, W]: trilinear where M differs from F, Gaussian over frames, one min-max a sample.
+    """[N, M, H, W] -> [N, F, H, W]: trilinear where M differs from F, Gaussian over frames, one min-max a
+    sample.
 
     sigma: in latent frames. free: [F, H, W]. One frame in and out is left as it is.
     """

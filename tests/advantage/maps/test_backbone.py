@@ -1,0 +1,151 @@
+"""Each family with random weights of a tiny size: tokens on the right grid, prefixes dropped, errors that
+help.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from rlvis.advantage.maps import backbone
+from rlvis.schema import Dtype, MapBackbone
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+PICTURE = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+
+
+def dinov2() -> Any:
+    return transformers.Dinov2Model(transformers.Dinov2Config(**SMALL, patch_size=8, image_size=64))
+
+
+def registers() -> Any:
+    config = transformers.Dinov2WithRegistersConfig(
+        **SMALL, patch_size=8, image_size=64, num_register_tokens=3
+    )
+    return transformers.Dinov2WithRegistersModel(config)
+
+
+def dinov3() -> Any:
+    config = transformers.DINOv3ViTConfig(**SMALL, patch_size=8, image_size=64, num_register_tokens=4)
+    return transformers.DINOv3ViTModel(config)
+
+
+def siglip() -> Any:
+    return transformers.SiglipVisionModel(
+        transformers.SiglipVisionConfig(**SMALL, patch_size=8, image_size=64)
+    )
+
+
+def sam() -> Any:
+    config = transformers.SamVisionConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        output_channels=12,
+        image_size=64,
+        patch_size=16,
+        mlp_dim=16,
+        global_attn_indexes=[0],
+        window_size=2,
+    )
+    return transformers.SamVisionModel(config)
+
+
+def resnet() -> Any:
+    return transformers.ResNetModel(
+        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 12], depths=[1, 1, 1, 1])
+    )
+
+
+FAMILIES = [
+    (dinov2, MapBackbone.dinov2, (5, 7), 16),
+    (registers, MapBackbone.dinov2, (5, 7), 16),
+    (dinov3, MapBackbone.dinov3, (5, 7), 16),
+    (siglip, MapBackbone.siglip, (5, 7), 16),
+    (sam, MapBackbone.sam, (4, 4), 12),  # resized to the 64 x 64 it takes
+    (resnet, MapBackbone.resnet, (2, 3), 12),
+]
+
+
+@pytest.mark.parametrize(("build", "kind", "grid", "width"), FAMILIES)
+def test_a_saved_model_gives_tokens_on_its_grid(
+    tmp_path: Path, build: Any, kind: MapBackbone, grid: tuple[int, int], width: int
+) -> None:
+    torch.manual_seed(0)
+    module = build()
+    module.save_pretrained(tmp_path)
+    model = backbone.load(kind, str(tmp_path), None)
+    picture = PICTURE if kind is not MapBackbone.resnet else torch.rand(2, 3, 70, 101)
+    tokens, found = model(picture)
+    assert found == model.grid(*picture.shape[-2:]) == grid
+    assert tokens.shape == (2, grid[0] * grid[1], width)
+    assert tokens.dtype == torch.float32
+    assert not any(p.requires_grad for p in model.module.parameters())
+    narrow = backbone.load(kind, str(tmp_path), None, Dtype.bfloat16)(picture)[0]
+    assert narrow.dtype == torch.float32
+    assert float((narrow - tokens).norm() / tokens.norm()) < 0.05  # bfloat16 keeps 8 bits
+
+
+def test_the_patches_are_those_of_the_model_itself() -> None:
+    """Row by row, without the class token and the registers."""
+    torch.manual_seed(0)
+    module = registers().eval()
+    model = backbone.wrap(module)
+    tokens, _ = model(PICTURE)
+    pixels = (PICTURE - model.mean) / model.std
+    assert torch.equal(tokens, module(pixel_values=pixels).last_hidden_state[:, 4:])
+
+
+def test_frames_are_rounded_down_to_the_patch() -> None:
+    torch.manual_seed(0)
+    model = backbone.wrap(dinov2().eval())
+    tokens, grid = model(torch.rand(1, 3, 47, 63))
+    assert grid == (5, 7)
+    assert tokens.shape[1] == 35
+
+
+def test_a_processor_beside_the_weights_gives_its_normalisation(tmp_path: Path) -> None:
+    siglip().save_pretrained(tmp_path)
+    assert backbone.load(MapBackbone.siglip, str(tmp_path), None).mean.flatten().tolist() == pytest.approx(
+        backbone.IMAGENET[0]
+    )
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1]}'
+    )
+    model = backbone.load(MapBackbone.siglip, str(tmp_path), None)
+    assert (model.mean.flatten().tolist(), model.std.flatten().tolist()) == ([0.5] * 3, [0.25, 0.5, 1.0])
+
+
+def test_a_small_frame_names_the_nearest_size() -> None:
+    with pytest.raises(
+        ValueError, match=r"12 x 60 .* patches are 8 pixels.* 1 x 7; .*model\.height=16 model\.width=64"
+    ):
+        backbone.wrap(dinov2()).grid(12, 60)
+
+
+def test_another_family_nothing_there_and_half_a_model(tmp_path: Path) -> None:
+    dinov2().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"is a dinov2, but advantage\.map\.backbone=sam takes sam"):
+        backbone.load(MapBackbone.sam, str(tmp_path), None)
+    with pytest.raises(
+        ValueError, match=r"no such folder, and not available from the hub.*backbone_path=FOLDER"
+    ):
+        backbone.load(MapBackbone.dinov2, str(tmp_path / "none"), None)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"is not complete: .*model\.safetensors"):
+        backbone.load(MapBackbone.dinov2, str(tmp_path), None)
+
+
+def test_the_tiny_backbone_is_small_and_comes_with_the_package() -> None:
+    model = backbone.load(MapBackbone.tiny, None, None)
+    assert model.grid(32, 32) == (8, 8)
+    assert sum(f.stat().st_size for f in Path(backbone._where(MapBackbone.tiny, None)).iterdir()) <= 300_000

@@ -1,0 +1,109 @@
+"""Principal components against numpy's SVD, the two solvers against each other, and every sign convention."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rlvis.advantage.maps import pca
+from rlvis.schema import PcaSign, PcaSolver
+
+
+def tokens(n: int, length: int, width: int, seed: int = 0, decay: float = 0.8) -> Tensor:
+    """Random tokens whose variances fall by `decay` a direction."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = decay ** torch.arange(width).float()
+    turn = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+    return torch.randn(n, length, width, generator=generator) * scale @ turn.T + 3.0
+
+
+@pytest.mark.parametrize("solver", list(PcaSolver))
+@pytest.mark.parametrize(("length", "width"), [(6, 12), (60, 32), (100, 64), (50, 200), (9, 3)])
+def test_against_the_singular_value_decomposition(solver: PcaSolver, length: int, width: int) -> None:
+    x = tokens(3, length, width)
+    found = pca.components(x, 3, solver)
+    centred = x.double().numpy() - x.double().numpy().mean(1, keepdims=True)
+    for i in range(3):
+        _, values, right = np.linalg.svd(centred[i], full_matrices=False)
+        loading = right[:3] * np.sign(np.take_along_axis(right, abs(right).argmax(1)[:, None], 1))[:3]
+        scores = centred[i] @ loading.T
+        np.testing.assert_allclose(found.scores[i], scores, atol=2e-5 * abs(scores).max())
+        np.testing.assert_allclose(found.loadings[i].T, loading, atol=2e-5)
+        np.testing.assert_allclose(
+            found.explained[i], values[:3] ** 2 / (values**2).sum(), rtol=1e-5, atol=1e-7
+        )
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10_000), length=st.integers(30, 120), width=st.integers(30, 120))
+def test_the_subspace_iteration_is_the_exact_one(seed: int, length: int, width: int) -> None:
+    """Also for white noise (decay 1), where eigenvalues crowd and most items go to the exact solver."""
+    for decay, bound in ((0.8, 2e-5), (1.0, 2e-3)):
+        x = tokens(2, length, width, seed, decay)
+        fast, exact = (pca.components(x, 3, solver) for solver in (PcaSolver.subspace, PcaSolver.exact))
+        torch.testing.assert_close(fast.explained, exact.explained, rtol=1e-4, atol=1e-6)
+        gap = exact.explained.diff(dim=1).abs().min() / exact.explained.max()
+        if gap > 0.02:  # a pair of equal eigenvalues has no directions of its own
+            scale = float(exact.scores.abs().max())
+            torch.testing.assert_close(fast.scores, exact.scores, rtol=0, atol=bound * scale)
+
+
+def test_what_does_not_converge_is_solved_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.cat([tokens(2, 120, 90), tokens(1, 120, 90, decay=1.0)])
+    monkeypatch.setattr(pca, "ROUNDS", 1)
+    fast, exact = (pca.components(x, 3, solver) for solver in (PcaSolver.subspace, PcaSolver.exact))
+    torch.testing.assert_close(fast.scores[2], exact.scores[2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(fast.scores, exact.scores, rtol=0, atol=1e-4 * float(exact.scores.abs().max()))
+
+
+@pytest.mark.parametrize("solver", list(PcaSolver))
+def test_ranks_below_the_number_of_components(solver: PcaSolver) -> None:
+    line = torch.linspace(-1, 1, 40)[None, :, None] * torch.tensor([1.0, 2.0, 0.0, 0.0])
+    found = pca.components(line, 3, solver)
+    torch.testing.assert_close(found.explained, torch.tensor([[1.0, 0.0, 0.0]]))
+    assert float(found.scores[..., 1:].abs().max()) == 0.0
+    few = pca.components(torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]]), 3, solver)
+    assert few.scores.shape == (1, 2, 3)
+    assert few.loadings.shape == (1, 4, 3)
+    assert few.explained.tolist()[0] == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_equal_tokens_up_to_rounding_have_no_components() -> None:
+    x = torch.full((1, 30, 8), 5.0) + 1e-6 * torch.randn(1, 30, 8, generator=torch.Generator().manual_seed(0))
+    for same in (x, torch.zeros(1, 30, 8)):
+        found = pca.components(same, 3)
+        assert float(found.scores.abs().max()) == float(found.explained.abs().max()) == 0.0
+
+
+def test_too_many_components_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"wanted 1\.\.4 components, got 5"):
+        pca.components(torch.zeros(1, 9, 4), 5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), flips=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_a_convention_does_not_depend_on_the_signs_it_is_given(seed: int, flips: list[bool]) -> None:
+    found = pca.components(tokens(2, 30, 16, seed), 3)
+    sign = torch.tensor([-1.0 if flip else 1.0 for flip in flips])
+    turned = pca.Components(found.scores * sign, found.loadings * sign, found.explained)
+    for convention in (PcaSign.max_abs_score, PcaSign.border):
+        a = pca.signed(found, convention, 1, (5, 6))
+        torch.testing.assert_close(a, pca.signed(turned, convention, 1, (5, 6)), rtol=0, atol=0)
+
+
+def test_each_convention() -> None:
+    found = pca.components(tokens(4, 60, 16), 3)
+    index = found.loadings.abs().argmax(1, keepdim=True)
+    assert bool((found.loadings.gather(1, index) > 0).all())
+    by_score = pca.signed(found, PcaSign.max_abs_score, 2, (5, 6))
+    assert bool((by_score.gather(1, by_score.abs().argmax(1, keepdim=True)) > 0).all())
+    by_border = pca.signed(found, PcaSign.border, 2, (5, 6)).view(4, 2, 5, 6, 3)
+    inside = by_border[:, :, 1:-1, 1:-1].mean((1, 2, 3))
+    border = (by_border.sum((1, 2, 3)) - by_border[:, :, 1:-1, 1:-1].sum((1, 2, 3))) / 36
+    assert bool((border >= inside).all())
+    assert torch.equal(pca.signed(found, PcaSign.border, 1, (2, 30)), found.scores)  # no inside
+    assert torch.equal(pca.signed(found, PcaSign.max_abs_loading, 2, (5, 6)), found.scores)
