@@ -231,9 +231,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"- {result['backbone']}; {about['precision']}; Python {about['python']}; {versions}",
         f"- {result['rounds']} interleaved rounds (3 times as many without the backbone); "
         f"commit {about['commit']}; {result['seconds_in_all']:.0f} s in all",
-        "- `same settings`: one basis a frame, signs by the largest loading, as in the frame-by-frame version, "
-        "by the default solver (subspace); `exact solver`: the same with it; `default`: one basis a clip, signs "
-        "by the border",
+        "- `same settings`: one basis a frame, signs by the largest loading, as in the frame-by-frame "
+        "version, by the default solver (subspace); `exact solver`: the same with it; `default`: one basis a "
+        "clip, signs by the border",
     ]
     for case in result["cases"]:
         size = case["size"]
