@@ -56,6 +56,7 @@ usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg job [--res
   python train.py dry_run=true                         checks and the numbers that follow; loads nothing
   python train.py resume=auto                          go on with the newest run of this name (or RUN_DIR)
   python train.py stage=rollout records=DIR            one stage alone; then score, weigh, build, update
+  python train.py stage=reference trust=ras prior=reference     scores for that prior, kept in prior.cache
   python train.py -m sampler.eta=0.3,0.7 seed=1,2      a sweep: every combination, one after the other
   torchrun --nproc-per-node 8 train.py experiment=jpeg_sd3 data.path=prompts.txt
 

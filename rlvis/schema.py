@@ -16,7 +16,9 @@ from omegaconf import MISSING
 
 
 class Stage(Enum):
-    """Which stages a run executes: all of them, or one alone on saved records."""
+    """Which stages a run executes: all of them, or one alone on saved records; `reference` scores prompts for
+    prior.kind=reference and reads none.
+    """
 
     all = "all"
     rollout = "rollout"
@@ -24,6 +26,7 @@ class Stage(Enum):
     weigh = "weigh"
     build = "build"
     update = "update"
+    reference = "reference"
 
 
 class KernelName(Enum):
@@ -246,6 +249,7 @@ class PriorConfig:
     value: Any = None  # constant: a number, or one per objective
     field: str | None = None  # record: the prompt's metadata field that holds the number(s)
     samples: int = 8  # reference: samples of the reference policy per prompt
+    cache: str = "outputs/cache/reference"  # reference: folder of their scores, for runs of equal settings
     scope: PriorScope = PriorScope["global"]  # moving_average: one mean, or one a prompt
     decay: float = 0.9  # moving_average: weight of the past
     window: int = 256  # hierarchical: groups that the population's moments come from

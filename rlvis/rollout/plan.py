@@ -65,7 +65,7 @@ class SamplingPlan:
             size=config.size,
             low=config.low,
             high=end if config.high is None else config.high,
-            iteration=self.step,
+            iteration=max(self.step, 0),  # samples outside training have steps below 0
             iters_per_group=config.iters_per_group,
             stride=config.stride,
             roll_back=config.roll_back,

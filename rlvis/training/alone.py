@@ -17,7 +17,7 @@ from rlvis.reward import scorer
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.schema import Config, Stage
-from rlvis.training import archive, pipeline
+from rlvis.training import archive, pipeline, reference
 from rlvis.training.assemble import allocator
 from rlvis.training.pipeline import Parts
 
@@ -59,6 +59,9 @@ def without_policy(config: Config, world: World, root: Path) -> None:
     """Run score, weigh or build on every step below `root`."""
     prior, history = PriorState(kind=config.prior.kind.value), RewardHistory()
     psm = allocator(config, world) if config.stage is Stage.build else None
+    look_up = None
+    if config.stage is Stage.weigh:
+        look_up = reference.saved(config, world, lambda: scorer.build(config.reward))
     for step in archive.steps(root):
         folder = archive.step_folder(root, step)
         if config.stage is Stage.score:
@@ -66,7 +69,8 @@ def without_policy(config: Config, world: World, root: Path) -> None:
         elif config.stage is Stage.weigh:
             rewards = Rewards.load(folder / "rewards")
             prompts = PromptBatch.load(folder / "prompts")
-            trust, prior = pipeline.trusted(config, prompts, rewards, prior)
+            other = None if look_up is None else look_up(prompts, prior)
+            trust, prior = pipeline.trusted(config, prompts, rewards, prior, other)
             if world.leads:
                 trust.save(folder / "trust")
                 prior.save(folder / "prior")

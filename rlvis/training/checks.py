@@ -237,9 +237,14 @@ def _optim(config: Config) -> Iterator[str]:
 
 def _run(config: Config) -> Iterator[str]:
     stage = config.stage.value
-    if config.stage is not Stage.all and config.records is None:
+    if config.stage not in (Stage.all, Stage.reference) and config.records is None:
         which = "to write to" if config.stage is Stage.rollout else "that another stage or run wrote"
         yield f"stage={stage} runs alone on saved records and needs a folder {which}; type records=DIR"
+    if config.stage is Stage.reference and config.records is not None:
+        yield (
+            f"records={config.records} does nothing with stage=reference, which keeps its scores in "
+            "prior.cache; type records=null"
+        )
     if config.stage is Stage.all and config.records is not None:
         yield (
             f"records={config.records} does nothing with stage=all; type stage=score (or rollout, weigh, "

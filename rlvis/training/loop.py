@@ -23,7 +23,7 @@ from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import Progress
 from rlvis.schema import Config, Stage, plain
-from rlvis.training import alone, archive, checkpoint, interrupt, manifest, runfolder
+from rlvis.training import alone, archive, checkpoint, interrupt, manifest, reference, runfolder
 from rlvis.training.assemble import assemble, sheet_prompts
 from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
 
@@ -74,6 +74,8 @@ def _run(parts: Parts, run_dir: Path, resumes: bool) -> int:
         first, saved = checkpoint.load(checkpoint.latest(run_dir), parts.engine, parts.ema, KINDS, world)
         memory = Memory(saved["prior"], saved["history"])
         log.info("resumed after %d training steps", first)
+    if config.stage is Stage.reference:
+        return reference.table_only(parts)
     if config.stage is Stage.rollout:
         alone.rollout_only(parts, _records(config))
         return 0
@@ -97,6 +99,10 @@ def _loop(
 ) -> int:
     config, world = parts.config, parts.world
     train = config.train
+    ready = reference.prepared(parts, memory.prior, first, lambda: asked.asked)
+    if ready is None:
+        return interrupt.EXIT_CODE
+    parts = ready
     sheet = sheet_prompts(parts) if config.tracker.samples_every else None
     if sheet is not None and first == 0:
         _sheet(parts, run_dir, sheet, 0, tracker)

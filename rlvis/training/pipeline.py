@@ -50,6 +50,10 @@ from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
 log = logging.getLogger(__name__)
 
 
+# Scores of other samples of the same prompts, for priors that read them; see reference.py.
+Lookup = Callable[[PromptBatch, PriorState], Rewards | None]
+
+
 @dataclass(frozen=True)
 class Parts:
     """What a run is made of; nothing in here changes except weights."""
@@ -62,6 +66,7 @@ class Parts:
     engine: Engine
     ema: Ema | None
     psm: PerceptualMap | None = None
+    reference: Lookup | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,8 @@ def train_step(
     with clock.stage("score"):
         rewards = collect(config, parts.terms, prompts, trajectories, scores)
     with clock.stage("weigh"):
-        trust, prior = trusted(config, prompts, rewards, memory.prior)
+        other = None if parts.reference is None else parts.reference(prompts, memory.prior)
+        trust, prior = trusted(config, prompts, rewards, memory.prior, other)
     with clock.stage("build"):
         area, failed = joined(maps)
         advantages, history = built(config, prompts, rewards, trust, memory.history, area)

@@ -30,6 +30,7 @@ FREE = (
     "train.save_records",
     "train.score_retries",
     "tracker.",
+    "prior.cache",
     "run_dir",
     "resume",
     "dry_run",

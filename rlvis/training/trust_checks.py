@@ -19,6 +19,7 @@ from rlvis.schema import (
     PriorConfig,
     PriorKind,
     RasConfig,
+    Stage,
     TrustConfig,
     TrustKind,
     TrustScale,
@@ -29,7 +30,7 @@ PRIOR_KEYS: dict[PriorKind, set[str]] = {
     PriorKind.none: set(),
     PriorKind.constant: {"value"},
     PriorKind.record: {"field"},
-    PriorKind.reference: {"samples"},
+    PriorKind.reference: {"samples", "cache"},
     PriorKind.first_frame: set(),
     PriorKind.moving_average: {"decay", "scope"},
     PriorKind.hierarchical: {"window"},
@@ -39,8 +40,8 @@ CRT_KEYS: dict[CrtForm, set[str]] = {
     CrtForm.exp: {"weight", "lam", "monotone"},
     CrtForm.gated: {"gain", "tau"},
 }
-# Kinds whose scores nothing hands to `weigh` yet.
-NOT_SAMPLED = (PriorKind.reference, PriorKind.first_frame)
+# Values of data.source whose prompts bring condition frames.
+WITH_FRAMES: tuple[str, ...] = ()
 # Kinds that give a mean and no variance of it.
 NO_VARIANCE = (PriorKind.constant, PriorKind.record, PriorKind.first_frame)
 
@@ -48,7 +49,12 @@ NO_VARIANCE = (PriorKind.constant, PriorKind.record, PriorKind.first_frame)
 def trust_mistakes(config: Config) -> Iterator[str]:
     """What is wrong with trust and prior, one message each; keys that do nothing only once the rest holds."""
     trust, prior = config.trust, config.prior
-    found = [*_prior(trust, prior), *_numbers(trust, prior), *_weights(config)]
+    found = [
+        *_prior(trust, prior, config.stage is Stage.reference),
+        *_elsewhere(config),
+        *_numbers(trust, prior),
+        *_weights(config),
+    ]
     yield from found or _unused(trust, prior)
 
 
@@ -57,22 +63,17 @@ def _reads_prior(trust: TrustConfig) -> list[str]:
     return [f"{key}={value.value}" for key, value in named if value.value != "none"]
 
 
-def _prior(trust: TrustConfig, prior: PriorConfig) -> Iterator[str]:
+def _prior(trust: TrustConfig, prior: PriorConfig, only_scores: bool) -> Iterator[str]:
     readers = _reads_prior(trust)
     if readers and prior.kind is PriorKind.none:
         yield (
             f"{' and '.join(readers)} with prior.kind=none: rewards are compared with a prior, and there is "
             "none; type prior=moving_average (or trust=none)"
         )
-    if not readers and prior.kind is not PriorKind.none:
+    if not readers and prior.kind is not PriorKind.none and not only_scores:
         yield (
             f"prior.kind={prior.kind.value} does nothing with trust.kind=none and trust.crt.form=none, which "
             "compare rewards with no prior; type prior=none (or trust=ras)"
-        )
-    if readers and prior.kind in NOT_SAMPLED:
-        yield (
-            f"prior.kind={prior.kind.value} needs scores of other samples than the step's, and this version "
-            "does not make them; type prior.kind=moving_average"
         )
     if prior.kind is PriorKind.constant and not _constant(prior.value):
         yield (
@@ -85,12 +86,32 @@ def _prior(trust: TrustConfig, prior: PriorConfig) -> Iterator[str]:
             "prior.field=NAME"
         )
     form = _form(trust)
-    if form is not None and form.prior_var is None and prior.kind in NO_VARIANCE:
+    alone = prior.kind is PriorKind.reference and prior.samples == 1
+    if form is not None and form.prior_var is None and (prior.kind in NO_VARIANCE or alone):
         key = f"trust.{trust.kind.value}.prior_var"
         yield (
-            f"{key}=null takes the prior's own variance, but prior.kind={prior.kind.value} has none; type "
+            f"{key}=null takes the prior's own variance, but prior.kind={prior.kind.value} "
+            f"{'with prior.samples=1 ' if alone else ''}has none; type "
             f"{key}=1"
         )
+
+
+def _elsewhere(config: Config) -> Iterator[str]:
+    """Priors whose scores come from other samples than the step's."""
+    prior, source = config.prior, config.data.source
+    if config.stage is Stage.reference and prior.kind is not PriorKind.reference:
+        yield (
+            f"stage=reference makes the scores that prior.kind=reference reads, and this is "
+            f"prior.kind={prior.kind.value}; type prior=reference"
+        )
+    if prior.kind is PriorKind.first_frame and _reads_prior(config.trust) and source not in WITH_FRAMES:
+        yield (
+            "prior.kind=first_frame scores the frame that a clip starts from, but the prompts of "
+            f"data.source={source} bring none (data sources of this version that do: "
+            f"{', '.join(WITH_FRAMES) or 'none'}); type prior.kind=moving_average"
+        )
+    if prior.kind is PriorKind.reference and not prior.cache:
+        yield "prior.cache is empty, and scores are kept in it; type prior.cache=outputs/cache/reference"
 
 
 def _constant(value: Any) -> bool:
