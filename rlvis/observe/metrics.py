@@ -185,7 +185,7 @@ def reward_metrics(rewards: Rewards) -> dict[str, float]:
         "reward/valid_fraction": float(valid.double().mean()),
         "reward/invalid_count": float((~valid).sum()),
     }
-    combined = _combined(rewards)
+    combined = weighted_sum(rewards)
     if bool(valid.any()):
         metrics |= _moments("reward", combined[valid])
         for r, name in enumerate(rewards.names):
@@ -221,7 +221,7 @@ def advantage_metrics(advantages: Advantages, rewards: Rewards, *, adv_clip: flo
         (advantages.term[:, keep].abs() >= adv_clip).double().mean()
     )
     known = keep & rewards.valid
-    centred = _centred(_combined(rewards), rewards.valid)
+    centred = _centred(weighted_sum(rewards), rewards.valid)
     told = known & (total != 0) & (centred != 0)
     if bool(told.any()):
         agrees = total[told].sign() == centred[told].sign()
@@ -248,7 +248,7 @@ def trust_metrics(trust: Trust, rewards: Rewards, combine: Combine) -> dict[str,
         "trust/effective_groups": float((w.sum(0).square() / w.square().sum(0)).mean()),
     }
     scored = torch.where(valid[..., None], rewards.term, 0.0)
-    values = _combined(rewards)[..., None] if combine is Combine.weighted_sum else scored
+    values = weighted_sum(rewards)[..., None] if combine is Combine.weighted_sum else scored
     if trust.anchor_mean is not None and trust.anchor_var is not None:
         count = valid.sum(1)[known, None]
         mean = values.sum(1)[known] / count
@@ -293,7 +293,7 @@ def map_metrics(
     return {"map/entropy": ordered / count, "map/mean": mean / count, "map/max": top, "map/failed": lost}
 
 
-def _combined(rewards: Rewards) -> Tensor:
+def weighted_sum(rewards: Rewards) -> Tensor:
     """Weighted sum of the terms [P, K] float64; 0 (and never to be read) where a sample is invalid."""
     weights = torch.tensor(rewards.weights, dtype=torch.float64)
     known = torch.where(rewards.valid[..., None], rewards.term, torch.zeros_like(rewards.term))

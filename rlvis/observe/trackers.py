@@ -96,7 +96,7 @@ class JsonlTracker:
         path = Path(run_dir) / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
-            _keep_before(path, resume_step)
+            keep_before(path, resume_step)
         elif path.exists() and path.stat().st_size:
             raise ValueError(
                 f"{path} already holds the metrics of a run ({path.stat().st_size} bytes), and a new run "
@@ -106,7 +106,7 @@ class JsonlTracker:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         assert self.file is not None, "log before start"
-        row = {"step": step, **{key: _json_number(value) for key, value in metrics.items()}}
+        row = {"step": step, **{key: json_number(value) for key, value in metrics.items()}}
         self.file.write(json.dumps(row, allow_nan=False) + "\n")
         self.file.flush()
 
@@ -228,8 +228,8 @@ def wandb_mode() -> str:
     return "online" if entry else "offline"
 
 
-def _keep_before(path: Path, step: int) -> None:
-    """Rewrite metrics.jsonl without what the resumed run will write again: steps >= `step`, and a line cut
+def keep_before(path: Path, step: int) -> None:
+    """Rewrite metrics.jsonl, or another file with a `step` in each line, without what the resumed run will write again: steps >= `step`, and a line cut
     off by a crash.
     """
     if not path.exists():
@@ -248,7 +248,8 @@ def _keep_before(path: Path, step: int) -> None:
     os.replace(aside, path)
 
 
-def _json_number(value: float) -> float | str:
+def json_number(value: float) -> float | str:
+    """The number, or the string that stands for it where JSON has none."""
     number = float(value)
     if math.isfinite(number):
         return number

@@ -1,8 +1,9 @@
 """The panels of a report, one function each: from a run folder to plain values that a template of the same
 kind shows.
 
-A panel that lacks its data says so in `note` instead of being left out. To add one: write a function, name it
-in PANELS, and use a kind that exists (figures, tiles, table, samples, text) or add templates/KIND.html.j2.
+A panel that lacks its data says so in `note` instead of being left out; one about a method that the run did
+not use is None. To add one: write a function, name it
+in PANELS, and use a kind that exists (figures, table, samples, text, parts) or add templates/KIND.html.j2.
 """
 
 from __future__ import annotations
@@ -141,9 +142,10 @@ def last_values(run: RunFolder) -> Panel:
     return Panel("All metrics", "table", Table(header, rows) if rows else None, note, folded=True)
 
 
-PANELS: tuple[Callable[[RunFolder], Panel], ...] = (
+PANELS: tuple[Callable[[RunFolder], Panel | None], ...] = (
     verdict,
     curves,
+    trust.panel,
     samples,
     reproduce,
     last_values,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rlvis.observe import gallery, overlay, trackers
+from rlvis.observe import gallery, overlay, trackers, trust_table
 from rlvis.observe.metrics import advantage_metrics, map_metrics, reward_metrics, trust_metrics
 from rlvis.observe.trackers import Trackers
 from rlvis.records import PriorState, PromptBatch, RewardHistory
@@ -22,7 +22,7 @@ from rlvis.rollout.generate import generate
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import Progress
-from rlvis.schema import Config, Stage, plain
+from rlvis.schema import Config, Stage, TrustKind, plain
 from rlvis.training import alone, archive, checkpoint, interrupt, manifest, reference, runfolder
 from rlvis.training.assemble import assemble, sheet_prompts
 from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
@@ -103,6 +103,8 @@ def _loop(
     if ready is None:
         return interrupt.EXIT_CODE
     parts = ready
+    if first and world.leads:
+        trust_table.resume(run_dir, first + 1)
     sheet = sheet_prompts(parts) if config.tracker.samples_every else None
     if sheet is not None and first == 0:
         _sheet(parts, run_dir, sheet, 0, tracker)
@@ -116,6 +118,7 @@ def _loop(
             step += 1
             metrics = step_metrics(parts, records, seconds)
             tracker.log(step, metrics)
+            _trust_table(parts, run_dir, records, step)
             progress.step(
                 step,
                 metrics.get("reward/mean"),
@@ -204,6 +207,21 @@ def _map_metrics(records: StepRecords) -> dict[str, float]:
     if area is None:
         return {}
     return map_metrics(area, records.trajectories.free, records.failed_maps, dist.all_reduce)
+
+
+def _trust_table(parts: Parts, run_dir: Path, records: StepRecords, step: int) -> None:
+    """Whose weights they are, on rank 0; every rank has the same."""
+    kind, combine = parts.config.trust.kind, parts.config.advantage.combine
+    if parts.world.leads and kind is not TrustKind.none:
+        found = trust_table.rows(
+            records.trust,
+            records.rewards,
+            records.prompts,
+            step,
+            combine,
+            posterior=kind is TrustKind.posterior,
+        )
+        trust_table.append(run_dir, found)
 
 
 def _deviation(metrics: dict[str, float]) -> float:
