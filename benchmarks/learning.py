@@ -20,7 +20,7 @@ import torch
 from rlvis.compose.command import compose
 from rlvis.data import sampler
 from rlvis.records import PriorState, PromptBatch, RewardHistory
-from rlvis.reward.scorer import Term
+from rlvis.reward.contract import Term
 from rlvis.rollout.generate import generate
 from rlvis.runtime import dist
 from rlvis.training import pipeline
