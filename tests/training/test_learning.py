@@ -15,9 +15,7 @@ from benchmarks.learning import RESULTS, SHORT, rise
 
 def measured(sign: int) -> dict[str, float]:
     found = json.loads((RESULTS / f"learning_sign{sign:+d}.json").read_text())
-    assert found["short"] == SHORT, (
-        "results of another run: python -m benchmarks.learning"
-    )
+    assert found["short"] == SHORT, "results of another run: python -m benchmarks.learning"
     return found
 
 

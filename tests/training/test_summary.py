@@ -23,7 +23,13 @@ def test_the_line_of_a_large_run() -> None:
 
 
 def test_groups_that_straddle_processes_videos_guidance_and_best_of_n() -> None:
-    words = ["data.prompts_per_step=4", "model.frames=9", "model.cfg=4.5", "advantage.best_of_n=4", "run_dir=here"]
+    words = [
+        "data.prompts_per_step=4",
+        "model.frames=9",
+        "model.cfg=4.5",
+        "advantage.best_of_n=4",
+        "run_dir=here",
+    ]
     line = summary(compose(words).typed(), 3)
     for part in ("32 videos/step", "on 3 processes (10 to 11 samples each)", "of 8 (the 4 extreme samples"):
         assert part in line
