@@ -1,6 +1,8 @@
-"""One process and two train alike: bit-equal first step, and equal weights from the same records, at ZeRO stages 0 and 2.
+"""One process and two train alike: a bit-equal first step, and equal weights from the same records, at ZeRO
+stages 0 and 2.
 
-3 prompts on 2 ranks: the second group straddles them. Each world size runs in fresh processes; both stages share one launch.
+3 prompts on 2 ranks: the second group straddles them. Each world size runs in fresh processes; both stages
+share one launch.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def _save_records(parts: pipeline.Parts, memory: pipeline.Memory, root: Path) ->
 
 
 def _replayed(parts: pipeline.Parts, root: Path) -> tuple[torch.Tensor, float]:
-    """Weights after updating on the saved records, and the largest |ratio - 1| before the first of those updates."""
+    """Weights after updating on the saved records, and the largest |ratio - 1| before the first update."""
     first = []
     for step in range(STEPS):
         folder = archive.step_folder(root, step)
