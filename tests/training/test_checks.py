@@ -20,6 +20,7 @@ MISTAKES = [
     (["sampler.kernel=ode"], "ode is deterministic"),
     (["advantage.ratio_scope=pooled"], "no source of maps"),
     (["advantage=guard", "advantage.ratio_scope=position"], "ratio of a whole sample"),
+    (["advantage=guard", "advantage.map.channel_reduction=sum"], "averaged over channels"),
     (["advantage=guard", "sampler=cps"], "sampler.logprob=squared"),
     (["advantage.preset=ddpo", "advantage.std_scope=batch"], "advantage.std_scope=batch does nothing"),
     (["advantage.clip_range=-1"], "advantage.clip_range=-1"),
