@@ -351,13 +351,23 @@ def _process() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+class _Plain(logging.Formatter):
+    """Our own news as they are; everything above them, and other libraries', with level and origin."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = super().format(record)
+        if record.name.startswith("rlvis") and record.levelno == logging.INFO:
+            return told
+        return f"{record.levelname} {record.name}: {told}"
+
+
 def _log_to_stderr(rank: int) -> None:
     """Our own messages from INFO on the leading process, warnings from everyone; a handler that is there
     already stays.
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("rlvis").setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
 
