@@ -60,7 +60,9 @@ def train(config: Config, argv: list[str]) -> Outcome:
                 return Outcome(0, folder.path)
             parts = assemble(config, world)
             try:
-                return Outcome(_run(parts, folder.path, folder.resumes), folder.path)
+                code = _run(parts, folder.path, folder.resumes)
+                dist.barrier()  # nobody leaves while another still talks
+                return Outcome(code, folder.path)
             finally:
                 parts.engine.close()
     finally:

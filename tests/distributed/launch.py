@@ -97,7 +97,10 @@ def _child(source: str, function: str, folder: str) -> None:
     world = dist.start("cpu")
     result = getattr(module, function)(world, *pickle.loads((Path(folder) / "arguments").read_bytes()))
     (Path(folder) / f"result.{world.rank}").write_bytes(pickle.dumps(result))
+    dist.barrier()
     dist.stop()
+    # On a loaded machine gloo's threads sometimes outlive the interpreter and abort it after all is done.
+    os._exit(0)
 
 
 if __name__ == "__main__":
