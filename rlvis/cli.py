@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console script."""
+    sys.path.append(os.getcwd())  # as `python train.py` would find it: my_rewards.py of the folder we stand in
     sys.exit(main())
 
 
