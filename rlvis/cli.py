@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console script."""
-    sys.path.append(os.getcwd())  # as `python train.py` would find it: my_rewards.py of the folder we stand in
+    sys.path.append(os.getcwd())  # `python train.py` finds my_rewards.py of the current folder; so do we
     sys.exit(main())
 
 
@@ -172,6 +172,9 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
 
 def start(config: Config, argv: list[str]) -> Outcome:
     """Import what a run needs, and run."""
+    # Spinning OpenMP threads stall each other where a core is shared: 60 s instead of 1 for a step of the
+    # embedded default. Read once, when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rlvis.training.loop import train as run_all
 
     return run_all(config, argv)

@@ -26,6 +26,7 @@ from rlvis.schema import Config, Stage, plain
 from rlvis.training import alone, archive, checkpoint, interrupt, manifest, runfolder
 from rlvis.training.assemble import assemble, sheet_prompts
 from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
+from rlvis.training.private import public
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def _run(parts: Parts, run_dir: Path, resumes: bool) -> int:
         _finish(parts, run_dir, memory, done)
         return 0
     tracker = trackers.build(config.tracker, name=config.name, main=world.leads)
-    tracker.start(plain(config), run_dir, first + 1 if resumes else None)
+    tracker.start(public(plain(config)), run_dir, first + 1 if resumes else None)
     code = 1
     try:
         with interrupt.listen() as asked:
