@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first that runs and is 3.11 or 3.12 (a name on the PATH may be a version manager's empty shim).
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 # A CPU-only torch must take torchvision from the same index: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -15,7 +16,7 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: constraints.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"rlvis needs Python 3.11 or 3.12, got {v[0]}.{v[1]}: type make PYTHON=/path/to/python3.12 ...")'
+	@test -n "$(PYTHON)" || { echo "rlvis needs Python 3.11 or 3.12 and found neither: type make PYTHON=/path/to/python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 ifneq ($(TORCH_INDEX),)
 	$(BIN)/python -m pip install -q --index-url $(TORCH_INDEX) torch torchvision

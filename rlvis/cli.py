@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console script."""
+    sys.path.append(os.getcwd())  # `python train.py` finds my_rewards.py of the current folder; so do we
     sys.exit(main())
 
 
@@ -172,6 +173,9 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
 
 def start(config: Config, argv: list[str]) -> Outcome:
     """Import what a run needs, and run."""
+    # Spinning OpenMP threads stall each other where a core is shared: 60 s instead of 1 for a step of the
+    # embedded default. Read once, when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rlvis.training.loop import train as run_all
 
     return run_all(config, argv)
@@ -352,13 +356,23 @@ def _process() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+class _Plain(logging.Formatter):
+    """Our own news as they are; everything above them, and other libraries', with level and origin."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = super().format(record)
+        if record.name.startswith("rlvis") and record.levelno == logging.INFO:
+            return told
+        return f"{record.levelname} {record.name}: {told}"
+
+
 def _log_to_stderr(rank: int) -> None:
     """Our own messages from INFO on the leading process, warnings from everyone; a handler that is there
     already stays.
     """
-    logging.basicConfig(
-        level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Plain())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("rlvis").setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
 

@@ -313,7 +313,7 @@ class TrustConfig:
 class GuardConfig:
     """GRPO-Guard's ratio normalisation (arXiv 2510.22319)."""
 
-    bias: GuardBias = GuardBias.sample  # `batch` reproduces flow_grpo's one scalar for the micro-batch
+    bias: GuardBias = GuardBias.sample  # batch: flow_grpo's, over a micro-batch with its padding
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlvis.reward.scorer import Scores
+from rlvis.reward.contract import Scores
 
 ARGUMENTS = ("images", "prompts", "metadata")
 

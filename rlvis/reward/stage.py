@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlvis.records import Rewards
-from rlvis.reward.scorer import Scores, Term
+from rlvis.reward.contract import Scores, Term
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 
@@ -28,8 +29,7 @@ def assemble(config: Config, world: World) -> Parts:
     Raises:
         ValueError: whatever a prompt file, a scorer or a checkpoint has to complain about.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    _set_threads(config, world)
     prompts = data.load_prompts(config.data)
     terms = scorer.build(config.reward)
     area = allocator(config, world)
@@ -63,6 +63,15 @@ def allocator(config: Config, world: World) -> psm.PerceptualMap | None:
     if area.source is MapSource.none:
         return None
     return psm.build(area, world.device, model.height, model.width)
+
+
+def _set_threads(config: Config, world: World) -> None:
+    """Torch's threads on a CPU: as configured, else the cores shared out among this machine's processes."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    elif local > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
 
 
 def sheet_prompts(parts: Parts) -> PromptBatch:

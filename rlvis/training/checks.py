@@ -21,6 +21,7 @@ from rlvis.schema import (
     LogProbForm,
     ModelConfig,
     RatioScope,
+    Reduction,
     SamplerConfig,
     Stage,
 )
@@ -132,6 +133,12 @@ def _advantage(advantage: AdvantageConfig, sampler: SamplerConfig) -> Iterator[s
             "advantage.guard is derived for Gaussian log-probs, but sampler.logprob=squared has no variance "
             "to normalise by; "
             "type sampler.logprob=gaussian or advantage.guard=null"
+        )
+    if advantage.guard is not None and advantage.map.channel_reduction is Reduction.sum:
+        yield (
+            "advantage.guard is derived for log-probs averaged over channels, but "
+            "advantage.map.channel_reduction=sum; type advantage.map.channel_reduction=mean or "
+            "advantage.guard=null"
         )
     if advantage.preset is AdvantagePreset.ddpo and advantage.std_scope is not None:
         yield (

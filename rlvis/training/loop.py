@@ -26,6 +26,7 @@ from rlvis.schema import Config, Stage, TrustKind, plain
 from rlvis.training import alone, archive, checkpoint, interrupt, manifest, reference, runfolder
 from rlvis.training.assemble import assemble, sheet_prompts
 from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
+from rlvis.training.private import public
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ def train(config: Config, argv: list[str]) -> Outcome:
                 return Outcome(0, folder.path)
             parts = assemble(config, world)
             try:
-                return Outcome(_run(parts, folder.path, folder.resumes), folder.path)
+                code = _run(parts, folder.path, folder.resumes)
+                dist.barrier()  # nobody leaves while another still talks
+                return Outcome(code, folder.path)
             finally:
                 parts.engine.close()
     finally:
@@ -84,7 +87,7 @@ def _run(parts: Parts, run_dir: Path, resumes: bool) -> int:
         _finish(parts, run_dir, memory, done)
         return 0
     tracker = trackers.build(config.tracker, name=config.name, main=world.leads)
-    tracker.start(plain(config), run_dir, first + 1 if resumes else None)
+    tracker.start(public(plain(config)), run_dir, first + 1 if resumes else None)
     code = 1
     try:
         with interrupt.listen() as asked:

@@ -36,7 +36,7 @@ from rlvis.records import (
     Trajectories,
     Trust,
 )
-from rlvis.reward.scorer import Term
+from rlvis.reward.contract import Term
 from rlvis.reward.stage import LocalScores, gather, score
 from rlvis.rollout import plan as sampling
 from rlvis.rollout.stage import rollout

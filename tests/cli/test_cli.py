@@ -58,7 +58,7 @@ def test_a_run_prints_its_numbers_first_and_its_report_last(started: list[Config
     assert cli.main(["train", "optim.lr=1e-4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(
-        "4 prompts x 8 samples = 32 images/step on 1 process (4 groups), 2 updates/step of 16, "
+        "6 prompts x 8 samples = 48 images/step on 1 process (6 groups), 2 updates/step of 24, "
     )
     assert lines[-1] == "outputs/somewhere/report.html"
     assert [run.optim.lr for run in started] == [1e-4]
@@ -166,7 +166,7 @@ def test_only_the_leading_process_speaks(
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("RANK", "0")
     assert cli.main(["train"]) == 0
-    assert "on 4 processes (1 group each)" in capsys.readouterr().out
+    assert "on 4 processes (12 samples each)" in capsys.readouterr().out
     monkeypatch.setenv("WORLD_SIZE", "64")
     assert cli.main(["train"]) == 2
     assert "cannot be spread over 64 processes" in capsys.readouterr().err

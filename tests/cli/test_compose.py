@@ -19,7 +19,7 @@ def test_nothing_said_is_the_embedded_default() -> None:
     assert list(config.reward.terms) == ["coverage"]
     assert (config.data.source, config.data.prompts_per_step, config.data.samples_per_prompt) == (
         "shapes",
-        4,
+        6,
         8,
     )
     assert (config.sampler.kernel, config.sampler.eta, config.sampler.steps) == (S.KernelName.sde, 0.7, 8)

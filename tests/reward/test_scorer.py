@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rlvis.reward import scorer
-from rlvis.reward.scorer import KNOWN, Scores, build
+from rlvis.reward.contract import Scores
+from rlvis.reward.scorer import KNOWN, build
 from rlvis.schema import RewardConfig, RewardTerm
 
 IMAGES = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 1, 3, 4, 4)
@@ -14,7 +15,7 @@ PROMPTS, METADATA = ["a red circle", "a blue ring"], [{"bonus": 1}, {"bonus": 2}
 
 USER_MODULE = """
 import numpy as np
-from rlvis.reward.scorer import Scores
+from rlvis.reward.contract import Scores
 
 def as_list(images, prompts, metadata):
     return [float(len(p)) for p in prompts]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rlvis.reward.contract import Scores, Term
 from rlvis.reward.function import Function
-from rlvis.reward.scorer import Scores, Term
 from rlvis.reward.stage import LocalScores, assemble, gather, score
 
 N = 4

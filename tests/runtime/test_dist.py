@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
-from tests.dist.launch import free_port, launch
+from tests.distributed.launch import free_port, launch
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 

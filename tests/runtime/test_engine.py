@@ -13,7 +13,7 @@ from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine, deepspeed_config
 from rlvis.schema import Dtype, EngineConfig, OptimConfig
-from tests.dist.launch import launch
+from tests.distributed.launch import launch
 
 CLIPPED = OptimConfig(lr=1e-2, weight_decay=0.1, betas=[0.8, 0.95], eps=1e-6, grad_norm=0.05)
 FREE = OptimConfig(lr=1e-2, weight_decay=0.1, grad_norm=1e6)

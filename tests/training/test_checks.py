@@ -20,6 +20,7 @@ MISTAKES = [
     (["sampler.kernel=ode"], "ode is deterministic"),
     (["advantage.ratio_scope=pooled"], "advantage.map.source=none"),
     (["advantage=guard", "advantage.ratio_scope=position"], "ratio of a whole sample"),
+    (["advantage=guard", "advantage.map.channel_reduction=sum"], "averaged over channels"),
     (["advantage=guard", "sampler=cps"], "sampler.logprob=squared"),
     (["advantage.preset=ddpo", "advantage.std_scope=batch"], "advantage.std_scope=batch does nothing"),
     (["advantage.clip_range=-1"], "advantage.clip_range=-1"),
@@ -32,8 +33,8 @@ MISTAKES = [
     (["advantage.best_of_n=3"], "must be even"),
     (["advantage.best_of_n=10"], "between 2 and 8"),
     (["data.samples_per_prompt=1"], "at least 2"),
-    (["train.updates_per_step=33"], "a step trains 32 samples"),
-    (["train.updates_per_step=17", "advantage.best_of_n=4"], "a step trains 16 samples"),
+    (["train.updates_per_step=49"], "a step trains 48 samples"),
+    (["train.updates_per_step=25", "advantage.best_of_n=4"], "a step trains 24 samples"),
     (["train.micro_batch=0"], "train.micro_batch=0"),
     (["model=sd3"], "hidden first step"),
     (["model.cfg=0.5"], "model.cfg=0.5"),
@@ -107,9 +108,9 @@ def test_what_a_message_says_to_type_is_accepted(words: list[str]) -> None:
 
 def test_more_processes_than_samples() -> None:
     config = compose([]).typed()
-    assert check(config, 32) == []
-    (message,) = check(config, 33)
-    assert "4 * 8 = 32 samples cannot be spread over 33 processes" in message
+    assert check(config, 48) == []
+    (message,) = check(config, 49)
+    assert "6 * 8 = 48 samples cannot be spread over 49 processes" in message
 
 
 @pytest.mark.parametrize("value", ["null", "1e-4", "1", "[1e-4,2e-4]", "[0.2,5]"])

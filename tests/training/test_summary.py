@@ -13,6 +13,7 @@ from rlvis.update.minibatch import plan
 
 def test_the_line_of_a_large_run() -> None:
     words = ["data.prompts_per_step=48", "data.samples_per_prompt=12", "sampler.steps=10", "train.steps=300"]
+    words.append("train.micro_batch=8")
     config = compose([*words, "sampler.window.kind=fixed", "sampler.window.size=5"]).typed()
     assert summary(config, 8, 480) == (
         "48 prompts x 12 samples = 576 images/step on 8 processes (6 groups each), 2 updates/step of 288, "
@@ -22,7 +23,13 @@ def test_the_line_of_a_large_run() -> None:
 
 
 def test_groups_that_straddle_processes_videos_guidance_and_best_of_n() -> None:
-    words = ["model.frames=9", "model.cfg=4.5", "advantage.best_of_n=4", "run_dir=here"]
+    words = [
+        "data.prompts_per_step=4",
+        "model.frames=9",
+        "model.cfg=4.5",
+        "advantage.best_of_n=4",
+        "run_dir=here",
+    ]
     line = summary(compose(words).typed(), 3)
     for part in ("32 videos/step", "on 3 processes (10 to 11 samples each)", "of 8 (the 4 extreme samples"):
         assert part in line
@@ -34,7 +41,8 @@ def test_groups_that_straddle_processes_videos_guidance_and_best_of_n() -> None:
     ("processes", "updates", "micro_batch"), [(1, 2, 8), (2, 2, 3), (3, 1, 5), (8, 4, 2)]
 )
 def test_forwards_are_those_of_the_plan(processes: int, updates: int, micro_batch: int) -> None:
-    words = [f"train.updates_per_step={updates}", f"train.micro_batch={micro_batch}"]
+    words = ["data.prompts_per_step=4", f"train.updates_per_step={updates}"]
+    words.append(f"train.micro_batch={micro_batch}")
     config = compose(words).typed()
     sample, train = forwards(config, processes)
     own = max(len(range(r * 32 // processes, (r + 1) * 32 // processes)) for r in range(processes))

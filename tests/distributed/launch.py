@@ -1,0 +1,107 @@
+"""Run a function of a test module in W processes on this machine, joined by gloo, as by a launcher.
+
+    results = launch(function, 2, argument, ...)      # function(world, argument, ...), results in rank order
+
+The function is found by file and name and run in fresh interpreters, so nothing of the test session leaks in.
+A start costs some seconds of imports: one launch a test file, with several checks inside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(function: Callable[..., Any], size: int, *arguments: Any, seconds: float = 120) -> list[Any]:
+    """What `function(world, *arguments)` returned on each of `size` ranks; both must survive pickle.
+
+    Raises AssertionError with the stderr of a rank that failed, or of all when they hang.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "arguments").write_bytes(pickle.dumps(arguments))
+        common = os.environ | {
+            "WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        }
+        source = sys.modules[function.__module__].__file__
+        command = [sys.executable, __file__, str(source), function.__name__, name]
+        ranks: list[subprocess.Popen[bytes]] = []
+        for rank in range(size):
+            with (folder / f"log.{rank}").open("wb") as log:
+                own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                ranks.append(subprocess.Popen(command, env=own, cwd=ROOT, stdout=log, stderr=log))
+        try:
+            _wait(ranks, folder, seconds)
+        finally:
+            for process in ranks:
+                process.kill()
+                process.wait()
+        return [pickle.loads((folder / f"result.{rank}").read_bytes()) for rank in range(size)]
+
+
+def _wait(ranks: list[subprocess.Popen[bytes]], folder: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        codes = [process.poll() for process in ranks]
+        failed = [rank for rank, code in enumerate(codes) if code]
+        if failed:
+            rank = failed[0]
+            raise AssertionError(f"rank {rank} exited with {codes[rank]}:\n{_log(folder, rank)}")
+        if all(code == 0 for code in codes):
+            return
+        if time.monotonic() > end:
+            logs = "\n".join(f"rank {rank}:\n{_log(folder, rank)}" for rank in range(len(ranks)))
+            raise AssertionError(f"{len(ranks)} ranks did not finish in {seconds} s\n{logs}")
+        time.sleep(0.05)
+
+
+def _log(folder: Path, rank: int) -> str:
+    return (folder / f"log.{rank}").read_text(errors="replace")[-6000:]
+
+
+def _child(source: str, function: str, folder: str) -> None:
+    """One rank: join, run, hand back."""
+    import torch
+
+    from rlvis.runtime import dist
+
+    torch.set_num_threads(1)
+    spec = importlib.util.spec_from_file_location(Path(source).stem, source)
+    assert spec is not None, source
+    assert spec.loader is not None, source
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    world = dist.start("cpu")
+    result = getattr(module, function)(world, *pickle.loads((Path(folder) / "arguments").read_bytes()))
+    (Path(folder) / f"result.{world.rank}").write_bytes(pickle.dumps(result))
+    dist.barrier()
+    dist.stop()
+    # On a loaded machine gloo's threads sometimes outlive the interpreter and abort it after all is done.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])
