@@ -229,8 +229,8 @@ def wandb_mode() -> str:
 
 
 def keep_before(path: Path, step: int) -> None:
-    """Rewrite metrics.jsonl, or another file with a `step` in each line, without what the resumed run will write again: steps >= `step`, and a line cut
-    off by a crash.
+    """Rewrite metrics.jsonl, or another file with a `step` in each line, without what the resumed run will
+    write again: steps >= `step`, and a line cut off by a crash.
     """
     if not path.exists():
         return

@@ -71,7 +71,9 @@ def rows(
 def append(run_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add the rows of a step to RUN/trust.jsonl."""
     lines = (
-        json.dumps({k: json_number(v) if isinstance(v, float) else v for k, v in row.items()}, allow_nan=False)
+        json.dumps(
+            {k: json_number(v) if isinstance(v, float) else v for k, v in row.items()}, allow_nan=False
+        )
         for row in rows
     )
     with (Path(run_dir) / NAME).open("a", encoding="utf-8") as file:

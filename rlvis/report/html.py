@@ -24,8 +24,8 @@ LIMIT = 8_000_000  # bytes: what mail and code hosts still show
 def write(run_dir: Path, panels: Sequence[Callable[[RunFolder], Panel | None]] = PANELS) -> Path:
     """Write RUN/report.html from whatever the run folder holds, and return its path.
 
-    panels: functions from a run folder to a panel (or None for nothing), in order of appearance. What is missing is said in the
-    page; only a folder that does not exist raises ValueError.
+    panels: functions from a run folder to a panel (or None for nothing), in order of appearance. What is
+    missing is said in the page; only a folder that does not exist raises ValueError.
     """
     run = folder.read(Path(run_dir))
     page = render(run, [made for panel in panels if (made := panel(run)) is not None])

@@ -11,15 +11,18 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from markupsafe import Markup
 
 from rlvis.observe import metrics
-from rlvis.report import pictures, plots
+from rlvis.observe.trust_table import NAME as TRUST_FILE
+from rlvis.report import groups, pictures, plots
 from rlvis.report.folder import RunFolder, Series
 
+LISTED = 5  # prompts at either end of the trust table
+CUT = 72  # characters of a prompt in a table
 STAGES = ("rollout", "score", "weigh", "build", "update")
 
 
@@ -88,6 +91,24 @@ def curves(run: RunFolder) -> Panel:
     return Panel("Curves", "figures", drawings, note)
 
 
+def trust(run: RunFolder) -> Panel | None:
+    """The spread of group weights over steps, and the prompts at both ends; None for a run without trust."""
+    path = run.path / TRUST_FILE
+    if not path.is_file():
+        return None
+    found, lost = groups.read(path)
+    note = f"Lines of {TRUST_FILE} that cannot be read and were left out: {lost}." if lost else ""
+    parts = [Panel("", "figures", [_weights(run), _effective(run)])]
+    split = min(LISTED, (len(found) + 1) // 2)
+    most, least = found[:split], found[max(split, len(found) - LISTED) :]
+    for title, chosen in (("Most trusted prompts", most), ("Least trusted prompts", least[::-1])):
+        if chosen:
+            parts.append(Panel(title, "table", _trusted(chosen)))
+    if found:
+        parts[-1] = replace(parts[-1], note="Means over all groups of a prompt so far; rewards are raw.")
+    return Panel("Trust", "parts", parts, note if found else f"No group in {TRUST_FILE} was scored. {note}")
+
+
 def samples(run: RunFolder) -> Panel:
     """Sheets of the same prompts and the same noise over the run, first beside last, with a slider."""
     shown, problems = pictures.embed(run.samples)
@@ -145,7 +166,7 @@ def last_values(run: RunFolder) -> Panel:
 PANELS: tuple[Callable[[RunFolder], Panel | None], ...] = (
     verdict,
     curves,
-    trust.panel,
+    trust,
     samples,
     reproduce,
     last_values,
@@ -236,6 +257,34 @@ def _time(run: RunFolder) -> Drawing:
         "time", _series(run, {stage: f"time/{stage}" for stage in STAGES}), ylabel="seconds a step"
     )
     return Drawing("Time per stage", Markup(svg), "Wall time of the five stages of a step.")
+
+
+def _weights(run: RunFolder) -> Drawing:
+    keys = {name: f"trust/weight_{name}" for name in ("max", "mean", "min")}
+    svg = plots.lines("trust-weight", _series(run, keys), ylabel="weight of a group")
+    return Drawing("Group weights", Markup(svg), "A group's weight multiplies the advantages of its samples.")
+
+
+def _effective(run: RunFolder) -> Drawing:
+    size = {"effective groups": run.series("trust/effective_groups")}
+    svg = plots.lines("trust-groups", size, ylabel="effective groups")
+    caption = "(sum w)^2 / (sum w^2): how many groups carry the update. Equal weights give all of them."
+    return Drawing("Effective groups", Markup(svg), caption)
+
+
+def _trusted(chosen: Sequence[groups.Trusted]) -> Table:
+    rows = [
+        (
+            t.text if len(t.text) <= CUT else t.text[: CUT - 3] + "...",
+            t.objective,
+            f"{t.weight:.4g}",
+            f"{t.mean:.4g}",
+            f"{t.prior:.4g}",
+            str(t.groups),
+        )
+        for t in chosen
+    ]
+    return Table(("prompt", "objective", "weight", "group mean", "prior mean", "groups"), rows)
 
 
 def _series(run: RunFolder, keys: Mapping[str, str]) -> dict[str, Series]:

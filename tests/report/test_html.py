@@ -255,3 +255,62 @@ def test_panels_are_the_callers_choice(tmp_path: Path) -> None:
     shown = Page((tmp_path / "report.html").read_text())
     assert "Mine" in shown.text
     assert not shown.all("svg")
+
+
+def trust_line(step: int, prompt: int, weight: float, **more: object) -> str:
+    line = {"step": step, "prompt": prompt, "text": f"prompt {prompt} {EVIL}", "objective": "sum", "count": 4}
+    return (
+        json.dumps({**line, "mean": 0.25, "std": 0.1, "prior_mean": 0.125, "weight": weight, **more}) + "\n"
+    )
+
+
+def trust_tables(run: Path) -> list[list[list[str]]]:
+    """The cells of the tables in the trust section."""
+    html.write(run)
+    section = (run / "report.html").read_text().split('<section class="parts">')[1].split("</section>")[0]
+    tables = re.findall(r"<tbody>(.*?)</tbody>", section, re.S)
+    return [
+        [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", r, re.S) for r in re.findall(r"<tr>(.*?)</tr>", t, re.S)]
+        for t in tables
+    ]
+
+
+def test_trust_is_absent_without_its_file(tmp_path: Path) -> None:
+    shown = page(folder(tmp_path, 2))
+    assert not shown.all("section", cls="parts")
+    assert "rust.jsonl" not in shown.text
+
+
+def test_most_and_least_trusted_prompts(tmp_path: Path) -> None:
+    run = folder(tmp_path, 0)
+    more = {"trust/weight_mean": 1.0, "trust/weight_min": 0.5, "trust/weight_max": 1.5}
+    rows = [row(step, **more, **{"trust/effective_groups": 11.0}) for step in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    lines = [trust_line(1, p, 0.5 + p / 12) for p in range(12)]
+    lines += [trust_line(2, 0, 0.3, mean=0.75), "garbage\n"]
+    lines += [trust_line(2, 50, 1.0, mean=None)]  # not a valid sample: no group to list
+    (run / "trust.jsonl").write_text("".join(lines))
+    shown = page(run)
+    most, least = trust_tables(run)
+    assert [r[0].split(" &lt;")[0] for r in most] == [f"prompt {p}" for p in (11, 10, 9, 8, 7)]
+    assert [r[0].split(" &lt;")[0] for r in least] == [f"prompt {p}" for p in (0, 1, 2, 3, 4)]
+    assert least[0][1:] == [
+        "sum",
+        "0.4",
+        "0.5",
+        "0.125",
+        "2",
+    ]  # mean weight of .5 and .3, mean of .25 and .75
+    assert len(shown.all("svg")) == 7
+    assert "left out: 1." in shown.text
+    assert not [a for a in shown.all("script") if a]
+
+
+@pytest.mark.parametrize(("prompts", "sizes"), [(1, [1]), (3, [2, 1]), (10, [5, 5]), (0, [])])
+def test_no_prompt_is_listed_twice(tmp_path: Path, prompts: int, sizes: list[int]) -> None:
+    run = folder(tmp_path, 2)
+    (run / "trust.jsonl").write_text("".join(trust_line(1, p, 1.0) for p in range(prompts)))
+    tables = trust_tables(run)
+    assert [len(t) for t in tables] == sizes
+    assert len({r[0] for t in tables for r in t}) == prompts
+    assert ("was scored" in page(run).text) == (prompts == 0)
