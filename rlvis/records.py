@@ -210,11 +210,13 @@ class Trust(Record):
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Advantages(Record):
     """What the loss multiplies: scalar advantages per term (global), and optionally a map over space and time
-    (local rows).
+    or a whole field of advantages (local rows).
 
     A terms rather than their sum, because the clipped loss is positively homogeneous but not additive. keep
     is False for samples that are not trained (invalid, or dropped by best-of-N). map >= 0, so no sign ever
-    flips inside a sample.
+    flips inside a sample. field: signed advantages at each position, which take the place of `term` in the
+    loss (ratio_scope=position only) where the map acted on the reward already, so there is no map beside it;
+    term stays what metrics and keep are made from.
 
     >>> term, keep = torch.zeros(1, 2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.bool)
     >>> a = Advantages(term=term, coef=torch.ones(1, dtype=torch.float64), names=("grpo",), keep=keep)
@@ -228,9 +230,12 @@ class Advantages(Record):
     names: tuple[str, ...] = rows("A")
     keep: Tensor = tensor("P K", torch.bool)
     map: Tensor | None = tensor("N F H W", torch.float32, optional=True)
+    field: Tensor | None = tensor("A N F H W", torch.float32, optional=True)
 
     def __post_init__(self) -> None:
-        """Check shapes, finiteness, and that the map has no negative value."""
+        """Check shapes, finiteness, that the map has no negative value, and that map and field exclude each
+        other.
+        """
         check = Record.__post_init__
         check(self)
         if not bool(torch.isfinite(self.term).all()):
@@ -241,6 +246,10 @@ class Advantages(Record):
             raise ValueError(
                 f"Advantages.map: wanted finite values >= 0, got a minimum of {float(self.map.min())}"
             )
+        if self.field is not None and self.map is not None:
+            raise ValueError("Advantages.field: the map acted on it already; wanted map=None beside a field")
+        if self.field is not None and not bool(torch.isfinite(self.field).all()):
+            raise ValueError("Advantages.field: some values are not finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -184,6 +184,11 @@ class MapNorm(Enum):
     mean1 = "mean1"
 
 
+class ApplyTo(Enum):
+    advantage = "advantage"
+    reward = "reward"
+
+
 # Written as a call because `raise` is a keyword of Python.
 OnMapError = Enum("OnMapError", {"raise": "raise", "uniform": "uniform"})
 
@@ -335,6 +340,7 @@ class MapConfig:
     sigma: float = 1.0  # Gaussian on the patch grid, in patches; 0: none
     temporal_sigma: float = 0.3  # Gaussian over latent frames; 0: none
     map_norm: MapNorm = MapNorm.minmax  # mean1: mean 1 over the free positions
+    apply_to: ApplyTo = ApplyTo.advantage  # reward: z-scores of map times reward at each position (ablation)
     on_map_error: OnMapError = OnMapError["raise"]  # uniform: ones for a sample whose features are not finite
 
 

@@ -136,13 +136,16 @@ def trusts(draw: Draw) -> Trust:
 @st.composite
 def advantages(draw: Draw, mapped: bool | None = None) -> Advantages:
     a, p, k, n = draw(SIZE), draw(SIZE), draw(SIZE), draw(st.integers(1, 5))
+    mapped = draw(st.booleans()) if mapped is None else mapped
+    local = draw(st.sampled_from(["map", "field"])) if mapped else None
     weights = values(draw, n, 1, 2, 2, dtype=torch.float32).abs()
     return Advantages(
         term=values(draw, a, p, k),
         coef=values(draw, a),
         names=tuple(draw(st.lists(NAMES, min_size=a, max_size=a))),
         keep=values(draw, p, k, dtype=torch.bool),
-        map=weights if mapped or (mapped is None and draw(st.booleans())) else None,
+        map=weights if local == "map" else None,
+        field=values(draw, a, n, 1, 2, 2, dtype=torch.float32) if local == "field" else None,
     )
 
 
@@ -480,6 +483,24 @@ TERMS: dict[str, Any] = {
             TERMS,
             {"map": torch.full((2, 1, 2, 2), math.nan)},
             r"Advantages\.map: wanted finite values",
+        ),
+        (
+            Advantages,
+            TERMS,
+            {"field": torch.full((1, 2, 1, 2, 2), math.nan)},
+            r"Advantages\.field: some values are not finite",
+        ),
+        (
+            Advantages,
+            TERMS,
+            {"field": torch.ones(2, 2, 1, 2, 2)},
+            r"Advantages\.field: wanted shape \[A=1, N, F, H, W\]",
+        ),
+        (
+            Advantages,
+            TERMS,
+            {"field": -torch.ones(1, 2, 1, 2, 2), "map": torch.ones(2, 1, 2, 2)},
+            r"Advantages\.field: .*wanted map=None",
         ),
     ],
 )

@@ -3,11 +3,13 @@
 The order is the same for every method: raw rewards -> validity -> objectives and the contrasted reward ->
 group z-score per term and objective -> times the trust weight -> clamp -> (the map multiplies in the loss). A
 method adds terms, never a branch: a contrasted reward (BPGO's CRT) is one more term under the same ratio,
-because the clipped loss is not additive.
+because the clipped loss is not additive. With apply_to=reward (ViPO's ablation, arXiv 2511.18719) the map
+multiplies the rewards instead, and the same steps run once more at each position.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from rlvis.advantage import combine
 from rlvis.advantage.normalise import RULES, Rule, contrast_zscore, group_zscore, history_zscore
 from rlvis.records import Advantages, RewardHistory, Rewards, Trust
-from rlvis.schema import AdvantageConfig, Combine, StdScope
+from rlvis.schema import AdvantageConfig, ApplyTo, Combine, StdScope
 
 
 def build(
@@ -29,8 +31,11 @@ def build(
     contrast_coef: float = 0.0,
     weigh_contrast: bool = False,
     map: Tensor | None = None,
+    rows: range | None = None,
+    gather: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Advantages, RewardHistory]:
-    """Scalar advantages [A, P, K] in float64, with the map (local rows) passed through.
+    """Scalar advantages [A, P, K] in float64, with the map (local rows) passed through or, with
+    apply_to=reward, used up in a field of advantages [A, N, F, H, W].
 
     prompt_index: [P] int64, the key of `history`, which only the `ddpo` preset reads and extends. A term's
     coefficient is 1, or the reward's weight with `separate_terms`; a negative weight turns the term's sign
@@ -38,6 +43,8 @@ def build(
     and it does not replace the reward, it becomes further terms with a z-score in their own group whatever
     the preset, their coefficients times `contrast_coef`, unweighted by trust unless `weigh_contrast`.
     `config.sign` multiplies last. Samples that are not valid get 0 and keep=False, and influence nothing.
+    rows, gather: needed by apply_to=reward; which of the P * K rows `map` holds, and what joins all ranks'
+    maps in the order of their rows (every rank calls it).
     Raises ValueError for settings that contradict each other or the shapes.
     """
     settings = _settings(rewards, config)
@@ -52,9 +59,11 @@ def build(
         values = trust.contrast
     term, history = _terms(values, trust.weight, names, settings, prompt_index, history)
     coef, label = settings.coefficients(), settings.labels(names)
+    compared = [_Compared(values, trust.weight, group_zscore)]
     if trust.contrast is not None and not trust.contrast_replaces and contrast_coef != 0.0:
         weight = trust.weight if weigh_contrast else torch.ones_like(trust.weight)
         more = _contrasts(trust.contrast, weight, settings)
+        compared.append(_Compared(trust.contrast, weight, contrast_zscore))
         term = torch.cat([term, more])
         label += tuple(f"{name}_contrast" for name in label)
         coef = torch.cat([coef, coef * contrast_coef])
@@ -62,8 +71,15 @@ def build(
     if config.best_of_n is not None:
         keep = combine.best_and_worst((coef[:, None, None] * term).sum(0), rewards.valid, config.best_of_n)
     turned = torch.where(coef < 0, -1.0, 1.0)[:, None, None].to(term)
-    term = (turned * term).clamp(-config.adv_clip, config.adv_clip) * config.sign
-    return Advantages(term=term, coef=coef.abs(), names=label, keep=keep, map=map), history
+
+    def finished(z: Tensor) -> Tensor:
+        return (turned * z).clamp(-config.adv_clip, config.adv_clip) * config.sign
+
+    field = None
+    if config.map.apply_to is ApplyTo.reward:
+        field, map = _field(map, rows, gather, compared, settings, finished), None
+    made = Advantages(term=finished(term), coef=coef.abs(), names=label, keep=keep, map=map, field=field)
+    return made, history
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +145,62 @@ def _contrasts(values: Tensor, weight: Tensor, settings: _Settings) -> Tensor:
         for q in range(values.shape[2])
     ]
     return _joined(z, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Quantities [P, K, Q] with their weights [P, Q], and what compares them inside groups."""
+
+    values: Tensor
+    weight: Tensor
+    zscore: Callable[[Tensor, Tensor, Rule], Tensor]
+
+    def at(self, area: Tensor, p: int, settings: _Settings) -> list[Tensor]:
+        """z-scores of area times values at every position of group p, times the weight: [L, K] for each q.
+
+        area: [L, K] float64, maps of the group's samples. Equal rewards under different maps do differ.
+        """
+        valid = settings.valid[p].expand_as(area)
+        return [
+            self.zscore(area * self.values[p, :, q], valid, settings.rule) * self.weight[p, q]
+            for q in range(self.values.shape[2])
+        ]
+
+
+def _field(
+    map: Tensor | None,
+    rows: range | None,
+    gather: Callable[[Tensor], Tensor] | None,
+    compared: list[_Compared],
+    settings: _Settings,
+    finished: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Advantages at each position of this rank's rows, [A, N, F, H, W] float32: as the scalar ones, of map
+    times reward. A group at a time, and only groups that have a row here.
+    """
+    if map is None or rows is None or gather is None:
+        raise ValueError(
+            "advantage.map.apply_to=reward multiplies rewards by maps, and there are none; "
+            "type advantage.map.source=psm, or advantage.map.apply_to=advantage"
+        )
+    group_rule = not settings.rule.history and settings.std_scope is StdScope.group
+    if not group_rule or settings.combine is Combine.gdpo:
+        raise ValueError(
+            "advantage.map.apply_to=reward compares samples at each position inside their group only; type "
+            "advantage.preset=flow_grpo advantage.std_scope=null advantage.combine=weighted_sum, or "
+            "advantage.map.apply_to=advantage"
+        )
+    everyone, (groups, size) = gather(map), settings.valid.shape
+    assert len(rows) == len(map) > 0, f"{len(map)} maps for {len(rows)} rows"
+    assert len(everyone) == groups * size, f"{len(everyone)} maps of all ranks for {groups} x {size} samples"
+    pieces = []
+    for p in range(rows.start // size, -(-rows.stop // size)):
+        area = everyone[p * size : (p + 1) * size].double().flatten(1).T
+        z = finished(torch.stack([z for one in compared for z in one.at(area, p, settings)]))
+        own = range(max(rows.start - p * size, 0), min(rows.stop - p * size, size))
+        pieces.append(z[..., own.start : own.stop].transpose(1, 2).float())
+    field = torch.cat(pieces, 1)
+    return field.view(len(field), *map.shape)
 
 
 def _joined(z: list[Tensor], settings: _Settings) -> Tensor:

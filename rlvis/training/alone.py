@@ -79,7 +79,8 @@ def without_policy(config: Config, world: World, root: Path) -> None:
             rewards, trust = Rewards.load(folder / "rewards"), Trust.load(folder / "trust")
             prompts = PromptBatch.load(folder / "prompts")
             area = None if psm is None else maps_saved(config, psm, world, folder, prompts.rows)
-            advantages, history = pipeline.built(config, prompts, rewards, trust, history, area)
+            rows = world.rows(rewards.valid.numel())
+            advantages, history = pipeline.built(config, prompts, rewards, trust, history, area, rows)
             archive.save_advantages(advantages, folder, world)
             if world.leads:
                 history.save(folder / "history")

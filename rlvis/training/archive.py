@@ -41,24 +41,26 @@ def save_local(record: Record, folder: Path, name: str, world: World) -> None:
 
 
 def save_advantages(advantages: Advantages, folder: Path, world: World) -> None:
-    """Write advantages: once where they are all global, this rank's piece where they hold a local map.
+    """Write advantages: once where they are all global, this rank's piece where they hold a local map or
+    field.
 
     What an earlier stage=build left of the other kind, or for another number of ranks, is removed first:
     call it on all ranks, with a barrier before anything is read.
     """
-    ours = r"advantages" if advantages.map is None else rf"advantages\.\d+of{world.size}"
+    local = _local_rows(advantages) is not None
+    ours = rf"advantages\.\d+of{world.size}" if local else r"advantages"
     if world.leads:
         for found in folder.glob("advantages*"):
             if not re.fullmatch(rf"{ours}\.(json|safetensors)", found.name):
                 found.unlink()
-    if advantages.map is not None:
+    if local:
         save_local(advantages, folder, "advantages", world)
     elif world.leads:
         advantages.save(folder / "advantages")
 
 
 def load_advantages(folder: Path, world: World, total: int) -> Advantages:
-    """The advantages of one step; where they hold a map, with this rank's rows of it.
+    """The advantages of one step; where they hold a map or field, with this rank's rows of it.
 
     Args:
         folder: of one step.
@@ -74,10 +76,16 @@ def load_advantages(folder: Path, world: World, total: int) -> Advantages:
     whole = Advantages.concatenate(
         [Advantages.load(piece) for piece in _pieces(folder, "advantages", "build")]
     )
-    held = 0 if whole.map is None else len(whole.map)
+    held = _local_rows(whole) or 0
     if held != total:
         raise ValueError(f"{folder}: wanted maps of {total} samples, found {held}; run stage=build again")
     return whole.take(list(world.rows(total)))
+
+
+def _local_rows(advantages: Advantages) -> int | None:
+    """Rows of the map or field; None where all is global."""
+    local = advantages.map is not None or advantages.field is not None
+    return advantages.rows if local else None
 
 
 def _pieces(folder: Path, name: str, stage: str) -> list[Path]:

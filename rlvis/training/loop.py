@@ -206,10 +206,9 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
 
 
 def _map_metrics(records: StepRecords) -> dict[str, float]:
-    area = records.advantages.map
-    if area is None:
+    if records.map is None:
         return {}
-    return map_metrics(area, records.trajectories.free, records.failed_maps, dist.all_reduce)
+    return map_metrics(records.map, records.trajectories.free, records.failed_maps, dist.all_reduce)
 
 
 def _trust_table(parts: Parts, run_dir: Path, records: StepRecords, step: int) -> None:

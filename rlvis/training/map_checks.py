@@ -8,13 +8,17 @@ from dataclasses import fields
 
 from rlvis.schema import (
     AdvantageConfig,
+    AdvantagePreset,
     Aggregation,
+    ApplyTo,
+    Combine,
     Config,
     MapBackbone,
     MapConfig,
     MapNorm,
     MapSource,
     RatioScope,
+    StdScope,
 )
 
 
@@ -24,7 +28,8 @@ def map_mistakes(config: Config) -> Iterator[str]:
     if config.advantage.map.source is MapSource.none:
         yield from _without(config.advantage)
     else:
-        yield from _scope(config.advantage)
+        on_reward = config.advantage.map.apply_to is ApplyTo.reward
+        yield from (_on_reward if on_reward else _scope)(config.advantage)
         yield from _idle(config)
 
 
@@ -60,6 +65,34 @@ def _scope(advantage: AdvantageConfig) -> Iterator[str]:
         yield (
             f"advantage.ratio_scope=sample has one ratio a sample, so a map would {effect}; "
             "type advantage.ratio_scope=position, or advantage.map.source=none"
+        )
+
+
+def _on_reward(advantage: AdvantageConfig) -> Iterator[str]:
+    """What z-scores at each position of a group cannot go with."""
+    this = "advantage.map.apply_to=reward"
+    if advantage.ratio_scope is not RatioScope.position:
+        yield (
+            f"{this} makes an advantage at each position, but advantage.ratio_scope="
+            f"{advantage.ratio_scope.value} has one ratio a sample; type advantage.ratio_scope=position, or "
+            "advantage.map.apply_to=advantage"
+        )
+    if advantage.preset not in (AdvantagePreset.dance, AdvantagePreset.flow_grpo):
+        yield (
+            f"{this} compares the samples of a group at each position by the rule of dance or flow_grpo, got "
+            f"advantage.preset={advantage.preset.value}; type advantage.preset=flow_grpo, or "
+            "advantage.map.apply_to=advantage"
+        )
+    if advantage.std_scope is StdScope.batch:
+        yield (
+            f"{this} with advantage.std_scope=batch: positions of different groups have nothing to do with "
+            "each other, so the standard deviation is the group's; type advantage.std_scope=null, or "
+            "advantage.map.apply_to=advantage"
+        )
+    if advantage.combine is Combine.gdpo:
+        yield (
+            f"{this} with advantage.combine=gdpo, which normalises sums of scalar advantages over the batch; "
+            "type advantage.combine=weighted_sum, or advantage.map.apply_to=advantage"
         )
 
 

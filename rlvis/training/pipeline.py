@@ -4,9 +4,9 @@
     --update--> PolicyUpdate
 
 This is the one file that names all five. Heavy records stay on the rank that made them; `gather` is the only
-barrier and moves scalars. After it every rank computes trust and advantages alike, in float64 on the CPU.
-Rollout and scoring go shard by shard, so that decoded frames never pile up. Each stage runs alone as well:
-see `alone.py`.
+barrier and moves scalars. After it every rank computes trust and advantages alike, in float64 on the CPU
+(advantage.map.apply_to=reward joins the maps first). Rollout and scoring go shard by shard, so that decoded
+frames never pile up. Each stage runs alone as well: see `alone.py`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class StepRecords:
     update: PolicyUpdate
     truncated: int
     seconds: dict[str, float]
+    map: Tensor | None = None  # of this rank's rows, whatever it was applied to
     failed_maps: int = 0  # of this rank's rows
 
 
@@ -156,14 +157,24 @@ def train_step(
         trust, prior = trusted(config, prompts, rewards, memory.prior, other)
     with clock.stage("build"):
         area, failed = joined(maps)
-        advantages, history = built(config, prompts, rewards, trust, memory.history, area)
+        rows = parts.world.rows(rewards.valid.numel())
+        advantages, history = built(config, prompts, rewards, trust, memory.history, area, rows)
     with clock.stage("update"):
         try:
             result = improve(parts, prompts, trajectories, advantages)
         except (NonFiniteLossError, NonFiniteGradientError) as error:
             raise BrokenStepError(str(error), prompts, trajectories, advantages) from error
     records = StepRecords(
-        prompts, trajectories, rewards, trust, advantages, result, truncated, dict(clock.seconds), failed
+        prompts,
+        trajectories,
+        rewards,
+        trust,
+        advantages,
+        result,
+        truncated,
+        dict(clock.seconds),
+        map=area,
+        failed_maps=failed,
     )
     return Memory(prior, history), records
 
@@ -285,8 +296,11 @@ def built(
     trust: Trust,
     history: RewardHistory,
     map: Tensor | None = None,
+    rows: range | None = None,
 ) -> tuple[Advantages, RewardHistory]:
-    """Stage 4; map: of this rank's rows."""
+    """Stage 4; map: of this rank's `rows` among all P * K. A barrier with apply_to=reward: groups straddle
+    ranks, so every rank needs the others' maps.
+    """
     return build(
         rewards,
         trust,
@@ -296,6 +310,8 @@ def built(
         contrast_coef=config.trust.crt.weight,
         weigh_contrast=config.trust.ras.weight_crt,
         map=map,
+        rows=rows,
+        gather=dist.all_gather_rows,
     )
 
 

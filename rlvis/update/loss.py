@@ -57,13 +57,15 @@ def policy_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped loss of each row, and what to watch.
 
-    dlogp: [B, F, H, W]. free: [F, H, W]. advantage: [A, B], of any float type, cast once. coef: [A], >= 0.
-    clip: how far the ratio may fall and rise, (0.1, 0.2) for 0.9..1.2. map: [B, F, H, W] >= 0, without
-    gradient. guarded: [B], a ratio made by `guard_ratio` that replaces the one of dlogp (scope `sample`).
+    dlogp: [B, F, H, W]. free: [F, H, W]. advantage: [A, B], or [A, B, F, H, W] at scope `position`, of any
+    float type, cast once. coef: [A], >= 0. clip: how far the ratio may fall and rise, (0.1, 0.2) for
+    0.9..1.2. map: [B, F, H, W] >= 0, without gradient. guarded: [B], a ratio made by `guard_ratio` that
+    replaces the one of dlogp (scope `sample`).
     Returns the loss [B] = sum_a coef_a mean_p M_p max(-A r, -A clip(r)), where at `sample` the mean is over M
     alone and at `pooled` M acts in the ratio only; and detached metrics, each [B]: ratio_mean, ratio_max_dev
     (of |r - 1|), clip_high and clip_low (fractions beyond the range), approx_kl (mean of dlogp^2 / 2 at the
     scope; unguarded).
+    Raises ValueError for an advantage per position, or `guarded`, at another scope.
     """
     log_r = log_ratio(dlogp, free, scope, map)
     if guarded is None:
@@ -73,9 +75,15 @@ def policy_loss(
         r = guarded[:, None, None, None]
     low, high = clip
     clipped = r.clamp(1.0 - low, 1.0 + high)
-    a = advantage.to(r)[:, :, None, None, None]
-    c = coef.to(r)
     per_position = scope is RatioScope.position
+    if advantage.ndim == 5 and not per_position:
+        raise ValueError(
+            f"an advantage at each position needs a ratio at each position, got advantage.ratio_scope="
+            f"{scope.value}; type advantage.ratio_scope=position, or make advantages with "
+            "advantage.map.apply_to=advantage"
+        )
+    a = advantage.to(r) if advantage.ndim == 5 else advantage.to(r)[:, :, None, None, None]
+    c = coef.to(r)
     factor = free_mean(map, free) if map is not None and scope is RatioScope.sample else None
     loss = r.new_zeros(r.shape[0])
     for term in range(a.shape[0]):

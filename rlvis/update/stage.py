@@ -75,7 +75,7 @@ def update(
         engine: the trained module, sharded or not.
         prompts: P prompts with embeds.
         trajectories: this rank's rows, in the order it owns them.
-        advantages: global terms, local map.
+        advantages: global terms, local map or field.
         settings: how.
         world: this rank among all.
         after_step: called after every optimizer step (EMA).
@@ -164,8 +164,10 @@ class _LossTerm:
         self.steps = steps
         self.free = trajectories.free.to(policy.device)
         self.coef = advantages.coef.float().to(policy.device)
-        # Term [A, N]: this rank's rows of the global [A, P, K].
-        self.advantage = advantages.term[:, trajectories.prompt, trajectories.sample].float()
+        # [A, N]: this rank's rows of the global [A, P, K]; or [A, N, F, H, W], which are its rows already.
+        self.advantage = advantages.field
+        if self.advantage is None:
+            self.advantage = advantages.term[:, trajectories.prompt, trajectories.sample].float()
         self.map = advantages.map
         self.seed, self.policy_step = trajectories.seed, trajectories.policy_step
         reduction = settings.advantage.map.channel_reduction

@@ -10,6 +10,7 @@ import pytest
 from rlvis.compose.command import compose
 from rlvis.training.checks import check
 
+ON_REWARD = ["advantage=vipo", "advantage.map.apply_to=reward"]
 MISTAKES = [
     (["advantage.map.batch=2"], "advantage.map.batch=2 does nothing"),
     (["advantage.map.backbone=tiny"], "advantage.map.backbone=tiny does nothing"),
@@ -29,6 +30,16 @@ MISTAKES = [
         ["advantage=vipo", "advantage.map.aggregation=first_pc", "advantage.map.components=5"],
         "components=5 does nothing",
     ),
+    (["advantage.map.apply_to=reward"], "apply_to=reward does nothing with advantage.map.source=none"),
+    ([*ON_REWARD, "advantage.ratio_scope=sample"], "sample has one ratio a sample"),
+    (
+        [*ON_REWARD, "advantage.ratio_scope=pooled", "advantage.map.map_norm=mean1"],
+        "pooled has one ratio a sample",
+    ),
+    ([*ON_REWARD, "advantage.preset=ddpo"], "got advantage.preset=ddpo"),
+    ([*ON_REWARD, "advantage.preset=gdpo"], "got advantage.preset=gdpo"),
+    ([*ON_REWARD, "advantage.std_scope=batch"], "positions of different groups"),
+    ([*ON_REWARD, "advantage.combine=gdpo"], "sums of scalar advantages over the batch"),
     (["advantage=vipo", "advantage.map.batch=0"], "batch=0: wanted at least 1"),
     (["advantage=vipo", "advantage.map.components=0"], "components=0: wanted at least 1"),
     (["advantage=vipo", "advantage.map.sigma=-1"], "sigma=-1.0: wanted 0"),
@@ -53,3 +64,10 @@ def test_the_presets_make_a_run(option: str) -> None:
     assert check(compose([f"advantage={option}", "advantage.map.backbone=tiny"]).typed()) == []
     both = ["advantage.ratio_scope=pooled", "advantage.map.map_norm=mean1"]
     assert check(compose([f"advantage={option}", *both]).typed()) == []
+
+
+@pytest.mark.parametrize("option", ["vipo", "bpgo_vipo"])
+@pytest.mark.parametrize("more", ["advantage.preset=dance", "advantage.combine=separate_terms"])
+def test_a_map_on_the_reward_makes_a_run(option: str, more: str) -> None:
+    words = [f"advantage={option}", "advantage.map.apply_to=reward", more]
+    assert check(compose(words).typed()) == []

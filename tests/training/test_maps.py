@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from rlvis.training import archive, loop
 from tests import setting
 
 MAP = S.MapConfig(source=S.MapSource.psm, backbone=S.MapBackbone.tiny)
+ON_REWARD = replace(MAP, apply_to=S.ApplyTo.reward)
 
 
-def make(folder: Path, run_dir: Path, **train: Any) -> S.Config:
+def make(folder: Path, run_dir: Path, area: S.MapConfig = MAP, **train: Any) -> S.Config:
     config = setting.config(
         folder,
-        advantage={"map": MAP, "ratio_scope": S.RatioScope.position},
+        advantage={"map": area, "ratio_scope": S.RatioScope.position},
         tracker={"samples_every": train.pop("samples_every", 0), "samples": 2},
         train={"steps": 1, "micro_batch": 4, "updates_per_step": 2} | train,
     )
@@ -63,6 +65,29 @@ def test_the_chain_of_single_stages_makes_the_maps_of_a_whole_step(sd3_folder: P
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "update"))
 
 
+def test_maps_on_the_reward_train_otherwise_and_in_single_stages_alike(
+    sd3_folder: Path, tmp_path: Path
+) -> None:
+    loop.train(make(sd3_folder, tmp_path / "whole", ON_REWARD, save_records=True, shard=8), [])
+    loop.train(make(sd3_folder, tmp_path / "advantage"), [])
+    line, other = (json.loads((tmp_path / d / "metrics.jsonl").read_text()) for d in ("whole", "advantage"))
+    assert line["ratio/max_deviation_first"] == 0.0
+    for key in ("map/mean", "map/entropy", "advantage/abs_mean"):  # the same maps and scalar advantages
+        assert line[key] == pytest.approx(other[key], rel=1e-6)
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "advantage"))
+    for stage in (S.Stage.rollout, S.Stage.score, S.Stage.weigh, S.Stage.build, S.Stage.update):
+        config = make(sd3_folder, tmp_path / stage.value, ON_REWARD, shard=8)
+        config.stage, config.records = stage, str(tmp_path / "records")
+        assert loop.train(config, []).exit_code == 0
+    kept, alone = (
+        archive.load_advantages(archive.step_folder(root, 0), World(), 12)
+        for root in (tmp_path / "whole" / "records", tmp_path / "records")
+    )
+    assert (kept.map, kept.field.shape) == (None, (1, 12, 1, 8, 8))
+    torch.testing.assert_close(alone.field, kept.field, rtol=1e-4, atol=1e-4)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "update"))
+
+
 def test_build_alone_takes_saved_maps_where_the_media_are_gone(
     sd3_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -81,10 +106,12 @@ def test_build_alone_takes_saved_maps_where_the_media_are_gone(
         loop.train(config, [])
 
 
-def advantages(rows: int | None) -> Advantages:
+def advantages(rows: int | None, field: bool = False) -> Advantages:
     area = (
         None if rows is None else torch.arange(float(rows)).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
     )
+    if area is not None and field:
+        return advantages(None).replace(field=5.0 - area[None])
     ones = torch.ones(3, 4, dtype=torch.bool)
     term = torch.arange(12.0, dtype=torch.float64).view(1, 3, 4)
     return Advantages(
@@ -94,8 +121,11 @@ def advantages(rows: int | None) -> Advantages:
 
 @pytest.mark.parametrize("writers", [1, 5, 11])
 @pytest.mark.parametrize("readers", [1, 3])
-def test_any_number_of_ranks_reads_the_maps_of_any_number(tmp_path: Path, writers: int, readers: int) -> None:
-    whole = advantages(12)
+@pytest.mark.parametrize("field", [False, True])
+def test_any_number_of_ranks_reads_the_maps_of_any_number(
+    tmp_path: Path, writers: int, readers: int, field: bool
+) -> None:
+    whole = advantages(12, field)
     for rank in range(writers):
         world = World(rank=rank, size=writers)
         archive.save_advantages(whole.take(world.rows(12)), tmp_path, world)

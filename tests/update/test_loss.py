@@ -164,6 +164,47 @@ def test_positions_that_are_not_free_do_not_matter(scope):
     assert gradient(value, dlogp)[:, 0].eq(0).all()
 
 
+def test_the_same_advantage_at_every_position_is_the_scalar_one_bit_for_bit():
+    dlogp, free, advantage, coef = inputs()
+    field = advantage[:, :, None, None, None].expand(-1, -1, F, H, W)
+    one, metrics = policy_loss(dlogp, free, advantage, coef, CLIP, RatioScope.position)
+    two, others = policy_loss(dlogp, free, field, coef, CLIP, RatioScope.position)
+    assert torch.equal(one, two)
+    assert torch.equal(gradient(one, dlogp), gradient(two, dlogp))
+    assert all(torch.equal(metrics[k], others[k]) for k in metrics)
+
+
+def test_an_advantage_per_position_against_plain_python():
+    dlogp, _, _, coef = inputs()
+    free, field = given_first_frame(), randn(2, B, F, H, W, seed=7)
+    value, _ = policy_loss(dlogp, free, field, coef, CLIP, RatioScope.position)
+    at = free.flatten().nonzero().flatten().tolist()
+    for b in range(B):
+        expected = sum(
+            c * ppo(math.exp(dlogp[b].flatten()[p].item()), field[a, b].flatten()[p].item()) / len(at)
+            for a, c in enumerate(coef.tolist())
+            for p in at
+        )
+        assert value[b].item() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_no_gradient_where_an_advantage_per_position_is_zero():
+    dlogp, free, _, coef = inputs(spread=0.01)  # inside the clip range, where nothing else stops it
+    field = randn(2, B, F, H, W, seed=7)
+    field[..., :2] = 0
+    value, _ = policy_loss(dlogp, free, field, coef, CLIP, RatioScope.position)
+    moved = gradient(value, dlogp)
+    assert moved[..., :2].eq(0).all()
+    assert moved[..., 2:].ne(0).all()
+
+
+@pytest.mark.parametrize("scope", [RatioScope.sample, RatioScope.pooled])
+def test_an_advantage_per_position_needs_a_ratio_per_position(scope):
+    dlogp, free, _, coef = inputs()
+    with pytest.raises(ValueError, match=r"type advantage\.ratio_scope=position"):
+        policy_loss(dlogp, free, randn(2, B, F, H, W), coef, CLIP, scope)
+
+
 @pytest.mark.parametrize("scope", SCOPES)
 def test_float32_stays_and_gradients_match_float64(scope):
     dlogp, free, advantage, coef = inputs()

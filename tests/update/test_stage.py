@@ -200,6 +200,22 @@ def test_the_map_decides_where_the_gradient_goes(sd3_folder: Path) -> None:
     assert not torch.equal(found["none"], found["left"])
 
 
+def test_a_field_takes_the_place_of_the_scalar_advantages(sd3_folder: Path) -> None:
+    """The scalar ones everywhere give the same weights bit for bit, others do not, and zeros move nothing."""
+    position = {"ratio_scope": S.RatioScope.position}
+    found, start = {}, None
+    for name, scale in {"none": None, "same": 1.0, "zero": 0.0}.items():
+        case = Case(sd3_folder)
+        start = case.start
+        flat = case.advantages.term.flatten(1).float()[..., None, None, None]
+        field = None if scale is None else (scale * flat).expand(-1, -1, 1, 8, 8).contiguous()
+        case.run(advantage=position, advantages=case.advantages.replace(field=field))
+        found[name] = case.weights()
+    assert torch.equal(found["none"], found["same"])
+    assert not torch.equal(found["none"], start)
+    assert torch.equal(found["zero"], start)
+
+
 def test_records_that_do_not_belong_together_are_refused(sd3_folder: Path) -> None:
     case = Case(sd3_folder)
     with pytest.raises(ValueError, match="owns 12 of 12 rows, but was given 5"):
