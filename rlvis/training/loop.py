@@ -22,7 +22,7 @@ from rlvis.rollout.generate import generate
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import Progress
-from rlvis.schema import Config, Stage, TrustKind, plain
+from rlvis.schema import Config, CrtForm, Stage, TrustKind, plain
 from rlvis.training import alone, archive, checkpoint, interrupt, manifest, reference, runfolder
 from rlvis.training.assemble import assemble, sheet_prompts
 from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
@@ -193,7 +193,11 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
     return {
         **reward_metrics(records.rewards),
         **advantage_metrics(records.advantages, records.rewards, adv_clip=parts.config.advantage.adv_clip),
-        **trust_metrics(records.trust, records.rewards, parts.config.advantage.combine),
+        **(
+            trust_metrics(records.trust, records.rewards, parts.config.advantage.combine)
+            if _trusts(parts)
+            else {}
+        ),
         **_map_metrics(records),
         **records.update.metrics,
         **{f"time/{name}": value for name, value in records.seconds.items()},
@@ -205,6 +209,12 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
     }
 
 
+def _trusts(parts: Parts) -> bool:
+    """Whether groups are weighed or contrasted at all."""
+    trust = parts.config.trust
+    return trust.kind is not TrustKind.none or trust.crt.form is not CrtForm.none
+
+
 def _map_metrics(records: StepRecords) -> dict[str, float]:
     if records.map is None:
         return {}
@@ -214,7 +224,7 @@ def _map_metrics(records: StepRecords) -> dict[str, float]:
 def _trust_table(parts: Parts, run_dir: Path, records: StepRecords, step: int) -> None:
     """Whose weights they are, on rank 0; every rank has the same."""
     kind, combine = parts.config.trust.kind, parts.config.advantage.combine
-    if parts.world.leads and kind is not TrustKind.none:
+    if parts.world.leads and _trusts(parts):
         found = trust_table.rows(
             records.trust,
             records.rewards,

@@ -42,7 +42,7 @@ def run(world: World, folder: str, root: str) -> dict[str, Any]:
         trajectories = pipeline.roll(parts, prompts, shard, 0)
         scores = pipeline.judge(config, parts.terms, prompts, trajectories)
         rewards = pipeline.collect(config, parts.terms, prompts, trajectories, [scores])
-        trust, _ = pipeline.trusted(config, rewards, memory.prior)
+        trust, _ = pipeline.trusted(config, prompts, rewards, memory.prior)
         advantages, _ = pipeline.built(config, prompts, rewards, trust, memory.history)
         found[f"{stage}/texts"] = prompts.texts
         found[f"{stage}/states"] = trajectories.states
