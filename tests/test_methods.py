@@ -1,4 +1,4 @@
-"""Every method through the command line, on the embedded policy and on a real family, with its records looked at."""
+"""Every method through the command line, on the embedded policy and on a real family."""
 
 from __future__ import annotations
 
