@@ -49,8 +49,9 @@ format: $(VENV)/.installed  ## let ruff rewrite
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed  ## ratios over bare loops, bytes of a step, cost per sample (CPU); writes benchmarks/results/
+bench: $(VENV)/.installed  ## ratios over bare loops, bytes of a step, cost per sample, maps (CPU); writes benchmarks/results/
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.maps $(ARGS)
 
 bench-gpu: $(VENV)/.installed  ## the same on a GPU
 	$(BIN)/python -m benchmarks.overhead --device cuda $(ARGS)

@@ -134,6 +134,11 @@ def _check(media: Tensor, free: Tensor, latent_shape: tuple[int, ...]) -> None:
             f"free: wanted [F, H, W] of the latent (C, F, H, W) = {tuple(latent_shape)}, got "
             f"{list(free.shape)}"
         )
+    if free.numel() == 1:
+        raise ValueError(
+            f"the policy's latent {list(latent_shape)} has one position and no grid, so a map has nothing to "
+            "spread; type advantage.map.source=none"
+        )
     if not bool((free > 0).any()):
         raise ValueError(
             "free: no position of the latent is free, so there is nothing to spread an advantage over"

@@ -162,3 +162,8 @@ def test_no_rows() -> None:
 def test_what_cannot_be_is_refused(frames: Tensor, free: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()(frames, free, (4, 1, 4, 4))
+
+
+def test_a_latent_without_a_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"one position and no grid.*advantage\.map\.source=none"):
+        make()(media(1), torch.ones(1, 1, 1), (16, 1, 1, 1))
