@@ -173,9 +173,6 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
 
 def start(config: Config, argv: list[str]) -> Outcome:
     """Import what a run needs, and run."""
-    # Spinning OpenMP threads stall each other where a core is shared: 60 s instead of 1 for a step of the
-    # embedded default. Read once, when torch loads.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from rlvis.training.loop import train as run_all
 
     return run_all(config, argv)
