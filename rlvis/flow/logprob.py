@@ -103,7 +103,7 @@ def require_stochastic(table: StepTable, steps: Tensor) -> None:
 
 
 def reduce_positions(logp: Tensor, free: Tensor | None = None) -> Tensor:
-    """Mean over the positions that the policy moves.
+    """Mean over the positions that the policy moves: of log-probs, and of losses, maps and distances.
 
     Args:
         logp: [B,F,H,W].

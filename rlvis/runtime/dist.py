@@ -133,13 +133,6 @@ def broadcast_object(value: Any) -> Any:
     return box[0]
 
 
-def broadcast_tensor(value: Tensor, source: int) -> Tensor:
-    """Overwrite `value` in place by rank `source`'s."""
-    if _several():
-        torch_dist.broadcast(value, src=source)
-    return value
-
-
 def barrier() -> None:
     """Wait for every rank."""
     if _several():

@@ -16,14 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlvis.flow.logprob import reduce_positions
 from rlvis.schema import GuardBias, RatioScope, Reduction
 
 DEFAULT_CLIP = 1e-4
-
-
-def free_mean(x: Tensor, free: Tensor) -> Tensor:
-    """Mean over each row's free positions: [B, F, H, W] and [F, H, W] -> [B]. The others may be NaN."""
-    return torch.where(free > 0, x, 0.0).sum((1, 2, 3)) / free.sum().to(x.dtype)
 
 
 def log_ratio(dlogp: Tensor, free: Tensor, scope: RatioScope, map: Tensor | None = None) -> Tensor:
@@ -37,7 +33,7 @@ def log_ratio(dlogp: Tensor, free: Tensor, scope: RatioScope, map: Tensor | None
         return torch.where(free > 0, dlogp, 0.0)
     if scope is RatioScope.pooled and map is not None:
         dlogp = map * dlogp
-    return free_mean(dlogp, free)[:, None, None, None]
+    return reduce_positions(dlogp, free)[:, None, None, None]
 
 
 def ratio(dlogp: Tensor, free: Tensor, scope: RatioScope, map: Tensor | None = None) -> Tensor:
@@ -84,12 +80,12 @@ def policy_loss(
         )
     a = advantage.to(r) if advantage.ndim == 5 else advantage.to(r)[:, :, None, None, None]
     c = coef.to(r)
-    factor = free_mean(map, free) if map is not None and scope is RatioScope.sample else None
+    factor = reduce_positions(map, free) if map is not None and scope is RatioScope.sample else None
     loss = r.new_zeros(r.shape[0])
     for term in range(a.shape[0]):
         surrogate = torch.maximum(-a[term] * r, -a[term] * clipped)
         if per_position:
-            row = free_mean(surrogate if map is None else map * surrogate, free)
+            row = reduce_positions(surrogate if map is None else map * surrogate, free)
         else:
             row = surrogate.flatten()
         loss = loss + c[term] * (row if factor is None else factor * row)
@@ -100,7 +96,7 @@ def _metrics(
     r: Tensor, log_r: Tensor, free: Tensor, clip: tuple[float, float], per_position: bool
 ) -> dict[str, Tensor]:
     def mean(x: Tensor) -> Tensor:
-        return free_mean(x, free) if per_position else x.flatten()
+        return reduce_positions(x, free) if per_position else x.flatten()
 
     step = r - 1.0  # exact near 1, unlike 1 + clip
     return {
@@ -188,7 +184,7 @@ def resolve_clip(
 
 
 def _square_distance(a: Tensor, b: Tensor, free: Tensor) -> Tensor:
-    return free_mean((a - b).square().mean(1), free)
+    return reduce_positions((a - b).square().mean(1), free)
 
 
 def _only_sample(scope: RatioScope) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlvis.flow import configured, noise
 from rlvis.flow.kernels import StepTable, table
+from rlvis.flow.logprob import reduce_positions
 from rlvis.models.policy import Policy
 from rlvis.records import Advantages, PolicyUpdate, PromptBatch, Trajectories
 from rlvis.runtime import dist, rng
@@ -226,7 +227,7 @@ class _LossTerm:
         )
         # The rollout's mean, from the state it reached and the noise it drew.
         mean_old = new.taken - new.std * drawn.to(new.taken.device)
-        scalar = losses.free_mean(dlogp, self.free)
+        scalar = reduce_positions(dlogp, self.free)
         return losses.guard_ratio(
             scalar,
             new.mean,

@@ -42,7 +42,8 @@ def test_logarithmic_steps_are_equal_and_zero_is_below_them() -> None:
 
 @pytest.mark.parametrize("values", [(0.0, 0.0), (-1.0, 2.0), (3.0,), (2e-4, 3e-4), (0.0, 5e-324)])
 def test_logarithm_of_anything(values: tuple[float, ...]) -> None:
-    ElementTree.fromstring(plots.lines("a", {"x": series(*values)}, log=True))
+    drawn = ElementTree.fromstring(plots.lines("a", {"x": series(*values)}, log=True))
+    assert drawn.tag.endswith("svg")
 
 
 def test_nothing_to_draw_is_an_empty_text() -> None:

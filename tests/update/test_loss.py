@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from rlvis.flow.logprob import reduce_positions
 from rlvis.schema import GuardBias, RatioScope, Reduction
-from rlvis.update.loss import free_mean, guard_ratio, kl, policy_loss, ratio, resolve_clip
+from rlvis.update.loss import guard_ratio, kl, policy_loss, ratio, resolve_clip
 
 B, C, F, H, W = 4, 3, 2, 3, 5
 SCOPES = list(RatioScope)
@@ -245,9 +246,9 @@ def test_kl_by_hand_over_free_positions():
     )
 
 
-def test_free_mean_counts_free_positions_only():
+def test_the_mean_counts_free_positions_only():
     x = torch.arange(30.0).reshape(1, F, H, W)
-    assert free_mean(x, given_first_frame()).item() == pytest.approx(22.0)
+    assert reduce_positions(x, given_first_frame()).item() == pytest.approx(22.0)
 
 
 class TestGuard:
