@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from rlvis.data import world
+from rlvis.data.world import language
 from rlvis.models import source
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
@@ -69,7 +69,7 @@ def load(size: Size, folder: Path, device: torch.device) -> tuple[Policy, str]:
 
 def prompts(policy: Policy, size: Size, count: int) -> PromptBatch:
     """`count` prompts of the shapes world with random conditions of `size.tokens` tokens."""
-    texts = (world.prompts() * count)[:count]
+    texts = (language.prompts() * count)[:count]
     config = policy.module.config
     made = torch.Generator().manual_seed(0)
     return PromptBatch(

@@ -34,6 +34,7 @@ rlvis: post-training of image and video generators with GRPO on diffusers models
 usage: rlvis VERB ...
 
   train    train a policy (python train.py is the same); rlvis train --help
+  eval     judge held-out samples of a policy or a run; rlvis eval --help
   list     config groups and their options: rlvis list [GROUP ...]
   report   write report.html of a run folder anew: rlvis report RUN_DIR
 
@@ -74,6 +75,33 @@ checkpoints, the trained weights for diffusers, report.html. Exit codes: 0 done,
 configuration, 130 interrupted.
 """
 
+EVAL_HELP = """\
+usage: rlvis eval [eval=OPTION] [GROUP=OPTION ...] [KEY=VALUE ...] [--config-dir DIR]
+
+  rlvis eval eval=shapes                               the policy as it comes, before any training
+  rlvis eval eval.run=outputs/NAME/DATE_TIME           a finished run: its weights, its configuration
+  rlvis eval eval.run=RUN eval=shapes eval.samples=4 run_dir=DIR     with other settings, written to DIR
+  rlvis eval eval.run=RUN/checkpoints/step_000020      a checkpoint
+  rlvis eval data=txt data.path=prompts.txt eval.split=train eval.terms.jpeg.scorer=jpeg_compressibility
+  torchrun --nproc-per-node 8 --no-python rlvis eval eval.run=RUN
+
+  --config-dir DIR     a folder with option files of your own
+  -h, --help           this text
+
+Options (* is what training takes):
+
+{options}
+
+Keys of eval, with their values in that option:
+
+{keys}
+
+Samples are drawn by the deterministic sampler from noise that depends on the prompt and eval.seed alone.
+Results: step_NNNNNN.parquet (a row for each sample) and summary.json, in RUN/eval, outputs/eval/NAME, or
+run_dir. Printed intervals are bootstraps over prompts. Exit codes: 0 done, 1 failed, 2 a mistake in the
+configuration, 130 interrupted.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name; null takes the process's own) and return its exit
@@ -109,7 +137,7 @@ def train(words: Sequence[str]) -> int:
         print(TRAIN_HELP.format(options=listing()), end="")
         return OK
     if "config-dir" in flags:
-        overrides.append(f"hydra.searchpath=['file://{Path(flags['config-dir']).expanduser().absolute()}']")
+        overrides.append(_search(flags["config-dir"]))
     if "cfg" in flags:
         return _print_config(flags, overrides)
     if "multirun" in flags:
@@ -132,17 +160,60 @@ def run(overrides: Sequence[str]) -> int:
             print("dry run: the configuration and its files are in order; nothing was loaded")
         return OK
     _log_to_stderr(rank)
+    return _guarded(lambda: _trained(config, overrides, rank))
+
+
+def _trained(config: Config, overrides: Sequence[str], rank: int) -> int:
+    outcome = start(config, ["rlvis", "train", *overrides])
+    if rank == 0:
+        _write_report(outcome.run_dir)
+    return outcome.exit_code
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """`rlvis eval`: held-out evaluation of the configured policy, or of a run."""
+    flags, overrides = _flags(words)
+    if "help" in flags:
+        from rlvis.compose.describe import listing, section
+
+        print(EVAL_HELP.format(options=listing(["eval"]), keys=section("eval", "shapes")), end="")
+        return OK
+    if odd := set(flags) - {"config-dir"}:
+        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis eval takes --help and --config-dir")
+    if "config-dir" in flags:
+        overrides.append(_search(flags["config-dir"]))
+    from rlvis.compose.command import compose
+
+    rank, _ = _process()
+    composed = compose(overrides)
+    config = checked_evaluation(composed)
+    if config.dry_run:
+        if rank == 0:
+            print("dry run: the configuration and its files are in order; nothing was loaded")
+        return OK
+    _log_to_stderr(rank)
+    return _guarded(lambda: _evaluated(config, rank))
+
+
+def _evaluated(config: Config, rank: int) -> int:
+    from rlvis.training.evaluate import alone
+
+    done = alone(config)
+    if rank == 0:
+        print(f"{done.listing}\n{done.path}")
+    return OK
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Exit code of something heavy: our own complaints are messages, anything else a failure."""
     try:
-        outcome = start(config, ["rlvis", "train", *overrides])
+        return work()
     except ValueError as error:
         if isinstance(error, ConfigError) or _is_ours(error):
             return _wrong(error, everywhere=True)
         return _failed(error)
     except Exception as error:
         return _failed(error)
-    if rank == 0:
-        _write_report(outcome.run_dir)
-    return outcome.exit_code
 
 
 def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> Config:
@@ -152,6 +223,7 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
     """
     from rlvis.training import runfolder
     from rlvis.training.checks import check
+    from rlvis.training.eval_checks import eval_files
     from rlvis.training.files import files
     from rlvis.training.resume import resumed
 
@@ -165,7 +237,30 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
                 file=sys.stderr,
             )
         found = check(config, world_size)
-    found = found or files(config) or (runfolder.problems(config) if leads else [])
+    found = found or [*files(config), *eval_files(config)] or (runfolder.problems(config) if leads else [])
+    if found:
+        raise ConfigError("\n".join(found))
+    return config
+
+
+def checked_evaluation(composed: Composed) -> Config:
+    """The configuration of an evaluation: the run's own where eval.run names one.
+
+    Raises ConfigError with every problem, one a line.
+    """
+    from dataclasses import replace
+
+    from rlvis.schema import Stage
+    from rlvis.training.checks import check_evaluation
+    from rlvis.training.eval_checks import eval_files
+    from rlvis.training.eval_run import settled
+    from rlvis.training.files import files
+
+    config = settled(composed.typed(), composed.touched)
+    alone = replace(
+        config, stage=Stage.all, data=replace(config.data, prompts_per_step=1)
+    )  # it takes no steps
+    found = check_evaluation(config) or [*files(alone), *eval_files(config, alone=True)]
     if found:
         raise ConfigError("\n".join(found))
     return config
@@ -254,7 +349,16 @@ def report(words: Sequence[str]) -> int:
     return OK
 
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"train": train, "list": list_options, "report": report}
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "eval": evaluate,
+    "list": list_options,
+    "report": report,
+}
+
+
+def _search(folder: str) -> str:
+    return f"hydra.searchpath=['file://{Path(folder).expanduser().absolute()}']"
 
 
 def _verb(word: str) -> Callable[[Sequence[str]], int]:

@@ -143,6 +143,11 @@ class CfgGrad(Enum):
     conditional = "conditional"
 
 
+class Condition(Enum):
+    none = "none"
+    first_frame = "first_frame"
+
+
 class MapSource(Enum):
     none = "none"
     psm = "psm"
@@ -193,6 +198,11 @@ class ApplyTo(Enum):
 OnMapError = Enum("OnMapError", {"raise": "raise", "uniform": "uniform"})
 
 
+class Suite(Enum):
+    none = "none"
+    shapes = "shapes"
+
+
 @dataclass
 class LoraConfig:
     """Low-rank adapters. `targets: null` takes the family's default modules."""
@@ -220,7 +230,8 @@ class ModelConfig:
     dtype: Dtype = Dtype.float32  # of the frozen weights and of the forward pass
     height: int = MISSING  # pixels
     width: int = MISSING
-    frames: int = 1
+    frames: int = 1  # of a sample; 1 makes images
+    condition: Condition = Condition.none  # first_frame: image-to-video, from the frame that a prompt brings
     lora: LoraConfig | None = None  # null: full fine-tuning
     ema: EmaConfig | None = None
     cfg: float = 1.0  # classifier-free guidance; 1 runs no second branch
@@ -369,10 +380,11 @@ class AdvantageConfig:
 class DataConfig:
     """Where prompts come from, and the size of a training step."""
 
-    source: str = MISSING  # shapes | txt | jsonl | csv | parquet | hub
+    source: str = MISSING  # shapes | shapes_video | shapes_i2v | txt | jsonl | csv | parquet | hub
     path: str | None = None  # file, or hub data set
     split: str = "train"
     column: str = "prompt"  # of jsonl, csv, parquet, hub
+    kinds: list[str] | None = None  # of the shapes world's prompts (single, count, direction, ...); null: all
     prompts_per_step: int = MISSING  # P
     samples_per_prompt: int = MISSING  # K, the group
     shuffle: bool = True
@@ -452,6 +464,24 @@ class TrainConfig:
 
 
 @dataclass
+class EvalConfig:
+    """Held-out evaluation: prompts never trained on, noise of its own, the deterministic sampler."""
+
+    suite: Suite = Suite.none  # shapes: the shapes world's checker judges every sample
+    every: int = 0  # training steps between two, also before the first and after the last; 0: not in training
+    prompts: int | None = None  # how many, spread evenly over kinds; null: all
+    samples: int = 1  # of each prompt
+    steps: int | None = None  # of the ODE sampler; null: the default of the family's pipeline
+    path: str | None = None  # a file of held-out prompts in place of data.path
+    split: str = "heldout"  # in place of data.split
+    kinds: list[str] | None = None  # of the shapes world's prompts; null: all
+    micro_batch: int | None = None  # rows of one forward; null: train.micro_batch
+    terms: dict[str, RewardTerm] = field(default_factory=dict)  # scorers beside the suite, of any data
+    seed: int = 0  # of its noise, apart from the run's: runs of other seeds meet the same noise
+    run: str | None = None  # rlvis eval: a run folder or one of its checkpoints; null: the bare policy
+
+
+@dataclass
 class Config:
     """The whole of train.yaml."""
 
@@ -466,6 +496,7 @@ class Config:
     tracker: TrackerConfig = MISSING
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
     name: str = "run"
     run_dir: str | None = None  # null: outputs/NAME/DATE_TIME
@@ -492,6 +523,7 @@ def register() -> None:
         "sampler": SamplerConfig,
         "engine": EngineConfig,
         "tracker": TrackerConfig,
+        "eval": EvalConfig,
     }
     for group, node in groups.items():
         store.store(group=group, name=f"base_{group}", node=node)

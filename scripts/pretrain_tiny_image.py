@@ -16,10 +16,7 @@ import copy
 import itertools
 import json
 import logging
-import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from pretraining import Clock, State, generator, make_readable, megabytes, update_average
 from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
@@ -40,32 +38,39 @@ from transformers import (
     T5EncoderModel,
 )
 
-from rlvis.data import world
+from rlvis.data.world import checker, defects, draw, language
 
 log = logging.getLogger("pretrain_tiny_image")
 
 ROOT = Path(__file__).resolve().parents[1]
-MAX_TOKENS = 8  # of both CLIP tokenizers; "a red circle" needs 5 with its two marks
-T5_TOKENS = 8  # the max_sequence_length that the card recommends
-# T5 tokens of a training step and their shares; 256, the pipeline's default, costs nine times as much as 8.
-T5_TOKEN_SHARES = {8: 0.95, 64: 0.04, 256: 0.01}
+MAX_TOKENS = language.MOST_WORDS + 2  # of both CLIP tokenizers: the longest prompt and its two marks
+T5_TOKENS = MAX_TOKENS  # the max_sequence_length that the card recommends
+# T5 tokens of a training step and their shares; 256, the pipeline's default, costs nine times as much as 10.
+T5_TOKEN_SHARES = {T5_TOKENS: 0.95, 64: 0.04, 256: 0.01}
 T5_DROPPED = 0.3  # samples whose T5 tokens are zero, as the pipeline makes them without that encoder
 TEXT_WIDTHS = (32, 64)  # of the CLIP encoders; the T5 encoder is as wide as both
 WIDTH, LAYERS, HEADS = 96, 4, 4
-LATENT_CHANNELS, LATENT_SIZE = 4, 8
-BANK_PER_PROMPT = 640  # latents drawn once for the flow phase
+LATENT_CHANNELS = 4
+# Factor of the autoencoder: `fine` has 16 x 16 latent positions, which maps of small regions need.
+FACTORS = {"coarse": 4, "fine": 2}
+BANK_PER_PROMPT = 100  # latents drawn once for the flow phase
+# Words that a wrong caption puts in each other's place.
+CLASSES: tuple[tuple[str, ...], ...] = (
+    tuple(language.COLOURS),
+    language.SHAPES,
+    tuple(f"{shape}s" for shape in language.SHAPES),
+    tuple(language.COUNTS),
+    language.SIZES,
+    ("above", "below"),
+    ("left", "right"),
+)
 KL_WEIGHT = 2e-4
 EMPTY_SHARE = 0.1  # prompts replaced by "" for classifier-free guidance
 EMA_DECAY = 0.999
 SDE_NOISE = 0.7
-
-
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator that depends on the key alone."""
-    seed = 0
-    for part in key:
-        seed = (seed * 1_000_003 + part + 1) % 2**63
-    return torch.Generator().manual_seed(seed)
+DEFECTS_SEEN = 0.3  # share of the autoencoder's drawings with the defect, if there is one
+CLEAR = language.STILL_KINDS[:4]
+LEAST_DEFECT = 0.005  # of the area: a smaller one is noise
 
 
 # ----------------------------------------------------------------------------------------------------- models
@@ -76,7 +81,7 @@ def build_tokenizer() -> CLIPTokenizer:
     letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
     symbols = letters + [letter + "</w>" for letter in letters]
     merges: list[tuple[str, str]] = []
-    for word in dict.fromkeys(word for prompt in world.prompts() for word in prompt.split()):
+    for word in dict.fromkeys(word for prompt in language.prompts() for word in prompt.split()):
         parts = [*word[:-1], word[-1] + "</w>"]
         for pair in merges:  # what the earlier merges make of this word
             i = 0
@@ -96,7 +101,7 @@ def build_tokenizer() -> CLIPTokenizer:
             "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges) + "\n"
         )
         tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_TOKENS)
-    for prompt in world.prompts():
+    for prompt in language.prompts():
         assert len(tokenizer(prompt).input_ids) == len(prompt.split()) + 2, (
             f"{prompt!r} is not one token a word"
         )
@@ -135,23 +140,24 @@ def build_t5(tokenizer: CLIPTokenizer) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae(factor: int) -> AutoencoderKL:
+    channels = (16, 32, 32) if factor == 4 else (16, 32)
     return AutoencoderKL(
-        block_out_channels=(16, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=4,
-        sample_size=world.SIZE,
+        sample_size=draw.SIZE,
         mid_block_add_attention=False,
         force_upcast=False,
     )
 
 
-def build_transformer() -> SD3Transformer2DModel:
+def build_transformer(latent_size: int) -> SD3Transformer2DModel:
     return SD3Transformer2DModel(
-        sample_size=LATENT_SIZE,
+        sample_size=latent_size,
         patch_size=2,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
@@ -161,7 +167,7 @@ def build_transformer() -> SD3Transformer2DModel:
         joint_attention_dim=sum(TEXT_WIDTHS),
         caption_projection_dim=WIDTH,
         pooled_projection_dim=sum(TEXT_WIDTHS),
-        pos_embed_max_size=LATENT_SIZE,
+        pos_embed_max_size=latent_size,
         qk_norm="rms_norm",
     )
 
@@ -169,15 +175,24 @@ def build_transformer() -> SD3Transformer2DModel:
 class Policy(nn.Module):
     """What flow matching trains: transformer and text encoders (the live weights or their average)."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, tokenizer: CLIPTokenizer, latent_size: int) -> None:
         super().__init__()
         self.text_encoder = build_text_encoder(tokenizer, TEXT_WIDTHS[0])
         self.text_encoder_2 = build_text_encoder(tokenizer, TEXT_WIDTHS[1])
         self.text_encoder_3 = build_t5(tokenizer)
-        self.transformer = build_transformer()
+        self.transformer = build_transformer(latent_size)
+
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a pipeline made by this script, of any variant."""
+        pipe = StableDiffusion3Pipeline.from_pretrained(folder)
+        for name, part in self.named_children():
+            weights = getattr(pipe, name).state_dict()
+            weights.pop("pos_embed.pos_embed", None)  # a table of sines, larger for a finer grid
+            missing, _ = part.load_state_dict(weights, strict=False)
+            assert missing in ([], ["pos_embed.pos_embed"]), missing
 
     def encode(self, ids: Tensor, t5_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids [B, 8] and [B, L] to CLIP [B, 8, 96], T5 [B, L, 96] and pooled [B, 96] embeddings.
+        """Token ids [B, 10] and [B, L] to CLIP [B, 10, 96], T5 [B, L, 96] and pooled [B, 96] embeddings.
 
         As in the stock pipeline: the last hidden state but one of both CLIP encoders and their projections.
         """
@@ -209,55 +224,38 @@ def build_pipeline(vae: AutoencoderKL, policy: Policy, tokenizer: CLIPTokenizer)
 # --------------------------------------------------------------------------------------------------- training
 
 
-class Clock:
-    """Ends a phase at its step count or after so many minutes of this process, logs it and saves it."""
-
-    def __init__(self, name: str, start: int, steps: int, minutes: float | None) -> None:
-        self.name, self.start, self.steps, self.minutes = name, start, steps, minutes
-        self.began = self.saved = time.monotonic()
-        self.losses: list[float] = []
-
-    def go_on(self, step: int) -> bool:
-        over = self.minutes is not None and time.monotonic() - self.began > 60 * self.minutes
-        return step < self.steps and not over
-
-    def tick(self, step: int, loss: float, save: Callable[[], None]) -> None:
-        self.losses.append(loss)
-        if step % 250 == 0:
-            seconds = (time.monotonic() - self.began) / (step - self.start)
-            mean = sum(self.losses) / len(self.losses)
-            log.info("%s step %d/%d loss %.4f, %.3f s/step", self.name, step, self.steps, mean, seconds)
-            self.losses.clear()
-        if time.monotonic() - self.saved > 60:
-            save()
-            self.saved = time.monotonic()
+def drawings(prompts: list[str], random: torch.Generator, args: argparse.Namespace, share: float) -> Tensor:
+    """Drawings [B, 3, 32, 32] in [0, 1], a share of them with the defect of `--defect`, if there is one."""
+    images = draw.render(prompts, random)
+    if args.defect is None:
+        return images
+    return defects.add(images[:, None], args.defect, random, share)[0][:, 0]
 
 
-def train_vae(
-    vae: AutoencoderKL, state: dict[str, Any], args: argparse.Namespace, save: Callable[[], None]
-) -> None:
+def train_vae(vae: AutoencoderKL, state: State, args: argparse.Namespace) -> None:
     """Absolute plus squared pixel error and a light KL, Adam with a cosine down to 5 % of its rate."""
     optimizer = torch.optim.Adam(vae.parameters(), lr=2e-3, betas=(0.9, 0.99))
-    if state.get("vae_optimizer"):
-        optimizer.load_state_dict(state["vae_optimizer"])
-    step = state["vae_step"]
+    values = state.values
+    if values.get("vae_optimizer"):
+        optimizer.load_state_dict(values["vae_optimizer"])
+    step = values["vae_step"]
     clock = Clock("vae", step, args.steps_vae, args.minutes_vae)
-    names = world.prompts()
+    names = language.prompts()
     vae.train()
 
     def keep() -> None:
-        state.update(vae=vae.state_dict(), vae_optimizer=optimizer.state_dict(), vae_step=step)
-        save()
+        state.save(vae=vae.state_dict(), vae_optimizer=optimizer.state_dict(), vae_step=step)
 
-    while not state["vae_done"] and clock.go_on(step):
+    while not values["vae_done"] and clock.go_on(step):
         random = generator(args.seed, 1, step)
         picks = torch.randint(len(names), (args.batch_vae,), generator=random).tolist()
-        images = world.render([names[i] for i in picks], random) * 2 - 1
+        images = drawings([names[i] for i in picks], random, args, DEFECTS_SEEN) * 2 - 1
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=random)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
         error = decoded - images
-        loss = error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().mean() / 64
+        kl = posterior.kl().mean() / posterior.mean[0, 0].numel()
+        loss = error.abs().mean() + error.square().mean() + KL_WEIGHT * kl
         for group in optimizer.param_groups:
             progress = min(1.0, step / args.steps_vae)
             warm = min(1.0, (step + 1) / 100)
@@ -271,17 +269,18 @@ def train_vae(
         step += 1
         clock.tick(step, loss.item(), keep)
     # A copy: whitening changes the live weights, and a resumed run must whiten the same ones again.
-    state.update(vae=copy.deepcopy(vae.state_dict()), vae_optimizer=None, vae_step=step, vae_done=True)
+    state.save(vae=copy.deepcopy(vae.state_dict()), vae_optimizer=None, vae_step=step, vae_done=True)
     vae.eval()
 
 
 @torch.no_grad()
-def whiten(vae: AutoencoderKL, seed: int) -> None:
+def whiten(vae: AutoencoderKL, args: argparse.Namespace) -> None:
     """Give the latents mean 0 and deviation 1 a channel; images stay the same.
 
     The measured statistics are folded into the 1x1 convolutions on both sides of the latents.
     """
-    latents = encode_bank(vae, world.prompts() * 40, generator(seed, 2, 0))
+    prompts = language.prompts() * 8
+    latents = encode_bank(vae, prompts, generator(args.seed, 2, 0), args)
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     inner, outer, c = vae.quant_conv, vae.post_quant_conv, LATENT_CHANNELS
     # z' = (z - mean) / std on the way out of the encoder; the log-variance rows move by -2 log std.
@@ -291,65 +290,75 @@ def whiten(vae: AutoencoderKL, seed: int) -> None:
     # z = std z' + mean on the way into the decoder.
     outer.bias += (outer.weight[:, :, 0, 0] * mean).sum(dim=1)
     outer.weight *= std[None, :, None, None]
-    latents = encode_bank(vae, world.prompts() * 40, generator(seed, 2, 1))
+    latents = encode_bank(vae, prompts, generator(args.seed, 2, 1), args)
     vae.register_to_config(
         scaling_factor=round(1 / latents.std().item(), 5), shift_factor=round(latents.mean().item(), 5)
     )
 
 
 @torch.no_grad()
-def encode_bank(vae: AutoencoderKL, prompts: list[str], random: torch.Generator) -> Tensor:
-    """Posterior means [N, 4, 8, 8] of one drawing for each prompt, not scaled."""
+def encode_bank(
+    vae: AutoencoderKL, prompts: list[str], random: torch.Generator, args: argparse.Namespace
+) -> Tensor:
+    """Posterior means [N, 4, Y, X] of one drawing for each prompt, not scaled."""
     chunks = [
-        vae.encode(world.render(prompts[i : i + 96], random) * 2 - 1).latent_dist.mean
+        vae.encode(drawings(prompts[i : i + 96], random, args, args.share) * 2 - 1).latent_dist.mean
         for i in range(0, len(prompts), 96)
     ]
     return torch.cat(chunks)
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, live: nn.Module, step: int) -> None:
-    decay = min(EMA_DECAY, (1 + step) / (10 + step))
-    for kept, new in zip(average.parameters(), live.parameters(), strict=True):
-        kept.lerp_(new, 1 - decay)
+def wrong_captions(prompt: str) -> list[str]:
+    """The prompt with one word replaced by another of its class, in every way."""
+    words = prompt.split()
+    return [
+        " ".join([*words[:i], other, *words[i + 1 :]])
+        for i, word in enumerate(words)
+        for known in CLASSES
+        if word in known
+        for other in known
+        if other != word
+    ]
 
 
 def train_flow(
     pipe: StableDiffusion3Pipeline,
     live: Policy,
     average: Policy,
-    state: dict[str, Any],
+    state: State,
     args: argparse.Namespace,
-    save: Callable[[], None],
 ) -> None:
     """Rectified flow: x_s = (1 - s) x + s noise, the transformer predicts noise - x.
 
     s is logit-normal (Esser et al. 2024, arXiv:2403.03206, section 3.1).
     """
-    names = world.prompts()
+    names = language.prompts()
     prompts = names * BANK_PER_PROMPT
     config = pipe.vae.config
     bank = (
-        encode_bank(pipe.vae, prompts, generator(args.seed, 3, 0)) - config.shift_factor
+        encode_bank(pipe.vae, prompts, generator(args.seed, 3, 0), args) - config.shift_factor
     ) * config.scaling_factor
-    texts = [*names, ""]
+    wrong = [wrong_captions(name) for name in names]
+    texts = list(dict.fromkeys(["", *names, *itertools.chain.from_iterable(wrong)]))
+    where = {text: i for i, text in enumerate(texts)}
     ids = {
         length: pipe.tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt").input_ids
         for length in {MAX_TOKENS, *T5_TOKEN_SHARES}
     }
     shares = torch.tensor(list(T5_TOKEN_SHARES.values()))
     optimizer = torch.optim.AdamW(live.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    if state.get("flow_optimizer"):
-        optimizer.load_state_dict(state["flow_optimizer"])
-    step = state["flow_step"]
+    if state.values.get("flow_optimizer"):
+        optimizer.load_state_dict(state.values["flow_optimizer"])
+    step = state.values["flow_step"]
     clock = Clock("flow", step, args.steps_flow, args.minutes_flow)
 
     def keep() -> None:
-        state.update(
-            flow=live.state_dict(), average=average.state_dict(), flow_optimizer=optimizer.state_dict()
+        state.save(
+            flow=live.state_dict(),
+            average=average.state_dict(),
+            flow_optimizer=optimizer.state_dict(),
+            flow_step=step,
         )
-        state["flow_step"] = step
-        save()
 
     while clock.go_on(step):
         random = generator(args.seed, 4, step)
@@ -360,13 +369,16 @@ def train_flow(
         sigma = torch.randn(args.batch_flow, 1, 1, 1, generator=random).sigmoid()
         clean = bank[pick]
         noise = torch.randn(clean.shape, generator=random)
-        clip, t5, pooled = live.encode(ids[MAX_TOKENS], ids[length])
-        which = torch.where(empty, len(names), pick % len(names))
-        context = torch.cat([clip[which], t5[which] * with_t5], dim=1)
+        lie, word = torch.rand(2, args.batch_flow, generator=random)
+        captions = []
+        for i, n in enumerate((pick % len(names)).tolist()):
+            others = wrong[n] if lie[i] < args.caption_noise else []
+            caption = others[int(word[i] * len(others))] if others else names[n]
+            captions.append(where["" if empty[i] else caption])
+        clip, t5, pooled = live.encode(ids[MAX_TOKENS][captions], ids[length][captions])
+        context = torch.cat([clip, t5 * with_t5], dim=1)
         noisy = (1 - sigma) * clean + sigma * noise
-        velocity = live.transformer(noisy, context, pooled[which], 1000 * sigma.flatten(), return_dict=False)[
-            0
-        ]
+        velocity = live.transformer(noisy, context, pooled, 1000 * sigma.flatten(), return_dict=False)[0]
         loss = F.mse_loss(velocity, noise - clean)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, (step + 1) / 200)
@@ -375,10 +387,10 @@ def train_flow(
         nn.utils.clip_grad_norm_(live.parameters(), 1.0)
         optimizer.step()
         step += 1
-        update_average(average, live, step)
+        update_average(average, live, step, EMA_DECAY)
         clock.tick(step, loss.item(), keep)
         if step % 1000 == 0:
-            log.info("flow step %d %s", step, measure(pipe, args.seed, steps=8, per_prompt=8))
+            log.info("flow step %d %s", step, measure(pipe, args.seed, steps=8, per_prompt=2))
     keep()
 
 
@@ -404,7 +416,8 @@ def sample(
     )
     pipe.scheduler.set_timesteps(steps)
     sigmas = pipe.scheduler.sigmas.tolist()
-    x = torch.randn(len(prompts), LATENT_CHANNELS, LATENT_SIZE, LATENT_SIZE, generator=random)
+    side = pipe.transformer.config.sample_size
+    x = torch.randn(len(prompts), LATENT_CHANNELS, side, side, generator=random)
     for i, (now, following) in enumerate(itertools.pairwise(sigmas)):
         model_time = torch.full((len(prompts),), 1000 * now)
         velocity = pipe.transformer(x, context, pooled, model_time, return_dict=False)[0]
@@ -429,108 +442,147 @@ def measure(
     seed: int,
     steps: int,
     noise: float = 0.0,
-    per_prompt: int = 32,
+    per_prompt: int = 4,
     length: int = T5_TOKENS,
+    split: str | None = None,
 ) -> dict[str, float]:
-    """Hard accuracies on all prompts, mean coverage, and its mean standard deviation within a prompt."""
-    names = world.prompts()
-    prompts = [name for name in names for _ in range(per_prompt)]
+    """Accuracies of samples of all prompts, `per_prompt` each."""
+    return accuracies(*sample_many(pipe, seed, steps, noise, per_prompt, length, split))
+
+
+def sample_many(
+    pipe: StableDiffusion3Pipeline,
+    seed: int,
+    steps: int,
+    noise: float = 0.0,
+    per_prompt: int = 4,
+    length: int = T5_TOKENS,
+    split: str | None = None,
+) -> tuple[Tensor, list[str]]:
+    """Images of all clear prompts of a split, `per_prompt` each, and the prompts."""
+    prompts = [name for name in language.prompts(split, kinds=CLEAR) for _ in range(per_prompt)]
     random = generator(seed, 5, steps)
-    images = torch.cat(
-        [sample(pipe, prompts[i : i + 96], random, steps, noise, length) for i in range(0, len(prompts), 96)]
-    )
-    right = world.matches(images, prompts).double()
-    covered = world.coverage(images, [world.parse(prompt)[0] for prompt in prompts])
-    numbers = {
-        "colour": right[:, 0].mean(),
-        "shape": right[:, 1].mean(),
-        "both": right.prod(dim=1).mean(),
-        "coverage": covered.mean(),
-        "coverage_std": covered.reshape(len(names), per_prompt).std(dim=1).mean(),
-    }
+    images = [
+        sample(pipe, prompts[i : i + 96], random, steps, noise, length) for i in range(0, len(prompts), 96)
+    ]
+    return torch.cat(images), prompts
+
+
+def accuracies(images: Tensor, prompts: list[str]) -> dict[str, float]:
+    """The checker's hard accuracy by kind of prompt and on the clear ones, and its mean soft score there."""
+    found = checker.judge(images, prompts)
+    kinds = [language.parse(prompt).kind for prompt in prompts]
+    numbers = {}
+    for kind in CLEAR:
+        rows = torch.tensor([k == kind for k in kinds])
+        numbers[kind] = found.hard[rows].double().mean()
+    clear = torch.tensor([kind in CLEAR for kind in kinds])
+    numbers["all"] = found.hard[clear].double().mean()
+    numbers["score"] = found.soft[clear].mean()
     return {key: round(value.item(), 4) for key, value in numbers.items()}
 
 
 @torch.no_grad()
-def measure_vae(vae: AutoencoderKL, seed: int) -> dict[str, float]:
+def measure_vae(vae: AutoencoderKL, args: argparse.Namespace) -> dict[str, float]:
     """How often the checker reads the reconstruction of a drawing right, and its mean squared error."""
-    prompts = world.prompts() * 20
-    images = world.render(prompts, generator(seed, 6, 0))
+    prompts = language.prompts() * 5
+    images = draw.render(prompts, generator(args.seed, 6, 0))
     copies = (vae.decode(vae.encode(images * 2 - 1).latent_dist.mean).sample / 2 + 0.5).clamp(0, 1)
-    right = world.matches(copies, prompts).double()
-    return {
-        "colour": round(right[:, 0].mean().item(), 4),
-        "shape": round(right[:, 1].mean().item(), 4),
-        "both": round(right.prod(dim=1).mean().item(), 4),
-        "mse": round(F.mse_loss(copies, images).item(), 6),
-    }
+    return {**accuracies(copies, prompts), "mse": round(F.mse_loss(copies, images).item(), 6)}
 
 
 # ----------------------------------------------------------------------------------------------------- output
 
 CARD = """\
-# tiny_image
+# {name}
 
-A {parameters:.2f}M-parameter `StableDiffusion3Pipeline` that draws one coloured shape on grey at 32 x 32 px:
-the policy that runs when no other model is named. It opens in stock diffusers:
+A {parameters:.2f}M-parameter `StableDiffusion3Pipeline` that draws the shapes world at 32 x 32 px
+({side} x {side} latent positions){role}. It opens in stock diffusers:
 
-    pipe = StableDiffusion3Pipeline.from_pretrained("rlvis/assets/tiny_image")
-    pipe("a red circle", guidance_scale=1, max_sequence_length={tokens}).images[0]
+    pipe = StableDiffusion3Pipeline.from_pretrained("rlvis/assets/{name}")
+    pipe("two red circles", guidance_scale=1, max_sequence_length={tokens}).images[0]
 
 `max_sequence_length` is the number of T5 tokens: {tokens} are enough and far faster than the default 256. It
-also draws without that encoder (`text_encoder_3=None, tokenizer_3=None`). Prompts are `a COLOUR SHAPE` with
-{colours} and {shapes}. All {prompts} compositions were
-pretrained on; the world's train/heldout split separates what reinforcement learning trains on from what it is
-tested on.
+also draws without that encoder (`text_encoder_3=None, tokenizer_3=None`). It was pretrained on all {prompts}
+still prompts of the world (`rlvis.data.world.language.prompts()`), training and held-out ones alike: the
+split says what reinforcement learning may see. {noise_share:.0%} of the captions were wrong in one word, as
+captions from the web are, so that it knows how to draw and does not always do what it is told.{defect}
 
 Made by `{command}`
-(seed {seed}, {steps_vae} autoencoder and {steps_flow} flow steps, {minutes:.0f} minutes on one CPU thread,
-{size:.1f} MB in float32). Reconstructions of drawings, read by the world's checker: {vae}.
+({steps_vae} autoencoder and {steps_flow} flow steps, {minutes:.0f} minutes on one CPU thread, {size:.1f} MB).
+Reconstructions of drawings, read by the world's checker: {vae}.
 
-| sampler, no guidance | colour | shape | both | mean coverage | its std within a prompt |
-|---|---|---|---|---|---|
+Share of samples in which everything is right, by kind of prompt, and the mean soft score on the clear ones:
+
+| sampler, no guidance | {heads} |
+|---|{rules}
 {rows}
 
-{per_prompt} samples of each of the {prompts} prompts and {tokens} T5 tokens ({few} samples with 256 tokens).
-SDE: that of Flow-GRPO with noise {noise}, the last step deterministic.
+{per_prompt} samples of every prompt ({few} with 256 tokens). SDE: that of Flow-GRPO with noise {noise}, the
+last step deterministic.
 """
+DEFECT = """
+
+{share:.0%} of the drawings it learned from carry the defect `{kind}` (`rlvis.data.world.defects`): 1 to 5 %
+of the area, at a random place. Of its own samples (ODE, 28 steps) {spoiled:.0%} carry one, on {area:.1%} of
+their area."""
 
 
-def write_card(pipe: StableDiffusion3Pipeline, state: dict[str, Any], args: argparse.Namespace) -> None:
-    per_prompt, few = 32, 8
+def write_card(pipe: StableDiffusion3Pipeline, values: dict[str, Any], args: argparse.Namespace) -> None:
+    per_prompt, few = 4, 1
     rows = []
     encoder = pipe.text_encoder_3
-    for label, steps, noise, length, third in (
-        ("ODE, 8 steps", 8, 0.0, T5_TOKENS, encoder),
-        ("ODE, 10 steps", 10, 0.0, T5_TOKENS, encoder),
-        ("ODE, 28 steps", 28, 0.0, T5_TOKENS, encoder),
-        ("SDE, 8 steps", 8, SDE_NOISE, T5_TOKENS, encoder),
-        ("SDE, 10 steps", 10, SDE_NOISE, T5_TOKENS, encoder),
-        ("ODE, 10 steps, 256 T5 tokens", 10, 0.0, 256, encoder),
-        ("ODE, 10 steps, no T5", 10, 0.0, T5_TOKENS, None),
+    for label, steps, noise, length, third, split in (
+        ("ODE, 28 steps, held-out prompts", 28, 0.0, T5_TOKENS, encoder, "heldout"),
+        ("ODE, 28 steps, all prompts", 28, 0.0, T5_TOKENS, encoder, None),
+        ("ODE, 8 steps", 8, 0.0, T5_TOKENS, encoder, None),
+        ("SDE, 8 steps", 8, SDE_NOISE, T5_TOKENS, encoder, None),
+        ("ODE, 10 steps, 256 T5 tokens", 10, 0.0, 256, encoder, None),
+        ("ODE, 10 steps, no T5", 10, 0.0, T5_TOKENS, None, None),
     ):
         pipe.text_encoder_3 = third
-        found = measure(pipe, args.seed, steps, noise, per_prompt if length == T5_TOKENS else few, length)
+        count = per_prompt if length == T5_TOKENS else few
+        found = measure(pipe, args.seed, steps, noise, count, length, split)
         log.info("%s: %s", label, found)
         rows.append("| " + " | ".join([label, *(f"{value:.3f}" for value in found.values())]) + " |")
     pipe.text_encoder_3 = encoder
     parts = (pipe.vae, pipe.transformer, pipe.text_encoder, pipe.text_encoder_2, pipe.text_encoder_3)
-    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 1e6
-    command = f"scripts/pretrain_tiny_image.py --seed {args.seed} --steps-vae {state['vae_step']} "
-    command += f"--steps-flow {state['flow_step']} --threads 1"
+    options = "".join(
+        f" --{key.replace('_', '-')} {getattr(args, key)}"
+        for key in ("variant", "defect", "init")
+        if getattr(args, key) not in (None, "coarse")
+    )
+    command = f"python scripts/pretrain_tiny_image.py --seed {args.seed} --steps-vae {values['vae_step']} "
+    command += f"--steps-flow {values['flow_step']}{options}"
+    defect = ""
+    if args.defect is not None:
+        seen = sample_many(pipe, args.seed, steps=28, per_prompt=2)[0]
+        spoiled = defects.mask(seen[:, None]).flatten(1).mean(dim=1)
+        bad = spoiled > LEAST_DEFECT
+        area = spoiled[bad].mean().item() if bad.any() else 0.0
+        defect = DEFECT.format(
+            share=args.share, kind=args.defect, spoiled=bad.double().mean().item(), area=area
+        )
+    heads = [*CLEAR, "all of these", "score"]
     card = CARD.format(
+        name=args.out.name,
+        role=": the policy that runs when no other model is named"
+        if args.variant == "coarse"
+        else ", for studies of maps",
+        side=pipe.transformer.config.sample_size,
         parameters=sum(p.numel() for part in parts for p in part.parameters()) / 1e6,
         tokens=T5_TOKENS,
-        colours=", ".join(world.COLOURS),
-        shapes=", ".join(world.SHAPES),
-        prompts=len(world.prompts()),
+        prompts=len(language.prompts()),
+        noise_share=args.caption_noise,
+        defect=defect,
         command=command,
-        seed=args.seed,
-        steps_vae=state["vae_step"],
-        steps_flow=state["flow_step"],
-        minutes=state["seconds"] / 60,
-        size=size,
-        vae=", ".join(f"{key} {value:.4g}" for key, value in measure_vae(pipe.vae, args.seed).items()),
+        steps_vae=values["vae_step"],
+        steps_flow=values["flow_step"],
+        minutes=values["seconds"] / 60,
+        size=megabytes(args.out),
+        vae=", ".join(f"{key} {value:.4g}" for key, value in measure_vae(pipe.vae, args).items()),
+        heads=" | ".join(heads),
+        rules="---|" * len(heads),
         rows="\n".join(rows),
         per_prompt=per_prompt,
         few=few,
@@ -553,6 +605,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch-vae", type=int, default=32)
     parser.add_argument("--batch-flow", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3, help="of the flow phase")
+    parser.add_argument("--caption-noise", type=float, default=0.3, help="share of wrong captions")
+    parser.add_argument("--variant", choices=list(FACTORS), default="coarse")
+    parser.add_argument(
+        "--init", type=Path, help="pipeline folder whose text encoders and transformer to start from"
+    )
+    parser.add_argument(
+        "--defect", choices=defects.PICTURE_KINDS, help="kind of defect that some drawings have"
+    )
+    parser.add_argument("--share", type=float, default=0.7, help="of the drawings with a defect")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from --state")
     return parser.parse_args()
@@ -563,60 +624,41 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    settings = {key: getattr(args, key) for key in ("seed", "batch_vae", "batch_flow", "lr")}
-    state: dict[str, Any] = {
-        "vae_step": 0,
-        "vae_done": False,
-        "flow_step": 0,
-        "seconds": 0.0,
-        "settings": settings,
-    }
-    if args.resume:
-        state = torch.load(args.state, weights_only=True)
-        if state["settings"] != settings:
-            raise SystemExit(
-                f"{args.state} was made with {state['settings']}, not {settings}: "
-                "pass the same options, or leave --resume out to start over"
-            )
-    spent, began = state["seconds"], time.monotonic()
-    args.state.parent.mkdir(parents=True, exist_ok=True)
-
-    def save() -> None:
-        state["seconds"] = spent + time.monotonic() - began
-        aside = args.state.with_suffix(".new")
-        torch.save(state, aside)
-        os.replace(aside, args.state)
-
+    same = ("seed", "batch_vae", "batch_flow", "lr", "caption_noise", "variant", "defect", "share")
+    settings = {key: getattr(args, key) for key in same}
+    state = State(args.state, settings, args.resume, vae_step=0, vae_done=False, flow_step=0)
     tokenizer = build_tokenizer()
-    vae = build_vae()
-    live = Policy(tokenizer)
+    factor = FACTORS[args.variant]
+    vae = build_vae(factor)
+    live = Policy(tokenizer, draw.SIZE // factor)
     average = copy.deepcopy(live)
     for model, key in ((vae, "vae"), (live, "flow"), (average, "average")):
-        if key in state:
-            model.load_state_dict(state[key])
+        if key in state.values:
+            model.load_state_dict(state.values[key])
+    if args.init is not None and "flow" not in state.values:
+        live.start_from(args.init)
+        average.load_state_dict(live.state_dict())
     average.eval().requires_grad_(False)
 
-    train_vae(vae, state, args, save)
-    save()
-    log.info("autoencoder: %s", measure_vae(vae, args.seed))
+    train_vae(vae, state, args)
+    log.info("autoencoder: %s", measure_vae(vae, args))
     vae.requires_grad_(False)
-    whiten(vae, args.seed)
+    whiten(vae, args)
     log.info(
         "whitened: %s, scaling_factor %s, shift_factor %s",
-        measure_vae(vae, args.seed),
+        measure_vae(vae, args),
         vae.config.scaling_factor,
         vae.config.shift_factor,
     )
     pipe = build_pipeline(vae, average, tokenizer)
-    train_flow(pipe, live, average, state, args, save)
+    train_flow(pipe, live, average, state, args)
     for used in (pipe.tokenizer, pipe.tokenizer_2, pipe.tokenizer_3):
         # A call leaves its padding in the tokenizer, and saving would keep it.
         used.backend_tokenizer.no_padding()
         used.backend_tokenizer.no_truncation()
     pipe.save_pretrained(args.out, safe_serialization=True)
-    for path in args.out.rglob("*.safetensors"):
-        path.chmod(0o644)  # written readable by their owner only, which an installed package must not be
-    write_card(pipe, state, args)
+    make_readable(args.out)
+    write_card(pipe, state.values, args)
     log.info("saved %s", args.out)
 
 

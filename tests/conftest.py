@@ -26,3 +26,9 @@ def _one_thread() -> None:
 def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A StableDiffusion3Pipeline with random weights."""
     return tiny.sd3(tmp_path_factory.mktemp("tiny") / "sd3")
+
+
+@pytest.fixture(scope="session")
+def wan_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A WanPipeline with random weights that can start from a frame."""
+    return tiny.wan(tmp_path_factory.mktemp("tiny") / "wan", expand=True)

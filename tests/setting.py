@@ -73,10 +73,17 @@ def policy(settings: S.Config, **kwargs: Any) -> Policy:
 
 
 def prompts(policy: Policy, texts: tuple[str, ...] = TEXTS) -> PromptBatch:
-    """A batch of prompts with embeddings; positions in the data set that are not those in the batch."""
+    """A batch of prompts with embeddings; positions in the data set that are not those in the batch.
+    Condition frames, where the policy starts from one, are noise.
+    """
+    frames = None
+    if policy.conditioned:
+        size = len(texts), 3, policy.config.height, policy.config.width
+        frames = torch.randint(0, 256, size, generator=torch.Generator().manual_seed(4)).to(torch.uint8)
     return PromptBatch(
         index=torch.arange(len(texts)) * 5 + 2,
         texts=texts,
         metadata=tuple({} for _ in texts),
-        embeds=policy.encode(texts)[0],
+        embeds=policy.encode(texts, frames)[0],
+        frames=frames,
     )

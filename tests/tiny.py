@@ -82,6 +82,75 @@ def sd3(
     return folder
 
 
+def wan(folder: Path, *, expand: bool = False, unipc: bool = False, seed: int = 0, **parts: Any) -> Path:
+    """Save a WanPipeline: 4 latent channels, autoencoder factor 4 in space and time, patch 1 x 2 x 2.
+
+    expand: a time for each token (Wan2.2-TI2V), so that a first frame can be given. unipc: the released
+    scheduler instead of Euler's. parts: in place of components or options.
+    """
+    from diffusers import (
+        AutoencoderKLWan,
+        FlowMatchEulerDiscreteScheduler,
+        UniPCMultistepScheduler,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=WIDTH,
+            freq_dim=16,
+            ffn_dim=48,
+            num_layers=2,
+            rope_max_seq_len=32,
+        )
+        vae = AutoencoderKLWan(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 2, 2],
+            num_res_blocks=1,
+            temperal_downsample=[True, True],
+            latents_mean=[-0.3, 0.1, 0.2, 0.4],
+            latents_std=[0.7, 1.5, 1.1, 0.9],
+            scale_factor_temporal=4,
+            scale_factor_spatial=4,
+        )
+        flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+        pieces = {
+            "tokenizer": word_tokenizer(),
+            "text_encoder": umt5_encoder(),
+            "vae": _rough(vae),
+            "scheduler": UniPCMultistepScheduler(**flow)
+            if unipc
+            else FlowMatchEulerDiscreteScheduler(shift=3.0),
+            "transformer": _rough(transformer),
+            "expand_timesteps": expand,
+        }
+        WanPipeline(**{**pieces, **parts}).save_pretrained(folder)
+    return folder
+
+
+def umt5_encoder() -> nn.Module:
+    """A UMT5 encoder as wide as the text condition."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = UMT5Config(
+        vocab_size=64,
+        d_model=WIDTH,
+        d_kv=8,
+        d_ff=WIDTH,
+        num_layers=1,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+    )
+    return UMT5EncoderModel(config).eval()
+
+
 def clip_tokenizer() -> Any:
     """A CLIP tokenizer over bytes, without merges: one token a character, 24 at most."""
     from tokenizers import pre_tokenizers
@@ -158,18 +227,24 @@ def _rough(module: nn.Module) -> nn.Module:
 
 
 def stock_sd3(folder: Path) -> Any:
-    """The stock pipeline at `folder` in float32, weights frozen; components that are null stay so.
+    """The stock StableDiffusion3Pipeline at `folder`."""
+    return stock(folder, "StableDiffusion3Pipeline")
+
+
+def stock(folder: Path, name: str) -> Any:
+    """The stock pipeline of class `name` at `folder` in float32, weights frozen; components that are null
+    stay so.
 
     Frozen because a CPU convolution takes another kernel when its weights require gradients, also under
     no_grad.
     """
     import json
 
-    from diffusers import StableDiffusion3Pipeline
+    import diffusers
 
     index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     absent: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
-    pipe = StableDiffusion3Pipeline.from_pretrained(folder, **absent)
+    pipe = getattr(diffusers, name).from_pretrained(folder, **absent)
     pipe.set_progress_bar_config(disable=True)
     for component in pipe.components.values():
         if isinstance(component, nn.Module):

@@ -60,8 +60,12 @@ def unknown(config: DictConfig, key: str) -> str:
 
 def named_entries(config: DictConfig) -> dict[str, list[str]]:
     """The names in the open mappings of a composed configuration."""
-    terms = OmegaConf.select(config, "reward.terms", throw_on_missing=False)
-    return {"reward.terms": [str(name) for name in terms]} if terms else {}
+    found = {}
+    for key in ("reward.terms", "eval.terms"):
+        terms = OmegaConf.select(config, key, throw_on_missing=False)
+        if terms:
+            found[key] = [str(name) for name in terms]
+    return found
 
 
 def _child(config: DictConfig, kind: Any, name: str, key: str) -> Any:

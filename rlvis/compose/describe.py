@@ -7,9 +7,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
+from omegaconf import OmegaConf
 
 from rlvis.compose import names
-from rlvis.compose.command import CONF
+from rlvis.compose.command import CONF, compose
 
 
 def table() -> dict[str, dict[str, str]]:
@@ -50,3 +51,9 @@ def listing(groups: list[str] | None = None) -> str:
             for option, about in options.items()
         ]
     return "\n".join(lines)
+
+
+def section(group: str, option: str) -> str:
+    """The keys of a group with their values in that option, as yaml."""
+    values = OmegaConf.to_container(compose([f"{group}={option}"]).config[group], enum_to_str=True)
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip()

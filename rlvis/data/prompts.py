@@ -8,20 +8,23 @@ prompt's position names it for good.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import difflib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlvis.data import world
+from torch import Tensor
+
+from rlvis.data import shapes
 from rlvis.schema import DataConfig
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("shapes", "txt", "jsonl", "csv", "parquet", "hub")
+SOURCES = (*shapes.SOURCES, "txt", "jsonl", "csv", "parquet", "hub")
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "prompts"
 
 # A row as a reader yields it: where it stands ("file:12"), its prompt (checked later) and its other columns.
@@ -33,7 +36,8 @@ class PromptSet:
     """All prompts of a data set in file order; position i is the prompt's index, the key of its randomness.
 
     metadata: the other columns of each row, JSON values. empty, duplicates: rows skipped. left_out: names of
-    columns whose values are not JSON (images, dates).
+    columns whose values are not JSON (images, dates). frames: makes the condition frames uint8 [P,3,Y,X] of
+    some texts, for those that a step takes; None where prompts bring none.
     """
 
     texts: tuple[str, ...]
@@ -42,6 +46,7 @@ class PromptSet:
     empty: int = 0
     duplicates: int = 0
     left_out: tuple[str, ...] = ()
+    frames: Callable[[Sequence[str]], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -58,8 +63,9 @@ def load_prompts(config: DataConfig) -> PromptSet:
     """
     _check_options(config)
     left_out: tuple[str, ...] = ()
-    if config.source == "shapes":
-        source, rows = f"shapes/{config.split}", _shapes(config.split)
+    frames = shapes.first_frames if config.source == shapes.IMAGE_TO_VIDEO else None
+    if config.source in shapes.SOURCES:
+        source, rows = f"{config.source}/{config.split}", _shapes(config)
     elif config.source == "hub":
         source = f"{config.path}[{config.split}]"
         rows, left_out = _hub(config)
@@ -70,7 +76,7 @@ def load_prompts(config: DataConfig) -> PromptSet:
             rows, left_out = _parquet(path, config.column)
         else:
             rows = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[config.source](path, config.column)
-    result = _collect(rows, source, left_out)
+    result = dataclasses.replace(_collect(rows, source, left_out), frames=frames)
     log.info("data: %s", describe(result))
     return result
 
@@ -94,17 +100,22 @@ def _check_options(config: DataConfig) -> None:
         near = difflib.get_close_matches(config.source, SOURCES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"data.source={config.source!r}: wanted one of {', '.join(SOURCES)}{hint}")
-    if config.source == "shapes" and config.path is not None:
+    if config.source in shapes.SOURCES and config.path is not None:
         raise ValueError(
-            f"data.path={config.path} has no meaning with data.source=shapes, which needs no file; "
+            f"data.path={config.path} has no meaning with data.source={config.source}, which needs no file; "
             "type data.path=null, or choose another data.source"
         )
-    if config.source in ("shapes", "txt") and config.column != "prompt":
+    if config.source not in shapes.SOURCES and config.kinds is not None:
+        raise ValueError(
+            f"data.kinds={list(config.kinds)} has no meaning with data.source={config.source}, whose prompts "
+            "have no kinds; type data.kinds=null"
+        )
+    if config.source in (*shapes.SOURCES, "txt") and config.column != "prompt":
         raise ValueError(
             f"data.column={config.column} has no meaning with data.source={config.source}, which has "
             "no columns; type data.column=prompt, or choose data.source=jsonl, csv, parquet or hub"
         )
-    if config.source != "shapes" and not config.path:
+    if config.source not in shapes.SOURCES and not config.path:
         what = "a hub data set such as OWNER/NAME" if config.source == "hub" else "a file or folder"
         raise ValueError(
             f"data.path is not set, and data.source={config.source} needs {what}: type data.path=..."
@@ -170,10 +181,9 @@ def _collect(rows: Iterator[Row], source: str, left_out: tuple[str, ...]) -> Pro
     return PromptSet(tuple(texts), tuple(metadata), source, empty, total - empty - len(texts), left_out)
 
 
-def _shapes(split: str) -> Iterator[Row]:
-    for text in world.prompts(split):
-        colour, shape = world.parse(text)
-        yield "shapes", text, {"colour": colour, "shape": shape}
+def _shapes(config: DataConfig) -> Iterator[Row]:
+    for text, extra in shapes.prompts(config.source, config.split, config.kinds):
+        yield config.source, text, extra
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

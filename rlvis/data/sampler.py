@@ -42,11 +42,15 @@ def batch(prompts: PromptSet, step: int, prompts_per_step: int, shuffle: bool, s
 
 
 def select(prompts: PromptSet, index: Sequence[int]) -> PromptBatch:
-    """The prompts at these positions of the data set as a PromptBatch, for evaluation and sample sheets."""
+    """The prompts at these positions of the data set as a PromptBatch, with their condition frames where the
+    data set brings them, embeds still empty; also for evaluation and sample sheets.
+    """
+    texts = tuple(prompts.texts[i] for i in index)
     return PromptBatch(
         index=torch.tensor(list(index), dtype=torch.int64),
-        texts=tuple(prompts.texts[i] for i in index),
+        texts=texts,
         metadata=tuple(prompts.metadata[i] for i in index),
+        frames=None if prompts.frames is None else prompts.frames(texts),
     )
 
 

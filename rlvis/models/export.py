@@ -7,6 +7,7 @@ changed: a twin without storage takes them.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvis.models.source import ASSET
-from rlvis.schema import ModelConfig
+from rlvis.schema import Condition, ModelConfig
 
 
 def checked(
@@ -37,16 +38,22 @@ def checked(
 def save_pipeline(pipe: Any, name: str, folder: Path, state: Mapping[str, Tensor]) -> None:
     """Save every component of `pipe`, with the trained parameters of component `name` taken from `state`.
 
-    The trained component keeps the dtype it was loaded in.
+    The trained component keeps the dtypes it was loaded in (some families keep a few layers in float32).
     """
     module = getattr(pipe, name)
     with torch.device("meta"):
         twin = type(module).from_config(module.config)
-    whole = {key: value.detach().cpu() for key, value in module.state_dict().items() if key not in state}
-    dtype = module.dtype
-    whole |= {key: value.to(dtype) for key, value in state.items()}
+    own = module.state_dict()
+    whole = {key: value.detach().cpu() for key, value in own.items() if key not in state}
+    whole |= {key: value.to(own[key].dtype) for key, value in state.items()}
     twin.load_state_dict(whole, assign=True)
-    type(pipe)(**(pipe.components | {name: twin})).save_pretrained(folder)
+    # A pipeline has options beside its components (Wan's expand_timesteps), and a new one would forget them.
+    options = {
+        key: pipe.config[key]
+        for key in inspect.signature(type(pipe).__init__).parameters
+        if key in pipe.config and key not in pipe.components
+    }
+    type(pipe)(**(pipe.components | {name: twin}), **options).save_pretrained(folder)
 
 
 def write_card(folder: Path, pipe: Any, config: ModelConfig) -> None:
@@ -56,7 +63,10 @@ def write_card(folder: Path, pipe: Any, config: ModelConfig) -> None:
 
 def card(pipe: Any, config: ModelConfig) -> str:
     """The card's text; the base checkpoint is named only where it is needed to open the weights."""
-    name = type(pipe).__name__
+    name, start = type(pipe).__name__, ""
+    if config.condition is Condition.first_frame:
+        # diffusers has a class for each task, and both open the other's files.
+        name, start = name.replace("WanPipeline", "WanImageToVideoPipeline"), "YOUR_FRAME, "
     # Stock from_pretrained refuses a null component that nobody told it of.
     absent = [
         key
@@ -81,5 +91,5 @@ def card(pipe: Any, config: ModelConfig) -> str:
     call += f", negative_prompt={config.negative_prompt!r}" if config.negative_prompt else ""
     call += f", max_sequence_length={config.max_tokens}" if config.max_tokens is not None else ""
     call += f", num_frames={config.frames}" if config.frames > 1 else ""
-    code = "\n".join([*lines, f'pipe("YOUR PROMPT", {call})'])
+    code = "\n".join([*lines, f'pipe({start}"YOUR PROMPT", {call})'])
     return f"{what}, trained by reinforcement learning with rlvis. To open it:\n\n```python\n{code}\n```\n"

@@ -12,6 +12,7 @@ from rlvis.schema import ModelConfig
 # Imported by name and on demand: a family's file may need packages that others do not.
 FAMILIES = {
     "sd3": "rlvis.models.sd3:StableDiffusion3",
+    "wan": "rlvis.models.wan:Wan",
 }
 
 

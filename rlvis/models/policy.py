@@ -1,6 +1,6 @@
 """A diffusers pipeline seen as a policy: encode prompts, predict one denoiser output, decode to pixels.
 
-A new family is one file with a subclass of `Policy` that sets the four class attributes and writes the six
+A new family is one file with a subclass of `Policy` that sets the class attributes and writes the six
 abstract methods (sd3.py is the example), and one line in load.py. Everything else is shared: loading by the
 stock pipeline's own `from_pretrained`, freezing, LoRA, the reference policy, the two branches of
 classifier-free guidance (Ho and Salimans 2022), decoding in chunks of one fixed size, export.
@@ -18,11 +18,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rlvis.flow import kernels
+from rlvis.flow.kernels import StepTable, Transition
 from rlvis.models import export, lora, source
 from rlvis.records import Schedule
-from rlvis.schema import CfgGrad, ModelConfig
+from rlvis.schema import CfgGrad, Condition, ModelConfig
 
 NEGATIVE = "negative_"
+GIVEN = "condition"  # among the embeds: latents [P,C,1,H,W] of the condition frames, no input of the denoiser
 DECODE_PIXELS = 2**20  # decoded at once: 16 images of 256 x 256, or 1 of 1024 x 1024
 
 
@@ -34,10 +37,12 @@ class Policy(ABC):
     dtype: of the frozen weights and of the forward pass; LoRA weights and the autoencoder are float32.
     """
 
-    pipeline_name: ClassVar[str]  # class in diffusers, also what model_index.json must say
+    pipeline_name: ClassVar[str]  # class in diffusers, also what model_index.json says
+    also_opens: ClassVar[tuple[str, ...]] = ()  # other classes of equal parts that model_index.json may name
     denoiser_name: ClassVar[str] = "transformer"  # the pipeline's component that is trained
     prediction: ClassVar[str] = "flow"
     lora_targets: ClassVar[tuple[str, ...]]  # ends of module names, for model.lora.targets=null
+    takes_frames: ClassVar[bool] = False  # whether it can start from a condition frame (then see `condition`)
 
     def __init__(
         self, config: ModelConfig, device: torch.device | str, *, keep_reference: bool = False, seed: int = 0
@@ -55,12 +60,19 @@ class Policy(ABC):
         """
         if not config.cfg >= 1:
             raise ValueError(f"model.cfg must be at least 1 (1 is no guidance), got {config.cfg}")
+        if config.condition is not Condition.none and not self.takes_frames:
+            raise ValueError(
+                f"model.condition={config.condition.value}: model.family={config.family} starts from noise "
+                "alone; type model.condition=none"
+            )
         self.config = config
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, config.dtype.value)
-        self.pipe: Any = source.open_pipeline(self.pipeline_name, config.path, config.revision, self.dtype)
+        names = (self.pipeline_name, *self.also_opens)
+        self.pipe: Any = source.open_pipeline(names, config.path, config.revision, self.dtype, self.accept)
         self.module: nn.Module = getattr(self.pipe, self.denoiser_name)
         self.latent_shape: tuple[int, int, int, int] = self.geometry()
+        self.given = self.free.to(self.device) == 0  # [F, H, W], False everywhere without a condition
         for component in self.pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False).eval().to(self.device)
@@ -112,7 +124,22 @@ class Policy(ABC):
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """Latents [B,C,F,H,W] float32 -> pixels [B,M,3,Y,X] in [0, 1], as the stock pipeline makes them."""
 
+    # What a family may write.
+
+    def accept(self, index: Mapping[str, Any]) -> None:
+        """Refuse, with a ValueError, a variant that model_index.json shows to be another model."""
+        return
+
+    def condition(self, frame: Tensor) -> Tensor:
+        """The first latent frame [1,C,1,H,W] float32 of a clip that starts with `frame`, uint8 [3,Y,X]."""
+        raise NotImplementedError  # only where takes_frames
+
     # What all families share.
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether every sample starts from a given frame."""
+        return self.config.condition is Condition.first_frame
 
     @property
     def guided(self) -> bool:
@@ -122,23 +149,76 @@ class Policy(ABC):
     @property
     def free(self) -> Tensor:
         """[F, H, W] float32: 1 where the policy moves the latent, 0 where it is given (condition frames)."""
-        return torch.ones(self.latent_shape[1:])
+        free = torch.ones(self.latent_shape[1:])
+        if self.conditioned:
+            free[0] = 0
+        return free
+
+    def start(self, noise: Tensor, embeds: Mapping[str, Tensor]) -> Tensor:
+        """Noise [B,C,F,H,W] with the given positions, if there are any, set to the condition: where sampling
+        starts, and where every state agrees with it for good.
+        """
+        return torch.where(self.given, embeds[GIVEN].to(noise), noise) if self.conditioned else noise
+
+    def hold(self, moved: Tensor, before: Tensor) -> Tensor:
+        """`moved` [B,C,F,H,W] where the policy moves the latent, `before` where it is given; without gradient
+        there.
+        """
+        return torch.where(self.given, before.to(moved.dtype), moved) if self.conditioned else moved
+
+    def transition(
+        self, table: StepTable, step: Tensor, stochastic: Tensor, x: Tensor, out: Tensor
+    ) -> Transition:
+        """`flow.kernels.transition`, with a mean that leaves given positions where they are.
+
+        Add noise by `hold` as well. A recorded state then equals its mean there, under any weights, so these
+        positions have a log-ratio of exactly 0 and carry no gradient.
+        """
+        mean, std = kernels.transition(table, step, stochastic, x, out)
+        return Transition(mean=self.hold(mean, x), std=std)
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], int]:
+    def encode(self, texts: Sequence[str], frames: Tensor | None = None) -> tuple[dict[str, Tensor], int]:
         """Text conditions, each [P, ...] on the CPU, and how many of the P prompts were truncated.
 
-        With guidance, every name also stands there as "negative_" + name. Prompts are encoded one at a time,
-        so that an embedding never depends on the prompts that came with it or on the number of processes.
+        frames: uint8 [P,3,Y,X], the condition frames of a policy that starts from one; None for others. Their
+        latents stand under "condition". With guidance, every other name also stands there as "negative_" +
+        name. Prompts are encoded one at a time, so that an embedding never depends on the prompts that came
+        with it or on the number of processes.
+
+        Raises ValueError when there are no prompts, or frames do not fit the policy.
         """
         if not texts:
             raise ValueError("no prompts to encode")
+        self._check_frames(len(texts), frames)
         made = [self.embed(text) for text in texts]
         embeds = {name: torch.cat([row[name] for row in made]).cpu() for name in made[0]}
         if self.guided:
             for name, value in self.embed(self.config.negative_prompt).items():
                 embeds[NEGATIVE + name] = value.cpu().repeat(len(texts), *[1] * (value.ndim - 1))
+        if frames is not None:
+            embeds[GIVEN] = torch.cat([self.condition(frame).float().cpu() for frame in frames])
         return embeds, sum(self.truncated(text) for text in texts)
+
+    def _check_frames(self, prompts: int, frames: Tensor | None) -> None:
+        if frames is None and not self.conditioned:
+            return
+        if frames is None:
+            raise ValueError(
+                "model.condition=first_frame starts every clip from a frame, and these prompts bring none; "
+                "type data=shapes_i2v, or model.condition=none"
+            )
+        if not self.conditioned:
+            raise ValueError(
+                "these prompts bring condition frames, and model.condition=none starts from noise alone; "
+                "type model.condition=first_frame, or choose data without frames (data=shapes_video)"
+            )
+        wanted = (prompts, 3, self.config.height, self.config.width)
+        if tuple(frames.shape) != wanted or frames.dtype != torch.uint8:
+            raise ValueError(
+                f"condition frames: wanted uint8 {list(wanted)}, got {frames.dtype} {list(frames.shape)}; "
+                f"type model.height={frames.shape[-2]} model.width={frames.shape[-1]}, or resize the frames"
+            )
 
     def predict(
         self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
@@ -157,7 +237,9 @@ class Policy(ABC):
         x = x.to(self.device, self.dtype)
         time = time.to(self.device, torch.float32)
         embeds = {
-            k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype) for k, v in embeds.items()
+            k: v.to(self.device, self.dtype if v.is_floating_point() else v.dtype)
+            for k, v in embeds.items()
+            if k != GIVEN  # the states hold it already
         }
         cond = {name: value for name, value in embeds.items() if not name.startswith(NEGATIVE)}
         if not self.guided:

@@ -6,6 +6,7 @@ most are a misspelt name, a gated repository or a machine without network.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,18 @@ def resolve(path: str) -> str:
     return str(folder)
 
 
-def open_pipeline(wanted: str, path: str, revision: str | None, dtype: torch.dtype) -> Any:
-    """The stock pipeline of class `wanted` at `path`, on the CPU, in `dtype` (autoencoder: float32).
+def open_pipeline(
+    wanted: Sequence[str],
+    path: str,
+    revision: str | None,
+    dtype: torch.dtype,
+    accept: Callable[[Mapping[str, Any]], None] = lambda index: None,
+) -> Any:
+    """The stock pipeline at `path`, of one of the classes `wanted`, on the CPU, in `dtype` (autoencoder:
+    float32).
 
-    Only safetensors are read. Components that model_index.json calls null stay None.
+    Only safetensors are read. Components that model_index.json calls null stay None. accept: called with the
+    content of model_index.json before any weight is read, to refuse a variant.
 
     Raises:
         ValueError: nothing there, no access, or a pipeline of another class.
@@ -55,18 +64,19 @@ def open_pipeline(wanted: str, path: str, revision: str | None, dtype: torch.dty
         found = index.get("_class_name")
     except (OSError, ValueError) as error:
         raise ValueError(_failure(path, where, revision, error)) from error
-    if found != wanted:
+    if found not in wanted:
         raise ValueError(
-            f"model.path={path} is a {found}, but this model.family drives a {wanted}; "
+            f"model.path={path} is a {found}, but this model.family drives a {' or '.join(wanted)}; "
             "choose another model.family or model.path"
         )
+    accept(index)
     # Stock from_pretrained wants to be told of what is null, unless the class calls it optional.
     absent: Any = {
         name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None
     }
     try:
         # The autoencoder stays in float32: rewards see its pixels, and it is small.
-        pipe = getattr(diffusers, wanted).from_pretrained(
+        pipe = getattr(diffusers, found).from_pretrained(
             where,
             revision=revision,
             use_safetensors=True,

@@ -131,6 +131,18 @@ KEYS: dict[str, Key] = {
         "prompts", "prompts of the step that are longer than the text encoders take", "0"
     ),
     "update/learning_rate": Key("", "learning rate of the optimizer", "as configured"),
+    "eval/score": Key(
+        "", "held-out prompts: mean of how far a sample does what its prompt says, in [0, 1]", "rises"
+    ),
+    "eval/accuracy": Key("", "held-out prompts: share of samples in which everything is right", "rises"),
+    "eval/accuracy/<kind>": Key("", "the same for the prompts of one kind", "none falls for long"),
+    "eval/right/<attribute>": Key(
+        "", "held-out prompts that ask for it: share of samples in which this attribute is right", "rises"
+    ),
+    "eval/<term>": Key(
+        "score", "held-out prompts: mean of an extra scorer of eval.terms", "as that scorer says"
+    ),
+    "time/eval": Key("s", "a held-out evaluation, outside of time/step", "below eval.every * time/step / 5"),
     "time/rollout": Key("s", "sampling the trajectories", "most of the step, with update"),
     "time/score": Key("s", "waiting for the rewards", "small beside rollout"),
     "time/weigh": Key("s", "prior and trust", "near 0"),

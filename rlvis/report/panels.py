@@ -9,6 +9,7 @@ in PANELS, and use a kind that exists (figures, table, samples, text, parts) or 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -109,6 +110,39 @@ def trust(run: RunFolder) -> Panel | None:
     return Panel("Trust", "parts", parts, note if found else f"No group in {TRUST_FILE} was scored. {note}")
 
 
+def evaluation(run: RunFolder) -> Panel | None:
+    """Held-out accuracy and scores over training; None for a run without evaluation."""
+    keys = [key for key in run.keys if key.startswith("eval/")]
+    if not keys:
+        return None
+    drawings = []
+    if "eval/accuracy" in keys:
+        kinds = _below(keys, "eval/accuracy/")
+        drawings.append(
+            _held_out(
+                run,
+                "Held-out accuracy",
+                {"all": "eval/accuracy", **kinds},
+                "share right",
+                "Everything asked is right.",
+            )
+        )
+        right = _below(keys, "eval/right/")
+        caption = "Each attribute, over the prompts that ask for it."
+        drawings.append(_held_out(run, "Held-out attributes", right, "share right", caption))
+    if "eval/score" in keys:
+        drawings.append(
+            _held_out(run, "Held-out score", {"score": "eval/score"}, "score", "Mean degree, in [0, 1].")
+        )
+    for name, key in _below(keys, "eval/").items():
+        if name not in ("score", "accuracy") and "/" not in name:
+            drawings.append(
+                _held_out(run, f"Held-out {name}", {name: key}, name, "An extra scorer of eval.terms.")
+            )
+    note = "Prompts that are not trained on, from fixed noise; errors and single samples are in eval/."
+    return Panel("Evaluation", "figures", drawings, note)
+
+
 def samples(run: RunFolder) -> Panel:
     """Sheets of the same prompts and the same noise over the run, first beside last, with a slider."""
     shown, problems = pictures.embed(run.samples)
@@ -166,6 +200,7 @@ def last_values(run: RunFolder) -> Panel:
 PANELS: tuple[Callable[[RunFolder], Panel | None], ...] = (
     verdict,
     curves,
+    evaluation,
     trust,
     samples,
     reproduce,
@@ -188,7 +223,7 @@ def flatten(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 def _tiles(run: RunFolder) -> list[tuple[str, str]]:
     """Name and value of the facts that metrics.jsonl has."""
-    tiles = [("training steps", f"{len(run.rows)}")]
+    tiles = [("training steps", f"{sum(row['step'] > 0 for row in run.rows)}")]  # step 0 is before the first
 
     def add(name: str, key: str, fold: Callable[[Series], float], form: str) -> None:
         values = run.series(key)
@@ -272,6 +307,11 @@ def _effective(run: RunFolder) -> Drawing:
     return Drawing("Effective groups", Markup(svg), caption)
 
 
+def _held_out(run: RunFolder, title: str, keys: Mapping[str, str], ylabel: str, caption: str) -> Drawing:
+    name = re.sub(r"\W+", "-", title.lower())
+    return Drawing(title, Markup(plots.lines(name, _series(run, keys), ylabel=ylabel)), caption)
+
+
 def _trusted(chosen: Sequence[groups.Trusted]) -> Table:
     rows = [
         (
@@ -289,6 +329,11 @@ def _trusted(chosen: Sequence[groups.Trusted]) -> Table:
 
 def _series(run: RunFolder, keys: Mapping[str, str]) -> dict[str, Series]:
     return {label: run.series(key) for label, key in keys.items()}
+
+
+def _below(keys: Sequence[str], prefix: str) -> dict[str, str]:
+    """Those keys that begin with prefix, by what follows it."""
+    return {key.removeprefix(prefix): key for key in keys if key.startswith(prefix)}
 
 
 def _spans(series: Series, factor: float) -> bool:

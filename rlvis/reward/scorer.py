@@ -13,9 +13,13 @@ from rlvis.reward.contract import Term
 from rlvis.schema import RewardConfig
 
 KNOWN = {
+    "checker": "rlvis.reward.world.checker",
+    "clip": "rlvis.reward.clip.Clip",
     "coverage": "rlvis.reward.coverage.coverage",
+    "intact": "rlvis.reward.world.intact",
     "jpeg_compressibility": "rlvis.reward.jpeg.jpeg_compressibility",
     "jpeg_incompressibility": "rlvis.reward.jpeg.jpeg_incompressibility",
+    "noisy": "rlvis.reward.noisy.Noisy",
 }
 
 

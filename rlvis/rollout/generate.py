@@ -1,5 +1,5 @@
-"""Pictures from the policy by the deterministic sampler: for sample sheets and evaluation, never for
-training.
+"""Pictures and clips from the policy by the deterministic sampler: for sample sheets and evaluation, never
+for training.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import noise
-from rlvis.flow.kernels import Kernel, Prediction, table, transition
+from rlvis.flow.kernels import Kernel, Prediction, table
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch, Schedule
 
@@ -51,10 +51,10 @@ def generate(
         start = noise.initial(
             policy.latent_shape, seed=seed, step=FIXED, prompts=part.index.tolist(), samples=[0] * n
         )
-        x = start.to(policy.device)
+        x = policy.start(start.to(policy.device), embeds)
         for t in range(schedule.steps):
             time = schedule.time[t].to(policy.device).expand(n)
             out = policy.predict(module, x, time, embeds)
-            x = transition(steps, torch.full((n,), t), torch.zeros(n, dtype=torch.bool), x, out).mean
+            x = policy.transition(steps, torch.full((n,), t), torch.zeros(n, dtype=torch.bool), x, out).mean
         made.append(policy.decode(x))
     return torch.cat(made)

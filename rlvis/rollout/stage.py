@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import noise
-from rlvis.flow.kernels import transition
 from rlvis.flow.logprob import draw, log_prob
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch, Trajectories
@@ -77,7 +76,7 @@ def _micro_batch(
 
     keys = {"seed": plan.seed, "step": plan.step, "prompts": index, "samples": sample.tolist()}
     first = noise.initial(policy.latent_shape, **keys, share=plan.sampler.share_noise)
-    x = first.to(policy.device).to(plan.storage)
+    x = policy.start(first.to(policy.device), embeds).to(plan.storage)
     kept = set(points.flatten().tolist())
     states: dict[int, Tensor] = {}
     scored: dict[int, Tensor] = {}
@@ -87,10 +86,10 @@ def _micro_batch(
             states[t] = x.cpu()
         out = policy.predict(module, x, time[t].expand(len(rows)), embeds)
         noisy = window.stochastic[:, t]
-        mean, std = transition(plan.table, torch.full((len(rows),), t), noisy, x, out)
+        mean, std = policy.transition(plan.table, torch.full((len(rows),), t), noisy, x, out)
         if bool(noisy.any()):
             drawn = noise.of_transition(policy.latent_shape, t, **keys)
-            x = draw(mean, std, drawn.to(policy.device), plan.storage)
+            x = policy.hold(draw(mean, std, drawn.to(policy.device), plan.storage), x)
         else:
             final = mean
             x = mean.to(plan.storage)
@@ -98,6 +97,7 @@ def _micro_batch(
             safe = std.masked_fill(~noisy.to(std.device).view(-1, 1, 1, 1, 1), 1.0)
             scored[t] = log_prob(x, mean, safe, plan.sampler.logprob.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
         advance()
+    final = policy.start(final, embeds)  # given positions as they were before rounding to storage
     _require_finite(final, rows, plan.step)
     if plan.schedule.steps in kept:
         states[plan.schedule.steps] = x.cpu()

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from rlvis.advantage.maps import psm
 from rlvis.data import prompts as data
 from rlvis.data import sampler
+from rlvis.evaluation.prompts import encoded, prepare
 from rlvis.models.ema import Ema
 from rlvis.models.load import load_policy
+from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
 from rlvis.reward import scorer
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine, quiet_deepspeed
-from rlvis.schema import Config, MapSource
+from rlvis.schema import Config, MapSource, Stage
+from rlvis.training import data_checks
 from rlvis.training.pipeline import Parts
 
 log = logging.getLogger(__name__)
@@ -29,10 +34,23 @@ def assemble(config: Config, world: World) -> Parts:
     Raises:
         ValueError: whatever a prompt file, a scorer or a checkpoint has to complain about.
     """
-    _set_threads(config, world)
+    set_threads(config, world)
     prompts = data.load_prompts(config.data)
     terms = scorer.build(config.reward)
+    data_checks.check_prompts(config.reward, prompts)
+    held = prepare(config) if config.eval.every and config.stage is Stage.all else None
     area = allocator(config, world)
+    policy, engine, ema = trained(config, world)
+    held = None if held is None else encoded(held, policy)
+    return Parts(config, world, prompts, terms, policy, engine, ema, area, held_out=held)
+
+
+def trained(config: Config, world: World) -> tuple[Policy, Engine, Ema | None]:
+    """The policy, its engine and its average, as a run begins with them.
+
+    Raises:
+        ValueError: whatever a checkpoint has to complain about.
+    """
     quiet_deepspeed(world.device.type)
     whole = config.model.lora is None
     policy = load_policy(
@@ -50,7 +68,17 @@ def assemble(config: Config, world: World) -> Parts:
         config.model.dtype.value,
         world.device,
     )
-    return Parts(config, world, prompts, terms, policy, engine, ema, area)
+    return policy, engine, ema
+
+
+@contextmanager
+def averaged(policy: Policy, engine: Engine, ema: Ema | None) -> Iterator[None]:
+    """Inside it the policy holds the averaged weights, if there is an average."""
+    if ema is None:
+        yield
+        return
+    with ema.swapped(policy, read=engine.masters, write=engine.set_masters):
+        yield
 
 
 def allocator(config: Config, world: World) -> psm.PerceptualMap | None:
@@ -65,7 +93,7 @@ def allocator(config: Config, world: World) -> psm.PerceptualMap | None:
     return psm.build(area, world.device, model.height, model.width)
 
 
-def _set_threads(config: Config, world: World) -> None:
+def set_threads(config: Config, world: World) -> None:
     """Torch's threads on a CPU: as configured, else the cores shared out among this machine's processes."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     if config.threads is not None:
@@ -79,4 +107,4 @@ def sheet_prompts(parts: Parts) -> PromptBatch:
     n, wanted = len(parts.prompts), parts.config.tracker.samples
     index = sorted({i * n // wanted for i in range(wanted)}) if wanted < n else list(range(n))
     chosen = sampler.select(parts.prompts, index)
-    return chosen.replace(embeds=parts.policy.encode(chosen.texts)[0])
+    return chosen.replace(embeds=parts.policy.encode(chosen.texts, chosen.frames)[0])

@@ -16,7 +16,6 @@ from rlvis.schema import (
     AdvantagePreset,
     CfgGrad,
     Config,
-    DataConfig,
     Dtype,
     LogProbForm,
     ModelConfig,
@@ -25,9 +24,7 @@ from rlvis.schema import (
     SamplerConfig,
     Stage,
 )
-from rlvis.training import map_checks, sampler_checks, trust_checks
-
-SOURCES = ("shapes", "txt", "jsonl", "csv", "parquet", "hub")
+from rlvis.training import data_checks, eval_checks, map_checks, sampler_checks, trust_checks
 
 
 class ConfigError(ValueError):
@@ -40,19 +37,34 @@ def check(config: Config, world_size: int = 1) -> list[str]:
     """
     rules: list[Callable[[], Iterator[str]]] = [
         lambda: _step(config, world_size),
-        lambda: _data(config.data),
+        lambda: data_checks.data_mistakes(config.data),
+        lambda: data_checks.clip_mistakes(config.model, config.data.source),
         lambda: _advantage(config.advantage, config.sampler),
         lambda: _clip_range(config.advantage.clip_range),
         lambda: sampler_checks.kernel_mistakes(config.sampler, config.model),
         lambda: sampler_checks.window_mistakes(config.sampler, config.train.steps),
         lambda: trust_checks.trust_mistakes(config),
         lambda: map_checks.map_mistakes(config),
+        lambda: eval_checks.eval_mistakes(config),
         lambda: _model(config.model),
         lambda: _engine(config),
         lambda: _optim(config),
         lambda: _run(config),
     ]
     return [message for rule in rules for message in rule()]
+
+
+def check_evaluation(config: Config) -> list[str]:
+    """The same for `rlvis eval`, which trains nothing: prompts, model, engine.device and `eval` alone."""
+    found = [
+        *data_checks.data_mistakes(config.data),
+        *data_checks.clip_mistakes(config.model, config.data.source),
+        *_model(config.model),
+        *eval_checks.eval_mistakes(config, alone=True),
+    ]
+    if config.train.micro_batch < 1:
+        found.append(f"train.micro_batch={config.train.micro_batch}: wanted at least 1")
+    return found
 
 
 def _step(config: Config, world_size: int) -> Iterator[str]:
@@ -97,27 +109,6 @@ def _step(config: Config, world_size: int) -> Iterator[str]:
             f"over {world_size} "
             f"processes: each needs one; start at most {p * k} processes; "
             f"type data.prompts_per_step={math.ceil(world_size / k)}"
-        )
-
-
-def _data(data: DataConfig) -> Iterator[str]:
-    if data.source not in SOURCES:
-        yield f"data.source={data.source}: wanted one of {', '.join(SOURCES)}; type data=NAME, which sets it"
-    elif data.source == "shapes" and data.path is not None:
-        yield (
-            f"data.path={data.path} does nothing with data.source=shapes, which needs no file; type data=txt "
-            "(or jsonl, csv, ...)"
-        )
-    elif data.source != "shapes" and not data.path:
-        what = "OWNER/NAME" if data.source == "hub" else "FILE"
-        yield (
-            f"data.path is not set, and data.source={data.source} reads its prompts from it; type "
-            f"data.path={what}"
-        )
-    if data.source in ("shapes", "txt") and data.column != "prompt":
-        yield (
-            f"data.column={data.column} does nothing with data.source={data.source}, which has no columns; "
-            "type data.column=prompt"
         )
 
 

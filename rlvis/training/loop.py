@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,18 @@ from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import Progress
 from rlvis.schema import Config, CrtForm, Stage, TrustKind, plain
-from rlvis.training import alone, archive, checkpoint, interrupt, manifest, reference, runfolder
-from rlvis.training.assemble import assemble, sheet_prompts
+from rlvis.training import (
+    alone,
+    archive,
+    checkpoint,
+    eval_run,
+    evaluate,
+    interrupt,
+    manifest,
+    reference,
+    runfolder,
+)
+from rlvis.training.assemble import assemble, averaged, sheet_prompts
 from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
 from rlvis.training.private import public
 
@@ -111,6 +119,8 @@ def _loop(
     sheet = sheet_prompts(parts) if config.tracker.samples_every else None
     if sheet is not None and first == 0:
         _sheet(parts, run_dir, sheet, 0, tracker)
+    if parts.held_out is not None and first == 0:
+        tracker.log(0, evaluate.in_loop(parts, run_dir, 0))
     step = first
     with Progress(train.steps, first=first, enabled=world.leads) as progress:
         while step < train.steps:
@@ -120,6 +130,8 @@ def _loop(
             seconds = time.perf_counter() - start
             step += 1
             metrics = step_metrics(parts, records, seconds)
+            if parts.held_out is not None and (step % config.eval.every == 0 or step == train.steps):
+                metrics |= evaluate.in_loop(parts, run_dir, step)
             tracker.log(step, metrics)
             _trust_table(parts, run_dir, records, step)
             progress.step(
@@ -137,7 +149,7 @@ def _loop(
             if stop:
                 log.warning("stopped after step %d of %d; go on with resume=%s", step, train.steps, run_dir)
                 return interrupt.EXIT_CODE
-    _export(parts, run_dir)
+    _export(parts, run_dir, step)
     return 0
 
 
@@ -249,7 +261,7 @@ def _sheet(parts: Parts, run_dir: Path, prompts: PromptBatch, step: int, tracker
     """Draw the fixed prompts by the deterministic sampler, with averaged weights if there are some."""
     sampler = parts.config.sampler
     schedule = parts.policy.schedule(sampler.steps, sampler.shift, sampler.grid)
-    with _averaged(parts):
+    with averaged(parts.policy, parts.engine, parts.ema):
         images = generate(
             parts.policy,
             parts.engine,
@@ -266,32 +278,26 @@ def _sheet(parts: Parts, run_dir: Path, prompts: PromptBatch, step: int, tracker
             tracker.image(step, "maps", overlay.write_maps(run_dir, step, images, area, prompts.texts))
 
 
-@contextmanager
-def _averaged(parts: Parts) -> Iterator[None]:
-    if parts.ema is None:
-        yield
-        return
-    with parts.ema.swapped(parts.policy, read=parts.engine.masters, write=parts.engine.set_masters):
-        yield
-
-
 def _save(parts: Parts, run_dir: Path, memory: Memory, step: int) -> None:
     kept = {"prior": memory.prior, "history": memory.history}
     checkpoint.save(run_dir, step, parts.engine, parts.ema, kept, parts.world, keep=parts.config.train.keep)
 
 
-def _export(parts: Parts, run_dir: Path) -> None:
-    """Write what stock diffusers opens, from averaged weights if there are some, else from the masters."""
+def _export(parts: Parts, run_dir: Path, step: int) -> None:
+    """Write what stock diffusers opens, from averaged weights if there are some, else from the masters, after
+    `step` training steps.
+    """
     weights = dict(parts.engine.masters()) if parts.ema is None else parts.ema.weights
     if parts.world.leads:
         folder = run_dir / ("model" if parts.config.model.lora is None else "lora")
         parts.policy.export(folder, weights)
+        eval_run.note_step(folder, step)
     dist.barrier()
 
 
 def _finish(parts: Parts, run_dir: Path, memory: Memory, step: int) -> None:
     _save(parts, run_dir, memory, step)
-    _export(parts, run_dir)
+    _export(parts, run_dir, step)
 
 
 def _records(config: Config) -> Path:

@@ -24,6 +24,7 @@ from rlvis.advantage.maps.psm import Allocation, PerceptualMap
 from rlvis.advantage.stage import build
 from rlvis.data import sampler
 from rlvis.data.prompts import PromptSet
+from rlvis.evaluation.prompts import HeldOut
 from rlvis.models.ema import Ema
 from rlvis.models.policy import Policy
 from rlvis.records import (
@@ -67,6 +68,7 @@ class Parts:
     ema: Ema | None
     psm: PerceptualMap | None = None
     reference: Lookup | None = None
+    held_out: HeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def draw(parts: Parts, step: int) -> tuple[PromptBatch, int]:
     """The prompts of a step, encoded, and how many were truncated."""
     data = parts.config.data
     prompts = sampler.batch(parts.prompts, step, data.prompts_per_step, data.shuffle, parts.config.seed)
-    embeds, truncated = parts.policy.encode(prompts.texts)
+    embeds, truncated = parts.policy.encode(prompts.texts, prompts.frames)
     if truncated and parts.world.leads:
         log.warning(
             "%d of %d prompts of step %d are longer than the text encoders take: their ends are ignored",

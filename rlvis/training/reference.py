@@ -185,7 +185,8 @@ def _sampled(parts: Parts, positions: list[int], trained: bool) -> Rewards:
     """
     chosen = sampler.select(parts.prompts, positions)
     keys = [reference_table.number_of(*pair) for pair in zip(chosen.texts, chosen.metadata, strict=True)]
-    prompts = chosen.replace(index=torch.tensor(keys), embeds=parts.policy.encode(chosen.texts)[0])
+    embeds, _ = parts.policy.encode(chosen.texts, chosen.frames)
+    prompts = chosen.replace(index=torch.tensor(keys), embeds=embeds)
     config = parts.config
     data = replace(config.data, prompts_per_step=prompts.rows, samples_per_prompt=config.prior.samples)
     parts = replace(parts, config=replace(config, data=data))

@@ -28,7 +28,17 @@ from rlvis.training.private import public
 
 FORMAT = 1  # raised when the same settings begin to mean other samples
 # Of a model: what its samples depend on. The rest says how it is trained.
-MODEL = ("family", "dtype", "height", "width", "frames", "cfg", "negative_prompt", "max_tokens")
+MODEL = (
+    "family",
+    "dtype",
+    "height",
+    "width",
+    "frames",
+    "condition",
+    "cfg",
+    "negative_prompt",
+    "max_tokens",
+)
 READ = (".safetensors", ".json", ".txt", ".model")  # what a pipeline reads of a folder
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

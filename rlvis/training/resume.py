@@ -30,6 +30,7 @@ FREE = (
     "train.save_records",
     "train.score_retries",
     "tracker.",
+    "eval.",
     "prior.cache",
     "run_dir",
     "resume",

@@ -19,7 +19,7 @@ WINDOW_KEYS: dict[WindowKind, set[str]] = {
     WindowKind.progressive: {"size", "high", "iters_per_group", "stride", "roll_back"},
 }
 # Families whose denoiser predicts a velocity of the straight path; DDIM has no formula for it.
-FLOW_FAMILIES = {"sd3"}
+FLOW_FAMILIES = {"sd3", "wan"}
 
 
 def trained_transitions(sampler: SamplerConfig) -> int:

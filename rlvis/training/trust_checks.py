@@ -41,7 +41,7 @@ CRT_KEYS: dict[CrtForm, set[str]] = {
     CrtForm.gated: {"gain", "tau"},
 }
 # Values of data.source whose prompts bring condition frames.
-WITH_FRAMES: tuple[str, ...] = ()
+WITH_FRAMES: tuple[str, ...] = ("shapes_i2v",)
 # Kinds that give a mean and no variance of it.
 NO_VARIANCE = (PriorKind.constant, PriorKind.record, PriorKind.first_frame)
 
@@ -107,8 +107,8 @@ def _elsewhere(config: Config) -> Iterator[str]:
     if prior.kind is PriorKind.first_frame and _reads_prior(config.trust) and source not in WITH_FRAMES:
         yield (
             "prior.kind=first_frame scores the frame that a clip starts from, but the prompts of "
-            f"data.source={source} bring none (data sources of this version that do: "
-            f"{', '.join(WITH_FRAMES) or 'none'}); type prior.kind=moving_average"
+            f"data.source={source} bring none (data sources that do: "
+            f"{', '.join(WITH_FRAMES)}); type prior.kind=moving_average"
         )
     if prior.kind is PriorKind.reference and not prior.cache:
         yield "prior.cache is empty, and scores are kept in it; type prior.cache=outputs/cache/reference"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlvis.flow.kernels import StepTable, transition
+from rlvis.flow.kernels import StepTable
 from rlvis.flow.logprob import log_prob
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch, Trajectories
@@ -65,6 +65,6 @@ def replay(module: Callable[..., Any], batch: Batch, s: int, table: StepTable, f
     before, after = batch.points(s)
     step = batch.part.step[:, s]
     out = batch.policy.predict(module, before, batch.time[:, s], batch.embeds)
-    mean, std = transition(table, step, torch.ones(len(step), dtype=torch.bool), before, out)
+    mean, std = batch.policy.transition(table, step, torch.ones(len(step), dtype=torch.bool), before, out)
     score = log_prob(after, mean, std, form.value, batch.part.channel_reduction)  # type: ignore[arg-type]
     return Replayed(taken=after.float(), mean=mean, std=std, logprob=score, step=step)

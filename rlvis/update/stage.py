@@ -95,6 +95,13 @@ def update(
             f"rank {world.rank} owns {len(world.rows(total))} of {total} rows, "
             f"but was given {trajectories.rows} trajectories"
         )
+    if not torch.equal(trajectories.free, policy.free.cpu()):
+        raise ValueError(
+            f"these trajectories move {int(trajectories.free.sum())} of {trajectories.free.numel()} "
+            f"positions {list(trajectories.free.shape)} and the policy moves {int(policy.free.sum())} of "
+            f"{list(policy.free.shape)}: they were sampled with another model.condition or another size; "
+            "type model.condition=first_frame (or none), as in the rollout"
+        )
     form = settings.sampler.logprob
     steps = table(configured.kernel(settings.sampler, policy.prediction), trajectories.schedule)
     if settings.advantage.old_logprob is OldLogProb.recompute:

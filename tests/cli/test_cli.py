@@ -58,7 +58,7 @@ def test_a_run_prints_its_numbers_first_and_its_report_last(started: list[Config
     assert cli.main(["train", "optim.lr=1e-4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(
-        "6 prompts x 8 samples = 48 images/step on 1 process (6 groups), 2 updates/step of 24, "
+        "12 prompts x 8 samples = 96 images/step on 1 process (12 groups), 2 updates/step of 48, "
     )
     assert lines[-1] == "outputs/somewhere/report.html"
     assert [run.optim.lr for run in started] == [1e-4]
@@ -127,9 +127,9 @@ def test_a_value_error_of_ours_is_a_message_and_a_library_s_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     def ours(config: Config, argv: list[str]) -> Any:
-        from rlvis.data import world
+        from rlvis.data.world import language
 
-        world.prompts("nowhere")
+        language.prompts("nowhere")
 
     monkeypatch.setattr(cli, "start", ours)
     assert cli.main(["train"]) == 2
@@ -166,10 +166,10 @@ def test_only_the_leading_process_speaks(
     assert capsys.readouterr() == ("", "")
     monkeypatch.setenv("RANK", "0")
     assert cli.main(["train"]) == 0
-    assert "on 4 processes (12 samples each)" in capsys.readouterr().out
-    monkeypatch.setenv("WORLD_SIZE", "64")
+    assert "on 4 processes (3 groups each)" in capsys.readouterr().out
+    monkeypatch.setenv("WORLD_SIZE", "128")
     assert cli.main(["train"]) == 2
-    assert "cannot be spread over 64 processes" in capsys.readouterr().err
+    assert "cannot be spread over 128 processes" in capsys.readouterr().err
 
 
 def test_cfg_job_prints_yaml_that_holds_every_value(capsys: Any) -> None:
@@ -186,7 +186,7 @@ def test_help_shows_verbs_groups_and_options(capsys: Any) -> None:
     assert all(f"\n  {verb} " in verbs for verb in cli.VERBS)
     assert cli.main(["train", "--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("tiny_image*", "flow_sde*", "experiment", "resume=auto", "dry_run=true", "torchrun"):
+    for word in ("tiny_image*", "flow_fast*", "experiment", "resume=auto", "dry_run=true", "torchrun"):
         assert word in text
 
 

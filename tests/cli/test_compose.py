@@ -16,10 +16,10 @@ from rlvis.training.checks import ConfigError
 def test_nothing_said_is_the_embedded_default() -> None:
     config = compose([]).typed()
     assert config.model.path == "asset:tiny_image"
-    assert list(config.reward.terms) == ["coverage"]
+    assert list(config.reward.terms) == ["checker"]
     assert (config.data.source, config.data.prompts_per_step, config.data.samples_per_prompt) == (
         "shapes",
-        6,
+        12,
         8,
     )
     assert (config.sampler.kernel, config.sampler.eta, config.sampler.steps) == (S.KernelName.sde, 0.7, 8)
@@ -40,10 +40,13 @@ def test_nothing_said_is_the_embedded_default() -> None:
         ("sampler.high=3", "unknown key sampler.high; nearest: sampler.window.high;"),
         ("model.lora.rnk=8", "unknown key model.lora.rnk; nearest: model.lora.rank;"),
         ("model.lora={rnk: 8}", "unknown key model.lora.rnk; nearest: model.lora.rank;"),
-        ("reward.terms.coverage.wieght=2", "nearest: reward.terms.coverage.weight;"),
+        ("reward.terms.checker.wieght=2", "nearest: reward.terms.checker.weight;"),
         ("model=tiny_imag", "model has no option tiny_imag; nearest: tiny_image; options: sd3, tiny_image"),
         ("experiment=nope", "experiment has no option nope; options: dance_tiny, "),
-        ("reward=[coverage,jpg]", "reward has no option jpg; nearest: jpeg; options: coverage, custom, jpeg"),
+        (
+            "reward=[coverage,jpg]",
+            "reward has no option jpg; nearest: jpeg; options: checker, coverage, custom",
+        ),
         ("model=[sd3,tiny_image]", "model takes one option, got 2"),
         ("model=base_model", "model has no option base_model"),
         ("sampler=null", "sampler has no option null"),
@@ -79,9 +82,9 @@ def test_naming_a_key_below_a_null_section_turns_it_on_with_its_defaults() -> No
 
 def test_reward_terms_can_be_added_and_open_kwargs_hold_anything() -> None:
     words = ["reward.terms.mine.scorer=my.module.score", "reward.terms.mine.kwargs.levels=[1,2]"]
-    terms = compose([*words, "reward.terms.coverage.weight=0.5"]).typed().reward.terms
+    terms = compose([*words, "reward.terms.checker.weight=0.5"]).typed().reward.terms
     assert terms["mine"] == S.RewardTerm("my.module.score", 1.0, {"levels": [1, 2]})
-    assert terms["coverage"].weight == 0.5
+    assert terms["checker"].weight == 0.5
 
 
 def test_a_term_without_scorer_is_not_set() -> None:
@@ -135,9 +138,9 @@ def test_every_listed_key_exists() -> None:
     config = compose(["model=sd3", "advantage=guard"]).config
     from omegaconf import OmegaConf
 
-    listed = names.keys({"reward.terms": ["coverage"]})
+    listed = names.keys({"reward.terms": ["checker"]})
     assert len(listed) == len(set(listed)) > 80
-    assert {"optim.lr", "model.lora.rank", "reward.terms.coverage.weight", "sampler.window.kind"} <= set(
+    assert {"optim.lr", "model.lora.rank", "reward.terms.checker.weight", "sampler.window.kind"} <= set(
         listed
     )
     for key in listed:

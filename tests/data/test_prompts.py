@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rlvis.data import world
+from rlvis.data import shapes
 from rlvis.data.prompts import ASSETS, PromptSet, describe, load_prompts
+from rlvis.data.world import language
 from rlvis.schema import DataConfig
 
 ROWS = [("a red fox", {"tag": "one", "count": 1}), ("a blue owl", {"tag": "two", "count": 2})]
 
 
-def load(source: str, path: Path | str | None = None, **changes: str) -> PromptSet:
+def load(source: str, path: Path | str | None = None, **changes: Any) -> PromptSet:
     path = None if path is None else str(path)
     return load_prompts(
         DataConfig(source=source, path=path, prompts_per_step=1, samples_per_prompt=2, **changes)
@@ -102,11 +104,25 @@ def test_hub_failure_says_what_did_not_load(tmp_path: Path) -> None:
         load("hub", tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("split", world.SPLITS)
-def test_shapes_are_the_worlds_prompts(split: str) -> None:
-    found = load("shapes", split=split)
-    assert list(found.texts) == world.prompts(split)
-    assert found.metadata[0] == dict(zip(("colour", "shape"), world.parse(found.texts[0]), strict=True))
+@pytest.mark.parametrize("split", language.SPLITS)
+@pytest.mark.parametrize("source", shapes.SOURCES)
+def test_shapes_are_the_worlds_prompts(source: str, split: str) -> None:
+    found = load(source, split=split)
+    assert list(found.texts) == language.prompts(split, clips=source != "shapes")
+    assert (found.frames is None) == (source != "shapes_i2v")
+    assert json.loads(json.dumps(found.metadata)) == list(found.metadata)
+    for text, extra in zip(found.texts, found.metadata, strict=True):
+        assert extra["kind"] == language.parse(text).kind
+        assert extra["clear"] == (extra["kind"] not in ("underspecified", "ambiguous"))
+
+
+def test_shapes_of_chosen_kinds() -> None:
+    found = load("shapes", kinds=["relation", "size"])
+    assert {extra["kind"] for extra in found.metadata} == {"relation", "size"}
+    assert all(extra["clear"] for extra in found.metadata)
+    vague = load("shapes_video", kinds=["ambiguous"])
+    assert "it moves" in vague.texts
+    assert not any(extra["clear"] for extra in vague.metadata)
 
 
 def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
@@ -168,10 +184,15 @@ def test_parquet_prompt_of_another_type(tmp_path: Path) -> None:
         ({"source": "txt", "path": "x", "column": "text"}, r"data\.column=text has no meaning"),
         ({"source": "shapes", "path": "x"}, r"data\.path=x has no meaning with data\.source=shapes"),
         ({"source": "shapes", "split": "test"}, r"no split 'test'"),
+        ({"source": "shapes", "kinds": ["speed"]}, r"kinds=\[speed\].*the kinds single, .*type data\.kinds="),
+        ({"source": "shapes_video", "kinds": ["sped"]}, r"type data\.kinds=\[speed\]"),
+        ({"source": "shapes_i2v", "kinds": []}, r"type data\.kinds=\[direction\]"),
+        ({"source": "shapes_video", "path": "x"}, r"no meaning with data\.source=shapes_video"),
+        ({"source": "txt", "path": "x", "kinds": ["speed"]}, r"whose prompts have no kinds"),
         ({"source": "txt", "path": "asset:../scenes.txt"}, r"no such prompt file .* it has .*scenes\.txt"),
         ({"source": "txt", "path": "asset:scenes.txt", "split": "test"}, r"split=test, but .* one file"),
     ],
 )  # fmt: skip
-def test_wrong_options_say_what_to_type(options: dict[str, str], message: str) -> None:
+def test_wrong_options_say_what_to_type(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(**options)

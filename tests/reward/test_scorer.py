@@ -95,9 +95,14 @@ def test_terms_keep_name_order_and_weight() -> None:
     assert [(t.name, t.weight) for t in build(config)] == [("size", 0.5), ("colour", -1.0)]
 
 
+# What a known scorer cannot do without.
+NEEDED: dict[str, dict[str, str]] = {"clip": {"path": "asset:tiny_clip"}, "noisy": {"scorer": "coverage"}}
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_names_score(name: str) -> None:
-    found = scores(name)
+    config = RewardConfig(terms={"mine": RewardTerm(scorer=name, kwargs=NEEDED.get(name, {}))})
+    found = build(config)[0].scorer(torch.full((2, 1, 3, 32, 32), 128, dtype=torch.uint8), PROMPTS, METADATA)
     assert found.value.shape == (2,)
     assert found.value.dtype == torch.float64
     assert bool(found.valid.all())

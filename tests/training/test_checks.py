@@ -16,6 +16,7 @@ from rlvis.training.checks import check
 from rlvis.training.files import count_prompts, files
 from rlvis.training.sampler_checks import first_empty, trained_transitions
 
+I2V = ["model=tiny_video", "data=shapes_i2v", "model.condition=first_frame"]
 MISTAKES = [
     (["sampler.kernel=ode"], "ode is deterministic"),
     (["advantage.ratio_scope=pooled"], "advantage.map.source=none"),
@@ -33,10 +34,25 @@ MISTAKES = [
     (["advantage.best_of_n=3"], "must be even"),
     (["advantage.best_of_n=10"], "between 2 and 8"),
     (["data.samples_per_prompt=1"], "at least 2"),
-    (["train.updates_per_step=49"], "a step trains 48 samples"),
-    (["train.updates_per_step=25", "advantage.best_of_n=4"], "a step trains 24 samples"),
+    (["train.updates_per_step=97"], "a step trains 96 samples"),
+    (["train.updates_per_step=49", "advantage.best_of_n=4"], "a step trains 48 samples"),
     (["train.micro_batch=0"], "train.micro_batch=0"),
     (["model=sd3"], "hidden first step"),
+    (["model=tiny_video"], "model.frames=9 makes clips, but the prompts of data.source=shapes tell of still"),
+    (
+        ["data=shapes_video"],
+        "model.frames=1 makes images, but the prompts of data.source=shapes_video tell how",
+    ),
+    (["model=tiny_video", "model.condition=first_frame"], "model.frames=9 makes clips"),
+    (
+        ["model=tiny_video", "model.condition=first_frame", "data=shapes_video"],
+        "bring none (those of shapes_i2v",
+    ),
+    (["model=tiny_video", "data=shapes_i2v"], "which model.condition=none does not read"),
+    (["model.condition=first_frame"], "nothing is left to make"),
+    ([*I2V, "model.height=48"], "frames of 32 x 32 pixels, and the model makes 48 x 32"),
+    (["data.kinds=[speed]"], "data.source=shapes has the kinds single"),
+    (["data=txt", "data.path=FILE", "data.kinds=[single]"], "whose prompts have no kinds"),
     (["model.cfg=0.5"], "model.cfg=0.5"),
     (["model.negative_prompt=ugly"], "does nothing with model.cfg=1"),
     (["model.cfg_grad=conditional"], "does nothing with model.cfg=1"),
@@ -54,7 +70,7 @@ MISTAKES = [
     (["sampler=ddim"], "predicts a flow"),
     (["sampler.grid=log"], "sampler.grid=log"),
     (["sampler.shift=0"], "sampler.shift=0"),
-    (["sampler.window.start=2"], "sampler.window.start=2 does nothing"),
+    (["sampler=flow_sde", "sampler.window.start=2"], "sampler.window.start=2 does nothing"),
     (["sampler.timestep_fraction=0.6"], "sampler.timestep_fraction=0.6 does nothing"),
     (
         ["sampler.window.kind=random_subset", "sampler.timestep_fraction=0.1"],
@@ -108,9 +124,9 @@ def test_what_a_message_says_to_type_is_accepted(words: list[str]) -> None:
 
 def test_more_processes_than_samples() -> None:
     config = compose([]).typed()
-    assert check(config, 48) == []
-    (message,) = check(config, 49)
-    assert "6 * 8 = 48 samples cannot be spread over 49 processes" in message
+    assert check(config, 96) == []
+    (message,) = check(config, 97)
+    assert "12 * 8 = 96 samples cannot be spread over 97 processes" in message
 
 
 @pytest.mark.parametrize("value", ["null", "1e-4", "1", "[1e-4,2e-4]", "[0.2,5]"])

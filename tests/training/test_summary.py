@@ -41,7 +41,7 @@ def test_groups_that_straddle_processes_videos_guidance_and_best_of_n() -> None:
     ("processes", "updates", "micro_batch"), [(1, 2, 8), (2, 2, 3), (3, 1, 5), (8, 4, 2)]
 )
 def test_forwards_are_those_of_the_plan(processes: int, updates: int, micro_batch: int) -> None:
-    words = ["data.prompts_per_step=4", f"train.updates_per_step={updates}"]
+    words = ["sampler=flow_sde", "data.prompts_per_step=4", f"train.updates_per_step={updates}"]
     words.append(f"train.micro_batch={micro_batch}")
     config = compose(words).typed()
     sample, train = forwards(config, processes)

@@ -92,6 +92,13 @@ BPGO = ["advantage=bpgo"]
         [*BPGO, "prior=hierarchical", "prior.window=10"],
         [*BPGO, "trust=posterior", "trust.posterior.prior_var=null", "prior.scope=prompt"],
         ["trust=ras", "prior=reference", "prior.samples=4", "prior.cache=DIR"],
+        [
+            "trust=ras",
+            "prior=first_frame",
+            "model=tiny_video",
+            "model.condition=first_frame",
+            "data=shapes_i2v",
+        ],
         ["stage=reference", "prior=reference"],
         ["stage=reference", *BPGO, "prior=reference"],
         [*SPLIT, "trust=ras", "prior=moving_average", "advantage.combine=weighted_sum"],

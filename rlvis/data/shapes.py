@@ -1,0 +1,83 @@
+"""The shapes world as a source of prompts: stills, clips, and clips that start from a given frame.
+
+A prompt's metadata say what it asks for, so that a reward and an evaluation need not parse it. The condition
+frame of a prompt is drawn from its text alone: the same in training and evaluation, in every selection of
+kinds and in every order, so that two runs can be compared prompt by prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvis.data.world import draw, language
+
+STILL, VIDEO, IMAGE_TO_VIDEO = "shapes", "shapes_video", "shapes_i2v"
+SOURCES = (STILL, VIDEO, IMAGE_TO_VIDEO)
+UNCLEAR = ("underspecified", "ambiguous")
+
+
+def known_kinds(source: str) -> tuple[str, ...]:
+    """The kinds of prompts that a source has."""
+    return language.STILL_KINDS if source == STILL else language.CLIP_KINDS
+
+
+def unknown_kind(source: str, kinds: Sequence[str]) -> str | None:
+    """What is wrong with a selection of kinds, and what to type; None where nothing is."""
+    known = known_kinds(source)
+    wrong = [kind for kind in kinds if kind not in known]
+    if not wrong and kinds:
+        return None
+    near = difflib.get_close_matches(wrong[0], known, 1) if wrong else []
+    return (
+        f"data.kinds=[{','.join(kinds)}]: data.source={source} has the kinds {', '.join(known)}; type "
+        f"data.kinds=[{near[0] if near else known[0]}], or data.kinds=null for all"
+    )
+
+
+def prompts(source: str, split: str, kinds: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Prompts of a source and their metadata: kind, clear (whether the prompt says all that is judged), and
+    what it names, as JSON values: things, relation, motion.
+
+    Raises ValueError for another split or kind.
+    """
+    told = None if kinds is None else unknown_kind(source, kinds)
+    if told is not None:
+        raise ValueError(told)
+    chosen = None if kinds is None else tuple(kinds)
+    for text in language.prompts(split, clips=source != STILL, kinds=chosen):
+        yield text, metadata(language.parse(text))
+
+
+def metadata(request: language.Request) -> dict[str, Any]:
+    """What a request names, as JSON values; what it leaves open is left out."""
+    found: dict[str, Any] = {"kind": request.kind, "clear": request.kind not in UNCLEAR}
+    found["things"] = [_named(thing) for thing in request.things]
+    if request.relation is not None:
+        found["relation"] = request.relation
+    if request.motion is not None:
+        found["motion"] = _named(request.motion)
+    return found
+
+
+def first_frames(texts: Sequence[str]) -> Tensor:
+    """The condition frames of clip prompts: uint8 [P, 3, 32, 32], each the first of a clip of its prompt.
+
+    Raises ValueError for a prompt of another world.
+    """
+    made = [draw.render_clips([text], torch.Generator().manual_seed(_seed(text)))[0, 0] for text in texts]
+    return (torch.stack(made) * 255).round().to(torch.uint8)
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"first frame: {text}".encode()).digest()[:8], "big") >> 1
+
+
+def _named(part: language.Thing | language.Motion) -> dict[str, str]:
+    return {key: value for key, value in dataclasses.asdict(part).items() if value is not None}

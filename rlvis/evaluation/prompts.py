@@ -1,0 +1,130 @@
+"""Which prompts an evaluation takes, and the noise that each of their samples starts from.
+
+Prompts are spread evenly over the kinds of the shapes world, and evenly inside a kind. A sample's noise is
+keyed by a hash of the prompt's text and metadata and by the sample's number, so it stays when the number of
+prompts, their order or the run's seed changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlvis.data import sampler
+from rlvis.data.prompts import load_prompts
+from rlvis.data.world import language
+from rlvis.models.policy import Policy
+from rlvis.records import PromptBatch
+from rlvis.reward import function, scorer
+from rlvis.reward.contract import Term
+from rlvis.schema import Config, DataConfig, EvalConfig, Suite
+
+log = logging.getLogger(__name__)
+
+OTHER = ""  # the kind of prompts that no suite sorts
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What an evaluation needs beside the policy: P prompts with their kinds, and scorers.
+
+    batch: index is the position in the held-out prompts. embeds are empty until `encoded`.
+    """
+
+    settings: EvalConfig
+    batch: PromptBatch
+    kinds: tuple[str, ...]
+    terms: list[Term]
+    source: str
+
+
+def prepare(config: Config) -> HeldOut:
+    """Read the held-out prompts of a configuration and build its extra scorers; no weights of the policy.
+
+    Raises ValueError on whatever prompts or scorers have to complain about, and where nothing is measured.
+    """
+    settings = config.eval
+    if settings.suite is Suite.none and not settings.terms:
+        raise ValueError(
+            "eval.suite=none and eval.terms is empty, so nothing would be measured; type eval=shapes for the "
+            "shapes world, or name a scorer: eval.terms.NAME.scorer=SCORER"
+        )
+    terms = [
+        Term(
+            name, function.load(t.scorer, dict(t.kwargs), known=scorer.KNOWN, where=f"eval.terms.{name}"), 1.0
+        )
+        for name, t in settings.terms.items()
+    ]
+    prompts = load_prompts(data_of(config))
+    kinds = [kind_of(settings.suite, text) for text in prompts.texts]
+    positions = spread(kinds, settings.prompts)
+    batch = sampler.select(prompts, positions)
+    return HeldOut(settings, batch, tuple(kinds[i] for i in positions), terms, prompts.source)
+
+
+def data_of(config: Config) -> DataConfig:
+    """The run's data section with what `eval` puts in its place. A file named by eval.path is read whole."""
+    settings = config.eval
+    data = replace(config.data, split=settings.split, kinds=settings.kinds)
+    if settings.path is not None:
+        whole = settings.path.startswith("asset:") or not Path(settings.path).expanduser().is_dir()
+        data = replace(data, path=settings.path, split="train" if whole else settings.split)
+    return data
+
+
+def encoded(held: HeldOut, policy: Policy) -> HeldOut:
+    """The same with text conditions (and those of condition frames) for `policy`."""
+    embeds, truncated = policy.encode(held.batch.texts, held.batch.frames)
+    if truncated:
+        log.warning(
+            "%d of %d held-out prompts are longer than the text encoders take: their ends are ignored",
+            truncated,
+            held.batch.rows,
+        )
+    return replace(held, batch=held.batch.replace(embeds=embeds))
+
+
+def kind_of(suite: Suite, text: str) -> str:
+    """The kind of a prompt in its suite."""
+    return language.parse(text).kind if suite is Suite.shapes else OTHER
+
+
+def spread(kinds: Sequence[str], count: int | None) -> list[int]:
+    """Positions of `count` prompts (None: all), as evenly over kinds as they allow, evenly spaced in each.
+
+    A kind with fewer prompts than its share gives all, and the others share what is left; what does not
+    divide goes to the largest kinds. Raises ValueError when there are fewer prompts than `count`.
+
+    >>> spread(["a", "a", "a", "a", "b"], 3)
+    [0, 2, 4]
+    """
+    if count is None:
+        return list(range(len(kinds)))
+    if count > len(kinds):
+        raise ValueError(
+            f"eval.prompts={count}, but there are {len(kinds)} held-out prompts; type "
+            f"eval.prompts={len(kinds)}, or eval.prompts=null for all; eval.samples=N draws each N times"
+        )
+    inside: dict[str, list[int]] = {}
+    for position, kind in enumerate(kinds):
+        inside.setdefault(kind, []).append(position)
+    taken: list[int] = []
+    # The smallest kinds first, so that what they lack is known when the others share.
+    order = sorted(inside, key=lambda kind: len(inside[kind]))
+    left = count
+    for number, kind in enumerate(order):
+        share = min(left // (len(order) - number), len(inside[kind]))
+        taken += [inside[kind][i * len(inside[kind]) // share] for i in range(share)]
+        left -= share
+    return sorted(taken)
+
+
+def noise_key(text: str, metadata: dict[str, Any], sample: int) -> int:
+    """A number in 0 .. 2**63 - 1 that names the noise of one sample of a prompt."""
+    told = json.dumps([text, metadata, sample], sort_keys=True)
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "little") >> 1

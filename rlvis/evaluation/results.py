@@ -1,0 +1,184 @@
+"""What an evaluation leaves behind: a table of samples, its summary, metrics, and a text for the terminal.
+
+    FOLDER/step_000060.parquet   a row for each sample: step, prompt, kind, index, sample, then every number
+    FOLDER/summary.json          for each step: means, standard errors, counts, settings, weights, commit
+
+Both are written aside and renamed; summary.json is read and written under a lock, so that a run and somebody
+who evaluates one of its checkpoints do not lose each other's entries.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from rlvis.evaluation.prompts import OTHER, HeldOut
+from rlvis.evaluation.run import TERM
+from rlvis.evaluation.statistics import FORMULA, Estimate, cluster_mean, interval
+from rlvis.evaluation.suites import HARD, RIGHT, SCORE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY = "summary.json"
+
+
+def frame(held: HeldOut, columns: Mapping[str, Tensor], step: int) -> pd.DataFrame:
+    """The table of one evaluation: one row a sample, in the order (prompt, sample).
+
+    columns: of `evaluate`. hard becomes true or false; index is the position among the held-out prompts.
+    """
+    import pandas as pd
+
+    per, batch = held.settings.samples, held.batch
+    total = batch.rows * per
+    prompt = np.arange(total) // per
+    table: dict[str, Any] = {
+        "step": np.full(total, step),
+        "prompt": [batch.texts[p] for p in prompt],
+        "kind": [held.kinds[p] for p in prompt],
+        "index": batch.index.numpy()[prompt],
+        "sample": np.arange(total) % per,
+    }
+    for name, column in columns.items():
+        table[name] = column.numpy() > 0 if name == HARD else column.numpy()
+    return pd.DataFrame(table)
+
+
+def estimates(table: pd.DataFrame) -> dict[str, Estimate]:
+    """Metric -> its mean and standard error over prompts: eval/score, eval/accuracy, eval/accuracy/KIND,
+    eval/right/ATTRIBUTE and eval/TERM. One that has no value is left out.
+    """
+    prompt = table["index"].to_numpy()
+    found: dict[str, Estimate] = {}
+
+    def add(key: str, column: str, rows: np.ndarray | slice = slice(None)) -> None:
+        estimate = cluster_mean(table[column].to_numpy(dtype=np.float64)[rows], prompt[rows])
+        if estimate.samples:
+            found[f"eval/{key}"] = estimate
+
+    if SCORE in table:
+        add("score", SCORE)
+        add("accuracy", HARD)
+        for kind in dict.fromkeys(table["kind"]):
+            add(f"accuracy/{kind}", HARD, (table["kind"] == kind).to_numpy())
+    for column in table.columns:
+        if column.startswith(RIGHT):
+            add(column, column)
+        elif column.startswith(TERM):
+            add(column.removeprefix(TERM), column)
+    return found
+
+
+def metrics(found: Mapping[str, Estimate]) -> dict[str, float]:
+    """The means alone, for the trackers."""
+    return {key: estimate.mean for key, estimate in found.items()}
+
+
+def write(folder: Path, table: pd.DataFrame, step: int, told: Mapping[str, Any]) -> Path:
+    """Write the table and its entry of summary.json; a step that is there already is replaced.
+
+    told: what stands beside the numbers (settings, weights, git, ...), JSON values. Returns the table's path.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:06d}.parquet"
+    aside = folder / f".{path.name}"
+    table.to_parquet(aside, index=False)
+    aside.rename(path)
+    found = estimates(table)
+    entry = {
+        "step": step,
+        "mean": {key: estimate.mean for key, estimate in found.items()},
+        "standard_error": {key: _number(estimate.error) for key, estimate in found.items()},
+        "samples": {key: estimate.samples for key, estimate in found.items()},
+        "prompts": {key: estimate.clusters for key, estimate in found.items()},
+        **told,
+    }
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        entries = [e for e in read(folder) if e["step"] != step]
+        whole = {
+            "standard_error": FORMULA,
+            "evaluations": sorted([*entries, entry], key=lambda e: int(e["step"])),
+        }
+        aside = folder / f".{SUMMARY}"
+        aside.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        aside.rename(folder / SUMMARY)
+    return path
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The entries of FOLDER/summary.json by step; none where there is no such file."""
+    path = folder / SUMMARY
+    if not path.exists():
+        return []
+    entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["evaluations"]
+    return entries
+
+
+def clash(folder: Path, step: int, settings: Mapping[str, Any]) -> str | None:
+    """What differs between `settings` and those of the entry of that step, if there is one: "steps was 28 and
+    is now 10"; None where nothing would be lost.
+    """
+    for entry in read(folder):
+        if entry["step"] == step:
+            before = entry["settings"]
+            odd = [k for k in sorted({*before, *settings}) if before.get(k) != settings.get(k)]
+            told = [f"{k} was {_shown(before.get(k))} and is now {_shown(settings.get(k))}" for k in odd]
+            return "; ".join(told) or None
+    return None
+
+
+def line(found: Mapping[str, Estimate], seconds: float) -> str:
+    """One line for the log: "accuracy 0.31 +- 0.05, score 0.52 +- 0.03 (48 prompts x 1 samples, 4.2 s)"."""
+    names = [key for key in found if key.count("/") == 1]
+    parts = [f"{key.removeprefix('eval/')} {found[key].mean:.4g} +- {found[key].error:.2g}" for key in names]
+    most = max(found.values(), key=lambda e: e.samples, default=Estimate(math.nan, math.nan, 0, 0))
+    return f"{', '.join(parts)} ({most.samples} samples of {most.clusters} prompts, {seconds:.1f} s)"
+
+
+def listing(table: pd.DataFrame) -> str:
+    """Kinds of prompts by measures, each with its 95 % interval (bootstrap over prompts), as text."""
+    measures = {"accuracy": HARD, "score": SCORE} if SCORE in table else {}
+    measures |= {c.removeprefix(TERM): c for c in table.columns if c.startswith(TERM)}
+    kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind != OTHER]
+    rows = [["prompts of kind", "prompts", "samples", *(w for name in measures for w in (name, "95 %"))]]
+    for kind in ["all", *kinds]:
+        part = table if kind == "all" else table[table["kind"] == kind]
+        row = [kind, str(part["index"].nunique()), str(len(part))]
+        for column in measures.values():
+            values, prompt = part[column].to_numpy(dtype=np.float64), part["index"].to_numpy()
+            low, high = interval(values, prompt)
+            row += [_cell(cluster_mean(values, prompt).mean), f"{_cell(low)} .. {_cell(high)}"]
+        rows.append(row)
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    width = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, width, strict=True))
+        )
+        for row in rows
+    )
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)

@@ -1,0 +1,228 @@
+"""Held-out evaluation inside a run and alone (`rlvis eval`): who draws, where the numbers go.
+
+Both ways draw the same samples from the same weights: those of the average where a run has one, in the
+precision in which the engine runs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rlvis.evaluation import results
+from rlvis.evaluation.prompts import HeldOut, encoded, prepare
+from rlvis.evaluation.run import evaluate, ode_steps
+from rlvis.models.load import load_policy
+from rlvis.models.lora import ADAPTER
+from rlvis.models.policy import Policy
+from rlvis.records import PriorState, RewardHistory
+from rlvis.runtime import dist
+from rlvis.runtime.dist import World
+from rlvis.runtime.engine import quiet_deepspeed
+from rlvis.schema import Config, plain
+from rlvis.training import assemble, checkpoint, eval_run, manifest
+from rlvis.training.eval_run import Weights
+from rlvis.training.pipeline import Parts
+from rlvis.training.private import public
+
+log = logging.getLogger(__name__)
+
+# Of the model section, what a sample depends on beside the weights.
+MODEL = (
+    "family",
+    "path",
+    "revision",
+    "height",
+    "width",
+    "frames",
+    "condition",
+    "cfg",
+    "negative_prompt",
+    "max_tokens",
+)
+OF_EVAL = ("suite", "path", "split", "kinds", "prompts", "samples", "seed", "terms")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Where one evaluation was written, and its table as text."""
+
+    folder: Path
+    path: Path
+    listing: str
+
+
+def in_loop(parts: Parts, run_dir: Path, step: int) -> dict[str, float]:
+    """Evaluate the run's weights after `step` training steps into RUN/eval; metrics, on every rank. A
+    collective.
+    """
+    assert parts.held_out is not None, "a run without evaluation asks for none"
+    start = time.perf_counter()
+    with assemble.averaged(parts.policy, parts.engine, parts.ema):
+        columns, told = _drawn(parts.config, parts.policy, parts.engine, parts.held_out, parts.world)
+        told["weights"] = fingerprint(parts.policy, parts.engine.masters())
+    table = results.frame(parts.held_out, columns, step)
+    found = results.estimates(table)
+    if parts.world.leads:
+        results.write(run_dir / "eval", table, step, told)
+    seconds = time.perf_counter() - start
+    log.info("eval   step %d: %s", step, results.line(found, seconds))
+    dist.barrier()
+    return {**results.metrics(found), "time/eval": seconds}
+
+
+def alone(config: Config) -> Evaluated:
+    """Evaluate the configured policy, or what a run left behind (eval.run), and write its numbers.
+
+    config: settled and checked (see `eval_run`).
+
+    Raises:
+        ValueError: prompts, scorers or weights cannot be had, or another evaluation of that step would be
+            lost.
+    """
+    world = dist.start(config.engine.device)
+    try:
+        found, folder = eval_run.weights(config), eval_run.target(config)
+        assemble.set_threads(config, world)
+        if found.kind == "checkpoint":
+            return _of_checkpoint(config, found, folder, world)
+        held = prepare(config)
+        quiet_deepspeed(world.device.type)
+        policy = _loaded(config, found, world)
+        return _whole(config, policy, policy.module, encoded(held, policy), folder, found, world)
+    finally:
+        dist.stop()
+
+
+def fingerprint(policy: Policy, masters: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of the trained weights by name, in the dtype that runs; equal weights have equal ones, wherever
+    they were loaded from. masters may be a collective, so every rank goes through all of them.
+    """
+    dtypes = {name: parameter.dtype for name, parameter in policy.trainable()}
+    digest = hashlib.sha256()
+    for name, value in masters:
+        data = value.detach().to("cpu", dtypes[name]).contiguous()
+        digest.update(f"{name} {data.dtype} {list(data.shape)}\n".encode())
+        digest.update(data.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def settings(config: Config, held: HeldOut, steps: int) -> dict[str, Any]:
+    """Everything but weights, hardware and batch shape that the numbers depend on, as JSON values."""
+    told = public(plain(config))
+    return {
+        **{key: told["eval"][key] for key in OF_EVAL},
+        "steps": steps,
+        "data": held.source,
+        "number_of_prompts": held.batch.rows,
+        "shift": told["sampler"]["shift"],
+        "grid": told["sampler"]["grid"],
+        "model": {key: told["model"][key] for key in MODEL},
+    }
+
+
+def _of_checkpoint(config: Config, found: Weights, folder: Path, world: World) -> Evaluated:
+    held = prepare(config)
+    policy, engine, ema = assemble.trained(config, world)
+    try:
+        assert found.folder is not None
+        kinds = {"prior": PriorState, "history": RewardHistory}
+        checkpoint.load(found.folder, engine, ema, kinds, world)
+        with assemble.averaged(policy, engine, ema):
+            return _whole(config, policy, engine, encoded(held, policy), folder, found, world)
+    finally:
+        engine.close()
+
+
+def _whole(
+    config: Config,
+    policy: Policy,
+    module: Any,
+    held: HeldOut,
+    folder: Path,
+    found: Weights,
+    world: World,
+) -> Evaluated:
+    """Draw, judge and write, unless another evaluation of that step would be lost."""
+    wanted = settings(config, held, ode_steps(policy, config.eval.steps))
+    lost = dist.broadcast_object(results.clash(folder, found.step, wanted) if world.leads else None)
+    if lost:
+        raise ValueError(
+            f"{folder} already holds an evaluation of step {found.step} with other settings ({lost}); type "
+            f"{'run_dir=DIR for another folder' if found.run or config.run_dir else 'name=NAME'}"
+        )
+    columns, told = _drawn(config, policy, module, held, world)
+    masters = module.masters() if hasattr(module, "masters") else policy.trainable()
+    told["weights"] = fingerprint(policy, masters)
+    table = results.frame(held, columns, found.step)
+    path = folder / f"step_{found.step:06d}.parquet"
+    if world.leads:
+        results.write(folder, table, found.step, told)
+    dist.barrier()
+    return Evaluated(folder, path, results.listing(table) if world.leads else "")
+
+
+def _drawn(
+    config: Config, policy: Policy, module: Callable[..., Any], held: HeldOut, world: World
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The columns of an evaluation, and what its summary says beside them."""
+    rows = config.eval.micro_batch or config.train.micro_batch
+    columns = evaluate(
+        policy,
+        module,
+        held,
+        config.sampler,
+        micro_batch=rows,
+        world=world,
+        retries=config.train.score_retries,
+    )
+    told = {
+        "settings": settings(config, held, ode_steps(policy, config.eval.steps)),
+        "run_seed": config.seed,
+        "processes": world.size,
+        "micro_batch": rows,
+        "device": world.device.type,
+        "git": manifest.git(),
+        "versions": manifest.versions(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return columns, told
+
+
+def _loaded(config: Config, found: Weights, world: World) -> Policy:
+    """The policy of a configuration with exported weights in it, in the precision in which the engine runs
+    it: adapters are not float32 beside a bfloat16 model.
+    """
+    policy = load_policy(eval_run.of_model(config, found).model, world.device, seed=config.seed)
+    if config.model.lora is not None:
+        if found.kind == "export":
+            assert found.folder is not None
+            _load_lora(policy, found.folder)
+        policy.module.to(policy.dtype)
+    return policy
+
+
+def _load_lora(policy: Policy, folder: Path) -> None:
+    """Put an exported LoRA into the adapters of `policy`. Raises ValueError when it is of other layers."""
+    import peft
+
+    prefix = f"{policy.denoiser_name}."
+    state = load_file(folder / "pytorch_lora_weights.safetensors")
+    state = {name.removeprefix(prefix): value for name, value in state.items()}
+    result = peft.set_peft_model_state_dict(policy.module, state, adapter_name=ADAPTER)
+    missing = [name for name, _ in policy.trainable() if name in result.missing_keys]
+    if missing or result.unexpected_keys:
+        raise ValueError(
+            f"{folder} is a LoRA of other layers than model.lora makes: {len(missing)} are missing, "
+            f"{len(result.unexpected_keys)} unknown, the first is {[*missing, *result.unexpected_keys][0]}"
+        )

@@ -1,0 +1,120 @@
+"""`rlvis eval` in process: words, messages, what reaches the evaluation, what is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from rlvis import cli
+from rlvis.compose.command import compose
+from rlvis.schema import Config, Suite, plain
+from rlvis.training import eval_run
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test writes below its own folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """Nothing is drawn: the configurations are collected here."""
+    from rlvis.training import evaluate
+
+    found: list[Config] = []
+
+    def alone(config: Config) -> Any:
+        found.append(config)
+        return SimpleNamespace(listing="all 48", path=eval_run.target(config) / "step_000000.parquet")
+
+    monkeypatch.setattr(evaluate, "alone", alone)
+    return found
+
+
+def finished(folder: Path, words: list[str]) -> Path:
+    """A run folder with exported weights."""
+    (folder / "model").mkdir(parents=True)
+    eval_run.note_step(folder / "model", 5)
+    told = plain(compose(words).typed()) | {"run_dir": str(folder)}
+    (folder / "config.yaml").write_text(yaml.safe_dump(told))
+    return folder
+
+
+def test_the_table_and_the_path_are_printed(evaluated: list[Config], capsys: Any) -> None:
+    assert cli.main(["eval", "eval=shapes", "eval.prompts=9", "name=base"]) == 0
+    assert capsys.readouterr().out == "all 48\noutputs/eval/base/step_000000.parquet\n"
+    assert (evaluated[0].eval.suite, evaluated[0].eval.prompts) == (Suite.shapes, 9)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval=none"], "type eval=shapes"),
+        (["eval=shape"], "nearest: shapes"),
+        (["eval.promts=3"], "nearest: eval.prompts"),
+        (["eval=shapes", "data=txt", "data.path=x.txt"], "type eval=none"),
+        (["eval.run=nowhere"], "there is no such folder"),
+        (["-m", "eval=shapes"], "belongs to rlvis train"),
+    ],
+)
+def test_a_mistake_exits_2_with_one_message(
+    words: list[str], message: str, evaluated: list[Config], capsys: Any
+) -> None:
+    assert cli.main(["eval", *words]) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+    assert evaluated == []
+
+
+def test_a_run_keeps_its_settings_apart_from_those_of_the_evaluation(
+    evaluated: list[Config], elsewhere: Path, capsys: Any
+) -> None:
+    run = finished(elsewhere / "run", ["eval=shapes", "eval.samples=3", "sampler.shift=2", "seed=7"])
+    assert cli.main(["eval", f"eval.run={run}"]) == 0
+    config = evaluated[-1]
+    assert (config.seed, config.sampler.shift, config.eval.samples, config.run_dir) == (7, 2.0, 3, None)
+    assert str(run / "eval") in capsys.readouterr().out
+    assert cli.main(["eval", f"eval.run={run}", "eval.steps=4", "run_dir=other"]) == 0
+    config = evaluated[-1]
+    assert (config.eval.samples, config.eval.steps, config.run_dir) == (3, 4, "other")
+    assert cli.main(["eval", f"eval.run={run}", "eval=shapes"]) == 0
+    assert evaluated[-1].eval.samples == 1  # the option's own
+    assert cli.main(["eval", f"eval.run={run}", "sampler.shift=3"]) == 2
+    assert "sampler.shift was 2.0 and is now 3.0" in capsys.readouterr().err
+    assert cli.main(["eval", f"eval.run={run}", "seed=7"]) == 0  # as it was
+
+
+def test_help_lists_options_keys_and_examples_that_are_accepted(
+    evaluated: list[Config], elsewhere: Path, capsys: Any
+) -> None:
+    assert cli.main(["eval", "--help"]) == 0
+    text = capsys.readouterr().out
+    for word in ("  none", "  shapes", "every: 20", "eval.run=", "torchrun"):
+        assert word in text
+    run = finished(elsewhere / "RUN", ["eval=shapes"])
+    (run / "checkpoints" / "step_000020").mkdir(parents=True)
+    (run / "checkpoints" / "step_000020" / "COMPLETE").touch()
+    (run / "checkpoints" / "step_000020" / "meta.json").write_text('{"step": 20}')
+    finished(elsewhere / "outputs" / "NAME" / "DATE_TIME", ["eval=shapes"])
+    (elsewhere / "prompts.txt").write_text("a thing\n")
+    lines = [line for line in cli.EVAL_HELP.splitlines() if "rlvis eval " in line and "usage" not in line]
+    examples = [line.split("rlvis eval ", 1)[1].split("  ")[0].split() for line in lines]
+    assert len(examples) >= 6
+    for words in examples:
+        assert cli.main(["eval", *words]) == 0, words
+
+
+def test_dry_run_loads_nothing(evaluated: list[Config], capsys: Any) -> None:
+    assert cli.main(["eval", "eval=shapes", "dry_run=true"]) == 0
+    assert "nothing was loaded" in capsys.readouterr().out
+    assert evaluated == []

@@ -1,0 +1,111 @@
+"""Sampling for an evaluation: fixed noise, any number of ranks, columns of suite and scorers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlvis import schema as S
+from rlvis.evaluation.prompts import encoded, prepare
+from rlvis.evaluation.run import _gathered, evaluate, ode_steps
+from rlvis.models.policy import Policy
+from rlvis.runtime.dist import World
+from tests import setting
+from tests.distributed.launch import launch
+
+ROWS = 4  # of a forward
+
+
+def config(folder: Path, **eval: Any) -> S.Config:
+    made = setting.config(folder)
+    made.eval = S.EvalConfig(**{"suite": S.Suite.shapes, "prompts": 5, "samples": 2, "steps": 2, **eval})
+    made.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
+    return made
+
+
+@pytest.fixture(scope="module")
+def policy(sd3_folder: Path) -> Policy:
+    return setting.policy(setting.config(sd3_folder))
+
+
+def run(policy: Policy, settings: S.Config, world: World | None = None) -> dict[str, Tensor]:
+    held = encoded(prepare(settings), policy)
+    return evaluate(policy, policy.module, held, settings.sampler, micro_batch=ROWS, world=world or World())
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k].nan_to_num(-9), b[k].nan_to_num(-9)) for k in a)
+
+
+def test_columns_of_suite_and_scorers_in_the_order_prompt_sample(sd3_folder: Path, policy: Policy) -> None:
+    found = run(policy, config(sd3_folder))
+    assert {"score", "hard", "degree/colour", "right/colour", "term/jpeg"} <= set(found)
+    assert all(column.shape == (10,) and column.dtype == torch.float64 for column in found.values())
+    assert bool(found["term/jpeg"].isfinite().all())
+    assert len(found["term/jpeg"].unique()) > 5  # samples of a prompt differ
+
+
+def test_noise_depends_on_prompt_sample_and_its_own_seed(sd3_folder: Path, policy: Policy) -> None:
+    settings = config(sd3_folder)
+    found = run(policy, settings)
+    assert same(found, run(policy, replace(settings, seed=99)))  # the run's seed
+    other = run(policy, replace(settings, eval=replace(settings.eval, seed=1)))
+    assert not torch.equal(found["term/jpeg"], other["term/jpeg"])
+    # One sample a prompt: rows are batched otherwise, and are the same samples.
+    fewer = run(policy, replace(settings, eval=replace(settings.eval, samples=1)))
+    assert same({k: v[::2] for k, v in found.items()}, fewer)
+
+
+def test_rows_of_ranks_are_those_of_one(sd3_folder: Path, policy: Policy) -> None:
+    """Ranks that cannot talk return their own rows."""
+    settings = config(sd3_folder)
+    parts = [run(policy, settings, World(rank=r, size=3)) for r in range(3)]
+    assert [len(part["score"]) for part in parts] == [3, 3, 4]
+    assert same(run(policy, settings), {k: torch.cat([part[k] for part in parts]) for k in parts[0]})
+
+
+def test_steps_are_those_of_the_stock_pipeline(sd3_folder: Path, policy: Policy) -> None:
+    assert ode_steps(policy, None) == 28
+    assert ode_steps(policy, 3) == 3
+
+
+def test_a_scorer_that_fails_leaves_nan(sd3_folder: Path, policy: Policy) -> None:
+    settings = config(sd3_folder)
+    settings.eval.terms["broken"] = S.RewardTerm("tests.evaluation.test_run.broken")
+    assert run(policy, settings)["term/broken"].isnan().all()
+
+
+def test_clips_that_start_from_a_frame(wan_folder: Path) -> None:
+    """The frame reaches the policy and the checker: the latter then says whether clips begin with it."""
+    model = {"family": "wan", "frames": 5, "condition": S.Condition.first_frame}
+    settings = setting.config(wan_folder, model=model, data={"source": "shapes_i2v"})
+    settings.eval = S.EvalConfig(suite=S.Suite.shapes, prompts=3, steps=2)
+    found = run(setting.policy(settings), settings)
+    assert bool(found["degree/first_frame"].isfinite().all())
+    assert bool(found["degree/direction"].isfinite().any())
+
+
+def broken(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> Tensor:
+    """A scorer that never answers."""
+    raise RuntimeError("no")
+
+
+def on_ranks(world: World) -> dict[str, Tensor]:
+    """Rank 0 has two micro-batches, rank 1 padding alone and a column that rank 0 has not."""
+    rows = [{"a": column(1, 2)}, {"a": column(3), "b": column(4)}]
+    return _gathered(rows if world.leads else [{"c d": column()}])
+
+
+def column(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_two_processes_gather_the_same_table() -> None:
+    found = launch(on_ranks, 2)
+    wanted = {"a": column(1, 2, 3), "b": column(-9, -9, 4), "c d": column(-9, -9, -9)}
+    assert all(same(part, wanted) for part in found)
