@@ -44,6 +44,7 @@ log = logging.getLogger("pretrain_tiny_video")
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = 8  # the max_sequence_length that the card recommends; the longest prompt needs 7 with its end mark
 # Text tokens of a training step and their shares; the stock pipelines pad with zeros, up to 512 by default.
+# These shares teach 8 only: the zeros of longer texts keep drawing attention away from the words.
 TOKEN_SHARES = {8: 0.96, 64: 0.03, 512: 0.01}
 TEXT_WIDTH = 48
 WIDTH, LAYERS, HEADS, HIDDEN = 128, 4, 4, 384
@@ -497,7 +498,7 @@ CARD = """\
 # {name}
 
 A {parameters:.2f}M-parameter `WanPipeline` that draws clips of the shapes world: {frames} frames of
-{size_px} x {size_px} px in which one coloured shape moves over grey. {what}
+{size_px} x {size_px} px in which one coloured shape moves over grey.{what}
 It opens in stock diffusers and does both text-to-video and, with the same weights, image-to-video as
 Wan2.2-TI2V does (`expand_timesteps`: the first latent frame is given and its tokens have time 0):
 
@@ -508,20 +509,23 @@ Wan2.2-TI2V does (`expand_timesteps`: the first latent frame is given and its to
     pipe = WanImageToVideoPipeline(**pipe.components, expand_timesteps=True)
     pipe(picture, "a red circle moving left", **settings).frames[0]
 
-`max_sequence_length` is the number of text tokens: {tokens} are enough and far faster than the default 512.
-The prompts are the {prompts} clip prompts of the world. All of them were pretrained on; the world's
-train/heldout split separates what reinforcement learning trains on from what it is tested on.
+`max_sequence_length` is the number of text tokens. Keep it at {tokens}: every prompt fits, and the zeros that
+fill up longer texts drown it (512, the default of the pipelines, is in the table). The prompts are
+the {prompts} clip prompts of the world. All of them were pretrained on; the world's train/heldout split
+separates what reinforcement learning trains on from what it is tested on.
 
 Made by `{command}`
 (seed {seed}, {made}, {minutes:.0f} minutes on one thread of a shared CPU, {megabytes:.1f} MB in float32).
-Reconstructions of drawings, read by the world's checker: {vae}.
+Reconstructions of drawings, read by the world's checker (KIND_kept: the share of a defect's severity that
+the autoencoder keeps):
+{vae}.
 
 Share of clips in which everything asked is right (hard accuracy), by kind of prompt, without guidance:
 
 {header}
 {rows}
 
-{per_prompt} clips of each prompt; severity is that of their defects. SDE: that of Flow-GRPO with noise
+{per_prompt} a prompt (one with 512 tokens); severity is that of their defects. SDE: that of Flow-GRPO with noise
 {noise}, the last step deterministic.
 Image-to-video: first frames of drawings that fit the prompt, kept with {psnr} dB.
 Prompts of kind direction, one attribute at a time ({best}): {attributes}.
@@ -547,7 +551,7 @@ def write_card(pipe: WanPipeline, state: State, args: argparse.Namespace) -> Non
     command = f"scripts/pretrain_tiny_video.py --out {shown(args.out)} --seed {args.seed}"
     what, made = "", f"{state.values['flow_step']} flow steps"
     if args.defect:
-        what = f"Trained further on clips of which {args.share:.0%} have the defect {args.defect!r}.\n"
+        what = f"\nTrained further on clips of which {args.share:.0%} have the defect {args.defect!r}."
         command += f" --defect {args.defect} --share {args.share} --base {shown(args.base)} --lr {args.lr}"
     else:
         command += f" --steps-vae {args.steps_vae[0]} {args.steps_vae[1]}"
