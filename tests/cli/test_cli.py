@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from rlvis import cli
+from rlvis.cli import program, train
 from rlvis.schema import Config
 from rlvis.training.checks import ConfigError
 
@@ -37,8 +38,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         runs.append(config)
         return SimpleNamespace(exit_code=0, run_dir=Path("outputs/somewhere"))
 
-    monkeypatch.setattr(cli, "start", start)
-    monkeypatch.setattr(cli, "_write_report", lambda run_dir: print(run_dir / "report.html"))
+    monkeypatch.setattr(train, "start", start)
+    monkeypatch.setattr(train, "_write_report", lambda run_dir: print(run_dir / "report.html"))
     return runs
 
 
@@ -118,7 +119,7 @@ def test_how_a_run_ended_is_its_exit_code(
     def start(config: Config, argv: list[str]) -> Any:
         raise error
 
-    monkeypatch.setattr(cli, "start", start)
+    monkeypatch.setattr(train, "start", start)
     assert cli.main(["train"]) == code
     assert ("Traceback" in capsys.readouterr().err) == (code == 1)
 
@@ -131,18 +132,18 @@ def test_a_value_error_of_ours_is_a_message_and_a_library_s_a_traceback(
 
         language.prompts("nowhere")
 
-    monkeypatch.setattr(cli, "start", ours)
+    monkeypatch.setattr(train, "start", ours)
     assert cli.main(["train"]) == 2
     assert "Traceback" not in capsys.readouterr().err
-    monkeypatch.setattr(cli, "start", lambda config, argv: json.loads("{"))
+    monkeypatch.setattr(train, "start", lambda config, argv: json.loads("{"))
     assert cli.main(["train"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_still_gets_its_report(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     outcome = SimpleNamespace(exit_code=130, run_dir=Path("outputs/x"))
-    monkeypatch.setattr(cli, "start", lambda config, argv: outcome)
-    monkeypatch.setattr(cli, "_write_report", lambda run_dir: print(run_dir))
+    monkeypatch.setattr(train, "start", lambda config, argv: outcome)
+    monkeypatch.setattr(train, "_write_report", lambda run_dir: print(run_dir))
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().out.splitlines()[-1] == "outputs/x"
 
@@ -183,7 +184,7 @@ def test_cfg_job_prints_yaml_that_holds_every_value(capsys: Any) -> None:
 def test_help_shows_verbs_groups_and_options(capsys: Any) -> None:
     assert cli.main(["--help"]) == 0
     verbs = capsys.readouterr().out
-    assert all(f"\n  {verb} " in verbs for verb in cli.VERBS)
+    assert all(f"\n  {verb} " in verbs for verb in program.VERBS)
     assert cli.main(["train", "--help"]) == 0
     text = capsys.readouterr().out
     for word in ("tiny_image*", "flow_fast*", "experiment", "resume=auto", "dry_run=true", "torchrun"):
@@ -193,7 +194,7 @@ def test_help_shows_verbs_groups_and_options(capsys: Any) -> None:
 def test_every_example_of_the_help_is_accepted(started: list[Config], elsewhere: Path, capsys: Any) -> None:
     (elsewhere / "prompts.txt").write_text("".join(f"a thing number {i}\n" for i in range(50)))
     finished(elsewhere / "outputs" / "run" / "2000-01-01_00-00-00")
-    lines = [line for line in cli.TRAIN_HELP.splitlines() if " train.py" in line and "usage" not in line]
+    lines = [line for line in train.HELP.splitlines() if " train.py" in line and "usage" not in line]
     examples = [line.split("train.py", 1)[1].split("  ")[0].split() for line in lines]
     assert len(examples) >= 10
     for words in examples:
@@ -294,8 +295,8 @@ def test_a_sweep_goes_on_after_a_failed_run_and_counts_it(monkeypatch: pytest.Mo
         seen.append(config.seed)
         return SimpleNamespace(exit_code=int(config.seed == 1), run_dir=Path("x"))
 
-    monkeypatch.setattr(cli, "start", start)
-    monkeypatch.setattr(cli, "_write_report", lambda run_dir: None)
+    monkeypatch.setattr(train, "start", start)
+    monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
     assert cli.main(["train", "-m", "seed=1,2,3"]) == 1
     assert seen == [1, 2, 3]
 
@@ -307,8 +308,8 @@ def test_a_sweep_stops_when_interrupted(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(config.seed)
         return SimpleNamespace(exit_code=130, run_dir=Path("x"))
 
-    monkeypatch.setattr(cli, "start", start)
-    monkeypatch.setattr(cli, "_write_report", lambda run_dir: None)
+    monkeypatch.setattr(train, "start", start)
+    monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
     assert cli.main(["train", "-m", "seed=1,2"]) == 130
     assert seen == [1]
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from rlvis import cli
+from rlvis.cli import evaluate
 from rlvis.compose.command import compose
 from rlvis.schema import Config, Suite, plain
 from rlvis.training import eval_run
@@ -107,7 +108,7 @@ def test_help_lists_options_keys_and_examples_that_are_accepted(
     (run / "checkpoints" / "step_000020" / "meta.json").write_text('{"step": 20}')
     finished(elsewhere / "outputs" / "NAME" / "DATE_TIME", ["eval=shapes"])
     (elsewhere / "prompts.txt").write_text("a thing\n")
-    lines = [line for line in cli.EVAL_HELP.splitlines() if "rlvis eval " in line and "usage" not in line]
+    lines = [line for line in evaluate.HELP.splitlines() if "rlvis eval " in line and "usage" not in line]
     examples = [line.split("rlvis eval ", 1)[1].split("  ")[0].split() for line in lines]
     assert len(examples) >= 6
     for words in examples:

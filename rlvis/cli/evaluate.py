@@ -1,0 +1,98 @@
+"""`rlvis eval`: held-out evaluation of the configured policy, or of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rlvis.cli.ending import OK, guarded, log_to_stderr
+from rlvis.cli.words import parse, process, search
+from rlvis.training.checks import ConfigError
+
+if TYPE_CHECKING:
+    from rlvis.compose.command import Composed
+    from rlvis.schema import Config
+
+HELP = """\
+usage: rlvis eval [eval=OPTION] [GROUP=OPTION ...] [KEY=VALUE ...] [--config-dir DIR]
+
+  rlvis eval eval=shapes                               the policy as it comes, before any training
+  rlvis eval eval.run=outputs/NAME/DATE_TIME           a finished run: its weights, its configuration
+  rlvis eval eval.run=RUN eval=shapes eval.samples=4 run_dir=DIR     with other settings, written to DIR
+  rlvis eval eval.run=RUN/checkpoints/step_000020      a checkpoint
+  rlvis eval data=txt data.path=prompts.txt eval.split=train eval.terms.jpeg.scorer=jpeg_compressibility
+  torchrun --nproc-per-node 8 --no-python rlvis eval eval.run=RUN
+
+  --config-dir DIR     a folder with option files of your own
+  -h, --help           this text
+
+Options (* is what training takes):
+
+{options}
+
+Keys of eval, with their values in that option:
+
+{keys}
+
+Samples are drawn by the deterministic sampler from noise that depends on the prompt and eval.seed alone.
+Results: step_NNNNNN.parquet (a row for each sample) and summary.json, in RUN/eval, outputs/eval/NAME, or
+run_dir. Printed intervals are bootstraps over prompts. Exit codes: 0 done, 1 failed, 2 a mistake in the
+configuration, 130 interrupted.
+"""
+
+
+def run(words: Sequence[str]) -> int:
+    """`rlvis eval`: held-out evaluation of the configured policy, or of a run."""
+    flags, overrides = parse(words)
+    if "help" in flags:
+        from rlvis.compose.describe import listing, section
+
+        print(HELP.format(options=listing(["eval"]), keys=section("eval", "shapes")), end="")
+        return OK
+    if odd := set(flags) - {"config-dir"}:
+        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis eval takes --help and --config-dir")
+    if "config-dir" in flags:
+        overrides.append(search(flags["config-dir"]))
+    from rlvis.compose.command import compose
+
+    rank, _ = process()
+    composed = compose(overrides)
+    config = checked_evaluation(composed)
+    if config.dry_run:
+        if rank == 0:
+            print("dry run: the configuration and its files are in order; nothing was loaded")
+        return OK
+    log_to_stderr(rank)
+    return guarded(lambda: _evaluated(config, rank))
+
+
+def _evaluated(config: Config, rank: int) -> int:
+    from rlvis.training.evaluate import alone
+
+    done = alone(config)
+    if rank == 0:
+        print(f"{done.listing}\n{done.path}")
+    return OK
+
+
+def checked_evaluation(composed: Composed) -> Config:
+    """The configuration of an evaluation: the run's own where eval.run names one.
+
+    Raises ConfigError with every problem, one a line.
+    """
+    from dataclasses import replace
+
+    from rlvis.schema import Stage
+    from rlvis.training.checks import check_evaluation
+    from rlvis.training.eval_checks import eval_files
+    from rlvis.training.eval_run import settled
+    from rlvis.training.files import files
+
+    config = settled(composed.typed(), composed.touched)
+    alone = replace(
+        config, stage=Stage.all, data=replace(config.data, prompts_per_step=1)
+    )  # it takes no steps
+    found = check_evaluation(config) or [*files(alone), *eval_files(config, alone=True)]
+    if found:
+        raise ConfigError("\n".join(found))
+    return config

@@ -1,0 +1,74 @@
+"""The program: help, version, and one verb of `VERBS`, each in the module of its name.
+
+`main` can be called many times in one process, which is how the tests use it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import rlvis
+from rlvis.cli.ending import INTERRUPTED, OK, wrong
+from rlvis.cli.words import known
+from rlvis.training.checks import ConfigError
+
+HELP = """\
+rlvis: post-training of image and video generators with GRPO on diffusers models
+
+usage: rlvis VERB ...
+
+  train    train a policy (python train.py is the same); rlvis train --help
+  eval     judge held-out samples of a policy or a run; rlvis eval --help
+  list     config groups and their options: rlvis list [GROUP ...]
+  report   write report.html of a run folder anew: rlvis report RUN_DIR
+
+  -h, --help       this text
+  -V, --version    the version
+
+Exit codes: 0 done, 1 the run failed, 2 a mistake in the configuration (nothing was loaded), 130 interrupted.
+"""
+
+# Verb -> the module that has `run(words) -> exit code`.
+VERBS = {
+    "train": "train",
+    "eval": "evaluate",
+    "list": "options",
+    "report": "report",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (without the program's name; null takes the process's own) and return its exit
+    code.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(HELP, end="")
+            return OK
+        if words[0] in ("-V", "--version"):
+            print(rlvis.__version__)
+            return OK
+        return _verb(words[0])(words[1:])
+    except ConfigError as error:
+        return wrong(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def entry() -> NoReturn:
+    """The console script."""
+    sys.path.append(os.getcwd())  # `python train.py` finds my_rewards.py of the current folder; so do we
+    sys.exit(main())
+
+
+def _verb(word: str) -> Callable[[Sequence[str]], int]:
+    if "=" in word:
+        raise ConfigError(f"{word} needs a verb before it; type rlvis train {word}")
+    known(word, list(VERBS), "verb")
+    run: Callable[[Sequence[str]], int] = importlib.import_module(f"rlvis.cli.{VERBS[word]}").run
+    return run

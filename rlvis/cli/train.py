@@ -1,0 +1,226 @@
+"""`rlvis train`: one run, a sweep, or only what --help and --cfg print."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvis.cli.ending import FAILED, INTERRUPTED, OK, guarded, log_to_stderr, wrong
+from rlvis.cli.words import parse, process, search
+from rlvis.training.checks import ConfigError
+
+if TYPE_CHECKING:
+    from rlvis.compose.command import Composed
+    from rlvis.schema import Config
+    from rlvis.training.loop import Outcome
+
+log = logging.getLogger(__name__)
+
+HELP = """\
+usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg job [--resolve]] [--config-dir DIR]
+
+  python train.py                                      the embedded default: a tiny policy, on a CPU
+  python train.py model=sd3 engine=zero1 data=txt data.path=prompts.txt reward=jpeg
+  python train.py experiment=jpeg_sd3 data.path=prompts.txt
+  python train.py experiment=flow_grpo_sd3 debug=tiny  two steps of a recipe with the tiny policy
+  python train.py model.lora.rank=8 optim.lr=1e-4      values; naming a key below a null section turns it on
+  python train.py reward=[coverage,jpeg] reward.terms.jpeg.weight=0.1
+  python train.py reward=custom reward.terms.custom.scorer=my_module.my_function
+  python train.py dry_run=true                         checks and the numbers that follow; loads nothing
+  python train.py resume=auto                          go on with the newest run of this name (or RUN_DIR)
+  python train.py stage=rollout records=DIR            one stage alone; then score, weigh, build, update
+  python train.py stage=reference trust=ras prior=reference     scores for that prior, kept in prior.cache
+  python train.py -m sampler.eta=0.3,0.7 seed=1,2      a sweep: every combination, one after the other
+  torchrun --nproc-per-node 8 train.py experiment=jpeg_sd3 data.path=prompts.txt
+
+  -m, --multirun       values such as A,B or range(3) run one after the other (hydra/launcher=...: elsewhere)
+  -c, --cfg job        print the composed configuration and stop; --resolve fills in interpolations
+  --config-dir DIR     a folder with option files of your own, such as DIR/reward/mine.yaml
+  -h, --help           this text
+
+Groups and options (* is the default):
+
+{options}
+
+A run writes into outputs/NAME/DATE_TIME (or run_dir=DIR): config.yaml, manifest.json, metrics.jsonl, samples,
+checkpoints, the trained weights for diffusers, report.html. Exit codes: 0 done, 1 failed, 2 a mistake in the
+configuration, 130 interrupted.
+"""
+
+
+def run(words: Sequence[str]) -> int:
+    """`rlvis train`: one run, a sweep, or only what --help and --cfg print."""
+    flags, overrides = parse(words)
+    if "help" in flags:
+        from rlvis.compose.describe import listing
+
+        print(HELP.format(options=listing()), end="")
+        return OK
+    if "config-dir" in flags:
+        overrides.append(search(flags["config-dir"]))
+    if "cfg" in flags:
+        return _print_config(flags, overrides)
+    if "multirun" in flags:
+        return sweep(overrides)
+    return one(overrides)
+
+
+def one(overrides: Sequence[str]) -> int:
+    """One run: compose, check, tell the numbers, train, report."""
+    from rlvis.compose.command import compose
+    from rlvis.training.files import count_prompts
+    from rlvis.training.summary import summary
+
+    rank, size = process()
+    config = checked(compose(overrides), size, leads=rank == 0)
+    if rank == 0:
+        print(summary(config, size, count_prompts(config)), flush=True)
+    if config.dry_run:
+        if rank == 0:
+            print("dry run: the configuration and its files are in order; nothing was loaded")
+        return OK
+    log_to_stderr(rank)
+    return guarded(lambda: _trained(config, overrides, rank))
+
+
+def _trained(config: Config, overrides: Sequence[str], rank: int) -> int:
+    outcome = start(config, ["rlvis", "train", *overrides])
+    if rank == 0:
+        _write_report(outcome.run_dir)
+    return outcome.exit_code
+
+
+def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> Config:
+    """The configuration of a run, found to be without contradictions; `resume` is a folder in it, or null.
+
+    Raises ConfigError with every problem, one a line. leads: also look whether the run's folder is free.
+    """
+    from rlvis.training import runfolder
+    from rlvis.training.checks import check
+    from rlvis.training.eval_checks import eval_files
+    from rlvis.training.files import files
+    from rlvis.training.resume import resumed
+
+    config = composed.typed()
+    found = check(config, world_size)
+    if not found and config.resume is not None:
+        auto, config = config.name, resumed(config, composed.touched)
+        if config.resume is None and leads:
+            print(
+                f"resume=auto: no run below outputs/{auto} has a whole checkpoint; this is a new run",
+                file=sys.stderr,
+            )
+        found = check(config, world_size)
+    found = found or [*files(config), *eval_files(config)] or (runfolder.problems(config) if leads else [])
+    if found:
+        raise ConfigError("\n".join(found))
+    return config
+
+
+def start(config: Config, argv: list[str]) -> Outcome:
+    """Import what a run needs, and run."""
+    from rlvis.training.loop import train as run_all
+
+    return run_all(config, argv)
+
+
+def sweep(words: Sequence[str]) -> int:
+    """`-m`: check every value, then let Hydra launch one run for each combination."""
+    from rlvis.compose import command
+    from rlvis.training.summary import summary
+
+    plugins = [w for w in words if w.startswith("hydra") and not w.startswith("hydra.searchpath")]
+    overrides = [w for w in words if w not in plugins]
+    search = [w for w in overrides if w.startswith("hydra.searchpath")]
+    runs = command.runs(overrides)
+    for once in command.each_value_once(overrides):
+        config = checked(command.compose(once))
+        if config.resume is not None:
+            raise ConfigError(
+                f"resume={config.resume} goes on with one run; leave it out of a sweep, or go on without -m"
+            )
+    if config.run_dir is not None and len(runs) > 1:
+        raise ConfigError(
+            f"run_dir={config.run_dir}: {len(runs)} runs cannot share a folder; type name=NAME instead"
+        )
+    command.check_sweeper([*plugins, *search])
+    rank, size = process()
+    if rank == 0:
+        print(f"sweep of {len(runs)} runs")
+    if config.dry_run:
+        for once in runs:
+            print(f"{' '.join(once)}: {summary(checked(command.compose(once), size), size)}")
+        return OK
+    return _launch(command.encoded(overrides), plugins)
+
+
+def sweep_run(job: Any) -> None:
+    """One run of a sweep, in whatever process the launcher put it. Raises RuntimeError when it fails, so that
+    Hydra counts it.
+    """
+    from omegaconf import OmegaConf
+
+    words = OmegaConf.to_container(job.run, resolve=False)
+    assert isinstance(words, dict), "a sweep's run is a mapping of words"
+    overrides = [str(word) for word in words.values()]
+    print(f"run {' '.join(overrides)}", flush=True)
+    try:
+        code = one(overrides)
+    except ConfigError as error:
+        code = wrong(error)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
+        raise RuntimeError(f"the run {' '.join(overrides)} ended with exit code {code}")
+
+
+def _print_config(flags: dict[str, str], overrides: Sequence[str]) -> int:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from rlvis.compose.command import compose, one_line
+
+    if flags["cfg"] != "job":
+        raise ConfigError(f"--cfg {flags['cfg']}: wanted --cfg job, which prints the configuration of a run")
+    if "multirun" in flags:
+        raise ConfigError("--cfg prints one configuration; leave out -m")
+    try:
+        print(OmegaConf.to_yaml(compose(overrides).config, resolve="resolve" in flags), end="")
+    except OmegaConfBaseException as error:
+        raise ConfigError(one_line(error)) from error
+    return OK
+
+
+def _launch(encoded: list[str], plugins: list[str]) -> int:
+    """Hydra's launcher on the encoded runs of a sweep."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from rlvis.compose.command import CONF
+
+    before = sys.argv
+    sys.argv = ["rlvis", "--multirun", *encoded, *plugins]
+    GlobalHydra.instance().clear()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")(sweep_run)()
+    except SystemExit as stop:
+        return FAILED if stop.code else OK
+    finally:
+        sys.argv = before
+        GlobalHydra.instance().clear()
+    return OK
+
+
+def _write_report(run_dir: Path) -> None:
+    """The report is worth a word when it fails, but not the run."""
+    from rlvis.report import html
+
+    try:
+        print(html.write(run_dir))
+    except Exception:
+        log.exception(
+            "the run in %s is done, but its report is not; rlvis report %s tries again", run_dir, run_dir
+        )
