@@ -256,6 +256,9 @@ class Advantages(Record):
 class PolicyUpdate(Record):
     """What one update did, scalars only: metric name -> value, already reduced over ranks.
 
+    details: the same by transition ("transition/0/loss") and the gradient's norm by block ("layer/NAME"; none
+    where gradients are sharded), for details.jsonl.
+
     >>> PolicyUpdate(policy_step=3, metrics={"update/loss": 0.0}).metrics["update/loss"]
     0.0
     """
@@ -263,3 +266,4 @@ class PolicyUpdate(Record):
     row_axis: ClassVar[str] = "-"
     policy_step: int
     metrics: dict[str, float]
+    details: dict[str, float] = dataclasses.field(default_factory=dict)

@@ -15,6 +15,14 @@ from typing import Any
 from omegaconf import MISSING
 
 
+class Doctor(Enum):
+    """What its findings stop: nothing (off: no checks at all), what would spoil the run, also what may."""
+
+    off = "off"
+    warn = "warn"
+    strict = "strict"
+
+
 class Stage(Enum):
     """Which stages a run executes: all of them, or one alone on saved records; `reference` scores prompts for
     prior.kind=reference and reads none.
@@ -224,21 +232,27 @@ class EmaConfig:
 class ModelConfig:
     """A policy: which diffusers family, from where, how it is trained and guided."""
 
-    family: str = MISSING  # name of an adapter in rlvis.models
+    family: str = MISSING  # name of an adapter in rlvis.models, or module:Class of your own
     path: str = MISSING  # hub id or folder; `asset:NAME` is a checkpoint that comes with rlvis
     revision: str | None = None  # pinned commit or tag of a hub repository
     dtype: Dtype = Dtype.float32  # of the frozen weights and of the forward pass
     height: int = MISSING  # pixels
     width: int = MISSING
     frames: int = 1  # of a sample; 1 makes images
+    fps: float | None = None  # frames a second of the clips that are written; null: the family's
     condition: Condition = Condition.none  # first_frame: image-to-video, from the frame that a prompt brings
     lora: LoraConfig | None = None  # null: full fine-tuning
     ema: EmaConfig | None = None
     cfg: float = 1.0  # classifier-free guidance; 1 runs no second branch
+    cfg_2: float | None = None  # of the second expert, for low noise (Wan2.2-A14B); null: cfg
+    guidance: float | None = None  # embedded guidance of a distilled model (FLUX.1-dev); null: the pipeline's
     cfg_grad: CfgGrad = CfgGrad.both
     negative_prompt: str = ""
     max_tokens: int | None = None  # null: what the family's pipeline takes by default
+    embed_cache: str | None = None  # folder of encoded prompts, as ~/.cache/rlvis/embeds; null: none
     gradient_checkpointing: bool = False
+    vae_tiling: bool = False  # decode in overlapping tiles: less memory, seams (rlvis.observe.seams measures)
+    vae_slicing: bool = False  # decode one sample of a chunk after the other: less memory, the same pictures
 
 
 @dataclass
@@ -250,6 +264,7 @@ class RewardTerm:
     scorer: str = MISSING
     weight: float = 1.0
     kwargs: dict[str, Any] = field(default_factory=dict)  # checked against the scorer's signature
+    frames: Any = "all"  # of a clip that the scorer sees: all, first, last, middle, every N, or [indices]
 
 
 @dataclass
@@ -380,10 +395,20 @@ class AdvantageConfig:
 class DataConfig:
     """Where prompts come from, and the size of a training step."""
 
-    source: str = MISSING  # shapes | shapes_video | shapes_i2v | txt | jsonl | csv | parquet | hub
-    path: str | None = None  # file, or hub data set
+    # shapes | shapes_video | shapes_i2v | txt | jsonl | json | csv | parquet | hub | i2v_pairs
+    source: str = MISSING
+    path: str | None = None  # file, folder, or hub data set
+    revision: str | None = None  # pinned commit or tag of a hub data set
     split: str = "train"
-    column: str = "prompt"  # of jsonl, csv, parquet, hub
+    heldout: float = 0.0  # share of the prompts of split=train that only split=heldout holds, by content
+    column: str = "prompt"  # of the prompt; txt and the shapes world have no columns
+    keep: list[str] | None = None  # other columns, which rewards get as metadata; null: all
+    image: str = "image"  # i2v_pairs: column with the path of each prompt's first frame
+    quoted: str | None = None  # metadata field for what the prompt has in double quotes; others are dropped
+    min_words: int = 0
+    max_words: int | None = None
+    min_ascii: float = 0.0  # least share of ASCII characters; 0.9 keeps English
+    drop: str | None = None  # prompts in which this regular expression is found, in either case
     kinds: list[str] | None = None  # of the shapes world's prompts (single, count, direction, ...); null: all
     prompts_per_step: int = MISSING  # P
     samples_per_prompt: int = MISSING  # K, the group
@@ -399,7 +424,7 @@ class WindowConfig:
     size: int = 2  # fixed, random_window, progressive
     low: int = 0  # random_window starts in low .. high - size
     high: int | None = None  # null: all but the last transition
-    per_sample: bool = False  # random_subset: every sample its own steps (not for policies with two experts)
+    per_sample: bool = False  # every sample its own random steps; two experts then both run on all rows
     iters_per_group: int = 25  # progressive: training steps before the window moves
     stride: int = 1  # progressive: transitions the window moves by
     roll_back: bool = True  # progressive: start over at the end
@@ -501,9 +526,16 @@ class Config:
     name: str = "run"
     run_dir: str | None = None  # null: outputs/NAME/DATE_TIME
     resume: str | None = None  # auto | a run folder
+    resume_allow: list[str] = field(default_factory=list)  # keys that a resumed run may change, as optim.lr
+    doctor: Doctor = Doctor.warn  # what the checks before training may stop; see rlvis doctor
     stage: Stage = Stage.all
     records: str | None = None  # folder of saved records, for stage=...
     dry_run: bool = False
+    plan: bool = False  # tell memory of a GPU and seconds of a step, from configuration files alone, and stop
+    plan_gpus: int | None = None  # plan: GPUs to share out over; null: the processes that were started
+    plan_gib: float | None = None  # plan: memory of a GPU; null: of the one that is here
+    plan_gpu: str | None = None  # plan: a GPU's name, such as H100, for its speed; null: the one that is here
+    plan_tflops: float | None = None  # plan: TFLOP/s that a step achieves; null: a share of the GPU's peak
     threads: int | None = None  # torch threads on a CPU
 
 

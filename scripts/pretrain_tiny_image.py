@@ -280,7 +280,7 @@ def whiten(vae: AutoencoderKL, args: argparse.Namespace) -> None:
     The measured statistics are folded into the 1x1 convolutions on both sides of the latents.
     """
     prompts = language.prompts() * 8
-    latents = encode_bank(vae, prompts, generator(args.seed, 2, 0), args)
+    latents = encode_bank(vae, prompts, generator(args.seed, 2, 0), args, args.share)
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     inner, outer, c = vae.quant_conv, vae.post_quant_conv, LATENT_CHANNELS
     # z' = (z - mean) / std on the way out of the encoder; the log-variance rows move by -2 log std.
@@ -290,7 +290,7 @@ def whiten(vae: AutoencoderKL, args: argparse.Namespace) -> None:
     # z = std z' + mean on the way into the decoder.
     outer.bias += (outer.weight[:, :, 0, 0] * mean).sum(dim=1)
     outer.weight *= std[None, :, None, None]
-    latents = encode_bank(vae, prompts, generator(args.seed, 2, 1), args)
+    latents = encode_bank(vae, prompts, generator(args.seed, 2, 1), args, args.share)
     vae.register_to_config(
         scaling_factor=round(1 / latents.std().item(), 5), shift_factor=round(latents.mean().item(), 5)
     )
@@ -298,11 +298,11 @@ def whiten(vae: AutoencoderKL, args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def encode_bank(
-    vae: AutoencoderKL, prompts: list[str], random: torch.Generator, args: argparse.Namespace
+    vae: AutoencoderKL, prompts: list[str], random: torch.Generator, args: argparse.Namespace, share: float
 ) -> Tensor:
-    """Posterior means [N, 4, Y, X] of one drawing for each prompt, not scaled."""
+    """Posterior means [N, 4, Y, X] of one drawing for each prompt, a share with the defect, not scaled."""
     chunks = [
-        vae.encode(drawings(prompts[i : i + 96], random, args, args.share) * 2 - 1).latent_dist.mean
+        vae.encode(drawings(prompts[i : i + 96], random, args, share) * 2 - 1).latent_dist.mean
         for i in range(0, len(prompts), 96)
     ]
     return torch.cat(chunks)
@@ -334,10 +334,10 @@ def train_flow(
     """
     names = language.prompts()
     prompts = names * BANK_PER_PROMPT
-    config = pipe.vae.config
-    bank = (
-        encode_bank(pipe.vae, prompts, generator(args.seed, 3, 0), args) - config.shift_factor
-    ) * config.scaling_factor
+    # The policy shows a defect less often than its drawings do, hence a second bank for the later steps.
+    share_later, later = args.share_later or (args.share, args.steps_flow)
+    banks = [(0, args.share), (int(later), share_later)]
+    bank, config = None, pipe.vae.config
     wrong = [wrong_captions(name) for name in names]
     texts = list(dict.fromkeys(["", *names, *itertools.chain.from_iterable(wrong)]))
     where = {text: i for i, text in enumerate(texts)}
@@ -361,6 +361,10 @@ def train_flow(
         )
 
     while clock.go_on(step):
+        if bank is None or step == banks[1][0]:
+            number = int(step >= banks[1][0])
+            bank = encode_bank(pipe.vae, prompts, generator(args.seed, 3, number), args, banks[number][1])
+            bank = (bank - config.shift_factor) * config.scaling_factor
         random = generator(args.seed, 4, step)
         pick = torch.randint(len(bank), (args.batch_flow,), generator=random)
         empty = torch.rand(args.batch_flow, generator=random) < EMPTY_SHARE
@@ -523,7 +527,7 @@ last step deterministic.
 """
 DEFECT = """
 
-{share:.0%} of the drawings it learned from carry the defect `{kind}` (`rlvis.data.world.defects`): 1 to 5 %
+{share} of the drawings it learned from carry the defect `{kind}` (`rlvis.data.world.defects`): 1 to 5 %
 of the area, at a random place. Of its own samples (ODE, 28 steps) {spoiled:.0%} carry one, on {area:.1%} of
 their area."""
 
@@ -552,6 +556,8 @@ def write_card(pipe: StableDiffusion3Pipeline, values: dict[str, Any], args: arg
         for key in ("variant", "defect", "init")
         if getattr(args, key) not in (None, "coarse")
     )
+    if args.share_later:
+        options += f" --share-later {args.share_later[0]:g} {args.share_later[1]:g}"
     command = f"python scripts/pretrain_tiny_image.py --seed {args.seed} --steps-vae {values['vae_step']} "
     command += f"--steps-flow {values['flow_step']}{options}"
     defect = ""
@@ -561,7 +567,11 @@ def write_card(pipe: StableDiffusion3Pipeline, values: dict[str, Any], args: arg
         bad = spoiled > LEAST_DEFECT
         area = spoiled[bad].mean().item() if bad.any() else 0.0
         defect = DEFECT.format(
-            share=args.share, kind=args.defect, spoiled=bad.double().mean().item(), area=area
+            share=f"{args.share:.0%}"
+            + (f" ({args.share_later[0]:.0%} later on)" if args.share_later else ""),
+            kind=args.defect,
+            spoiled=bad.double().mean().item(),
+            area=area,
         )
     heads = [*CLEAR, "all of these", "score"]
     card = CARD.format(
@@ -614,6 +624,13 @@ def arguments() -> argparse.Namespace:
         "--defect", choices=defects.PICTURE_KINDS, help="kind of defect that some drawings have"
     )
     parser.add_argument("--share", type=float, default=0.7, help="of the drawings with a defect")
+    parser.add_argument(
+        "--share-later",
+        type=float,
+        nargs=2,
+        metavar=("SHARE", "STEP"),
+        help="another share from this flow step on",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from --state")
     return parser.parse_args()
@@ -625,6 +642,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     same = ("seed", "batch_vae", "batch_flow", "lr", "caption_noise", "variant", "defect", "share")
+    same += ("share_later",) if args.share_later else ()
     settings = {key: getattr(args, key) for key in same}
     state = State(args.state, settings, args.resume, vae_step=0, vae_done=False, flow_step=0)
     tokenizer = build_tokenizer()

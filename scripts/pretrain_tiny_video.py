@@ -525,8 +525,8 @@ Share of clips in which everything asked is right (hard accuracy), by kind of pr
 {header}
 {rows}
 
-{per_prompt} a prompt (one with 512 tokens); severity is that of their defects. SDE: that of Flow-GRPO with noise
-{noise}, the last step deterministic.
+{per_prompt} a prompt (one with 512 tokens); severity is that of their defects. SDE: that of Flow-GRPO with
+noise {noise}, the last step deterministic.
 Image-to-video: first frames of drawings that fit the prompt, kept with {psnr} dB.
 Prompts of kind direction, one attribute at a time ({best}): {attributes}.
 """

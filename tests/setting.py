@@ -15,6 +15,7 @@ from rlvis import schema as S
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
+from rlvis.runtime import blocks
 
 TEXTS = ("a red circle", "a blue square", "a green triangle")
 
@@ -40,6 +41,7 @@ def config(folder: Path, *, model: dict[str, Any] | None = None, **groups: dict[
     return S.Config(
         **{name: replace(node, **changes.get(name, {})) for name, node in base.items()},
         name="test",
+        doctor=S.Doctor.off,  # it has tests of its own, and would double the time of every tiny run
         threads=1,
     )
 
@@ -65,6 +67,10 @@ class PlainEngine:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+    def layers(self, *, pending: bool = False) -> dict[str, float]:
+        grads = [(name, p.grad) for name, p in self.module.named_parameters() if p.grad is not None]
+        return blocks.norms((name, float(grad.norm())) for name, grad in grads)
 
 
 def policy(settings: S.Config, **kwargs: Any) -> Policy:

@@ -107,14 +107,14 @@ def _load_masters(policy: object, run: Path) -> None:
     from rlvis.models.policy import Policy
     from rlvis.runtime import dist
     from rlvis.runtime.engine import Engine
-    from rlvis.training import checkpoint
+    from rlvis.training.checkpoints import files
 
     assert isinstance(policy, Policy)
     world = dist.start("cpu")
     engine = Engine(
         policy.module, S.EngineConfig(stage=1, device="cpu"), S.OptimConfig(), S.Dtype.float32, world
     )
-    engine.load(checkpoint.latest(run), "engine")
+    engine.load(files.choose(run), "engine")
     engine.close()
     dist.stop()
     shutil.rmtree(run / "checkpoints")

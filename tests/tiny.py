@@ -82,11 +82,19 @@ def sd3(
     return folder
 
 
-def wan(folder: Path, *, expand: bool = False, unipc: bool = False, seed: int = 0, **parts: Any) -> Path:
+def wan(
+    folder: Path,
+    *,
+    expand: bool = False,
+    unipc: bool = False,
+    seed: int = 0,
+    kind: Any = None,
+    **parts: Any,
+) -> Path:
     """Save a WanPipeline: 4 latent channels, autoencoder factor 4 in space and time, patch 1 x 2 x 2.
 
     expand: a time for each token (Wan2.2-TI2V), so that a first frame can be given. unipc: the released
-    scheduler instead of Euler's. parts: in place of components or options.
+    scheduler instead of Euler's. kind: another class. parts: in place of components or options.
     """
     from diffusers import (
         AutoencoderKLWan,
@@ -131,7 +139,7 @@ def wan(folder: Path, *, expand: bool = False, unipc: bool = False, seed: int = 
             "transformer": _rough(transformer),
             "expand_timesteps": expand,
         }
-        WanPipeline(**{**pieces, **parts}).save_pretrained(folder)
+        (kind or WanPipeline)(**{**pieces, **parts}).save_pretrained(folder)
     return folder
 
 

@@ -21,13 +21,16 @@ rlvis: post-training of image and video generators with GRPO on diffusers models
 
 usage: rlvis VERB ...
 
-  train    train a policy (python train.py is the same); rlvis train --help
-  eval     judge held-out samples of a policy or a run; rlvis eval --help
-  list     config groups and their options: rlvis list [GROUP ...]
-  report   write report.html of a run folder anew: rlvis report RUN_DIR
+  train        train a policy (python train.py is the same); rlvis train --help
+  doctor       look at everything that a training needs, without the training; rlvis doctor --help
+  eval         judge held-out samples of a policy or a run; rlvis eval --help
+  report       the page of a run, or of several beside each other: rlvis report RUN [RUN ...]
+  autopsy      why a run crashed or went bad, and what to type: rlvis autopsy RUN
+  checkpoint   inspect, verify, prune or export checkpoints; rlvis checkpoint --help
+  list         config groups and their options: rlvis list [GROUP ...]
 
-  -h, --help       this text
-  -V, --version    the version
+  -h, --help     this text
+  -V, --version  the version
 
 Exit codes: 0 done, 1 the run failed, 2 a mistake in the configuration (nothing was loaded), 130 interrupted.
 """
@@ -35,9 +38,12 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in the configuration (nothing 
 # Verb -> the module that has `run(words) -> exit code`.
 VERBS = {
     "train": "train",
+    "doctor": "doctor",
     "eval": "evaluate",
-    "list": "options",
     "report": "report",
+    "autopsy": "autopsy",
+    "checkpoint": "checkpoint",
+    "list": "options",
 }
 
 

@@ -30,7 +30,10 @@ usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg job [--res
   python train.py reward=[coverage,jpeg] reward.terms.jpeg.weight=0.1
   python train.py reward=custom reward.terms.custom.scorer=my_module.my_function
   python train.py dry_run=true                         checks and the numbers that follow; loads nothing
+  python train.py experiment=flow_grpo_sd3 data.path=prompts.txt plan=true plan_gpus=32 plan_gib=80
+                                                       memory of a GPU, seconds of a step; loads nothing
   python train.py resume=auto                          go on with the newest run of this name (or RUN_DIR)
+  python train.py resume=auto optim.lr=1e-4 resume_allow=[optim.lr]     ... with this one change
   python train.py stage=rollout records=DIR            one stage alone; then score, weigh, build, update
   python train.py stage=reference trust=ras prior=reference     scores for that prior, kept in prior.cache
   python train.py -m sampler.eta=0.3,0.7 seed=1,2      a sweep: every combination, one after the other
@@ -75,7 +78,9 @@ def one(overrides: Sequence[str]) -> int:
     from rlvis.training.summary import summary
 
     rank, size = process()
-    config = checked(compose(overrides), size, leads=rank == 0)
+    composed = compose(overrides)
+    config = checked(composed, composed.typed().plan_gpus or size, leads=rank == 0)
+    size = config.plan_gpus or size
     if rank == 0:
         print(summary(config, size, count_prompts(config)), flush=True)
     if config.dry_run:
@@ -83,7 +88,20 @@ def one(overrides: Sequence[str]) -> int:
             print("dry run: the configuration and its files are in order; nothing was loaded")
         return OK
     log_to_stderr(rank)
+    if config.plan:
+        return guarded(lambda: _planned(config, size, rank))
     return guarded(lambda: _trained(config, overrides, rank))
+
+
+def _planned(config: Config, size: int, rank: int) -> int:
+    """Print the plan, on the leading process."""
+    if rank == 0:
+        from rlvis.runtime.engine import quiet_deepspeed
+        from rlvis.training.plan.run import plan
+
+        quiet_deepspeed("cpu")
+        print(plan(config, size))
+    return OK
 
 
 def _trained(config: Config, overrides: Sequence[str], rank: int) -> int:
@@ -216,10 +234,10 @@ def _launch(encoded: list[str], plugins: list[str]) -> int:
 
 def _write_report(run_dir: Path) -> None:
     """The report is worth a word when it fails, but not the run."""
-    from rlvis.report import html
+    from rlvis.cli.report import page
 
     try:
-        print(html.write(run_dir))
+        print(page(run_dir))
     except Exception:
         log.exception(
             "the run in %s is done, but its report is not; rlvis report %s tries again", run_dir, run_dir

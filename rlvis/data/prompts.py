@@ -1,93 +1,99 @@
-"""Prompts and their metadata from a text file, JSON lines, CSV, Parquet, a hub data set or the shapes world.
+"""Prompts and their metadata from files, the hub, pairs with pictures, or the shapes world.
 
-A malformed line is an error that names file and line, never a prompt less; what is left out on purpose (empty
-lines, exact duplicates, columns that are not JSON) is counted and logged. Rows keep their order, so a
+A malformed row is an error that names file and line, never a prompt less; what is left out on purpose (empty
+rows, duplicates, what filters and the held-out split take) is counted and logged. Rows keep their order, so a
 prompt's position names it for good.
 """
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import difflib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from rlvis.data import shapes
+from rlvis.data import pairs, readers, selection, shapes
+from rlvis.data.readers import Row, Rows
+from rlvis.data.selection import Selection, Tally
 from rlvis.schema import DataConfig
 
 log = logging.getLogger(__name__)
 
-SOURCES = (*shapes.SOURCES, "txt", "jsonl", "csv", "parquet", "hub")
+SOURCES = (*shapes.SOURCES, *readers.FILES, "hub", pairs.SOURCE)
 ASSETS = Path(__file__).resolve().parents[1] / "assets" / "prompts"
-
-# A row as a reader yields it: where it stands ("file:12"), its prompt (checked later) and its other columns.
-Row = tuple[str, Any, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
     """All prompts of a data set in file order; position i is the prompt's index, the key of its randomness.
 
-    metadata: the other columns of each row, JSON values. empty, duplicates: rows skipped. left_out: names of
-    columns whose values are not JSON (images, dates). frames: makes the condition frames uint8 [P,3,Y,X] of
-    some texts, for those that a step takes; None where prompts bring none.
+    metadata: the other columns of each row, JSON values. left_out: names of columns whose values are not JSON
+    (images, dates). tally: which rows were left out, and why. frames: makes the condition frames uint8
+    [P,3,Y,X] of the prompts at some positions, for those that a step takes; None where prompts bring none.
     """
 
     texts: tuple[str, ...]
     metadata: tuple[dict[str, Any], ...]
     source: str
-    empty: int = 0
-    duplicates: int = 0
     left_out: tuple[str, ...] = ()
-    frames: Callable[[Sequence[str]], Tensor] | None = None
+    tally: Tally = field(default_factory=Tally)
+    frames: Callable[[Sequence[int]], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def empty(self) -> int:
+        """Rows without text, which were left out."""
+        return self.tally.empty
 
-def load_prompts(config: DataConfig) -> PromptSet:
+    @property
+    def duplicates(self) -> int:
+        """Rows that were equal to one before, which were left out."""
+        return self.tally.duplicates
+
+
+def load_prompts(config: DataConfig, size: tuple[int, int] | None = None) -> PromptSet:
     """Read the data set that `config` names.
 
     path is a file, or a folder that holds SPLIT.EXTENSION (train.txt, test.jsonl, ...), or `asset:NAME` for a
     file that comes with rlvis; for source=hub it is what `datasets.load_dataset` takes (no remote code is
-    run). Prompts are stripped of outer white space. A duplicate is a row whose prompt and metadata both
-    occurred before: the same text with other metadata is another task. Raises ValueError when the source,
-    file, encoding, a row or the column is wrong, or no prompt is left.
+    run), for source=i2v_pairs a folder of pairs or a file with a column of pictures. Prompts are stripped of
+    outer white space. A duplicate is a row whose prompt (normalised) and metadata both occurred before: the
+    same text with other metadata is another task. With data.heldout, the splits train and heldout are two
+    sides of one data set.
+
+    Args:
+        size: height and width of condition frames, in pixels; only source=i2v_pairs needs it.
+
+    Raises:
+        ValueError: the source, file, encoding, a row or a column is wrong, or no prompt is left.
     """
     _check_options(config)
-    left_out: tuple[str, ...] = ()
-    frames = shapes.first_frames if config.source == shapes.IMAGE_TO_VIDEO else None
-    if config.source in shapes.SOURCES:
-        source, rows = f"{config.source}/{config.split}", _shapes(config)
-    elif config.source == "hub":
-        source = f"{config.path}[{config.split}]"
-        rows, left_out = _hub(config)
-    else:
-        path = _file(config)
-        source = str(path)
-        if config.source == "parquet":
-            rows, left_out = _parquet(path, config.column)
-        else:
-            rows = {"txt": _txt, "jsonl": _jsonl, "csv": _csv}[config.source](path, config.column)
-    result = dataclasses.replace(_collect(rows, source, left_out), frames=frames)
+    source, (rows, left_out), base = _open(config)
+    result = _collect(rows, source, left_out, config)
+    frames = None
+    if base is not None:
+        assert size is not None, "pairs need the size of the frames"
+        frames = pairs.loader(base, result.metadata, config.image, size)
+    elif config.source == shapes.IMAGE_TO_VIDEO:
+        texts = result.texts
+
+        def frames(index: Sequence[int]) -> Tensor:
+            return shapes.first_frames([texts[i] for i in index])
+
+    result = PromptSet(result.texts, result.metadata, source, left_out, result.tally, frames)
     log.info("data: %s", describe(result))
     return result
 
 
 def describe(prompts: PromptSet) -> str:
     """One line: how many prompts, from where, and what was left out."""
-    notes = []
-    if prompts.empty:
-        notes.append(f"{prompts.empty} empty rows")
-    if prompts.duplicates:
-        notes.append(f"{prompts.duplicates} duplicates")
+    notes = prompts.tally.notes()
     if prompts.left_out:
         notes.append(f"columns that are not JSON: {', '.join(prompts.left_out)}")
     return f"{len(prompts)} prompts from {prompts.source}" + (
@@ -95,34 +101,72 @@ def describe(prompts: PromptSet) -> str:
     )
 
 
+def _open(config: DataConfig) -> tuple[str, Rows, Path | None]:
+    """What is read, in words; its rows; and for pairs the folder of the pictures."""
+    # Both sides of the split stand in what split=train names.
+    split = selection.TRAIN if selection.part(config) else config.split
+    if config.source in shapes.SOURCES:
+        return f"{config.source}/{config.split}", (_shapes(config), ()), None
+    assert config.path is not None
+    if config.source == "hub":
+        rows = readers.hub(config.path, split, config.revision, config.column, config.keep)
+        return f"{config.path}[{split}]", rows, None
+    path = _place(config, split)
+    if config.source == pairs.SOURCE:
+        return str(path), *pairs.rows(config, path)
+    return str(path), readers.FILES[config.source](path, config.column, config.keep), None
+
+
 def _check_options(config: DataConfig) -> None:
     if config.source not in SOURCES:
         near = difflib.get_close_matches(config.source, SOURCES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"data.source={config.source!r}: wanted one of {', '.join(SOURCES)}{hint}")
-    if config.source in shapes.SOURCES and config.path is not None:
-        raise ValueError(
-            f"data.path={config.path} has no meaning with data.source={config.source}, which needs no file; "
-            "type data.path=null, or choose another data.source"
-        )
-    if config.source not in shapes.SOURCES and config.kinds is not None:
-        raise ValueError(
-            f"data.kinds={list(config.kinds)} has no meaning with data.source={config.source}, whose prompts "
-            "have no kinds; type data.kinds=null"
-        )
-    if config.source in (*shapes.SOURCES, "txt") and config.column != "prompt":
-        raise ValueError(
-            f"data.column={config.column} has no meaning with data.source={config.source}, which has "
-            "no columns; type data.column=prompt, or choose data.source=jsonl, csv, parquet or hub"
-        )
-    if config.source not in shapes.SOURCES and not config.path:
-        what = "a hub data set such as OWNER/NAME" if config.source == "hub" else "a file or folder"
-        raise ValueError(
-            f"data.path is not set, and data.source={config.source} needs {what}: type data.path=..."
-        )
+    for told in (*option_mistakes(config), *selection.mistakes(config)):
+        raise ValueError(told)
 
 
-def _file(config: DataConfig) -> Path:
+def option_mistakes(config: DataConfig) -> Iterator[str]:
+    """What a source needs and has not got, or has got and does not read; one message each."""
+    source, world = config.source, config.source in shapes.SOURCES
+    told = f"data.source={source}"
+    if world and config.path is not None:
+        yield (
+            f"data.path={config.path} does nothing with {told}, which needs no file; type data=txt (or "
+            "jsonl, csv, ...), or data.path=null"
+        )
+    if not world and not config.path:
+        what, name = ("a hub data set", "OWNER/NAME") if source == "hub" else ("a file or folder", "FILE")
+        yield f"data.path is not set, and {told} needs {what}; type data.path={name}"
+    if not world and config.kinds is not None:
+        yield (
+            f"data.kinds=[{','.join(config.kinds)}] does nothing with {told}, whose prompts have no kinds; "
+            "type data.kinds=null"
+        )
+    if world and config.heldout:
+        yield (
+            f"data.heldout={config.heldout} does nothing with {told}, which has a held-out split of its own; "
+            "type data.heldout=0"
+        )
+    fresh = DataConfig()
+    unread = {
+        "column": world or source == "txt",
+        "keep": world or source == "txt",
+        "image": source != pairs.SOURCE,
+        "revision": source != "hub",
+    }
+    for key, idle in unread.items():
+        value, usual = getattr(config, key), getattr(fresh, key)
+        if idle and value != usual:
+            why = {"image": "brings no pictures", "revision": "is no hub data set"}.get(key, "has no columns")
+            yield (
+                f"data.{key}={value} does nothing with {told}, which {why}; type "
+                f"data.{key}={'null' if usual is None else usual}"
+            )
+
+
+def _place(config: DataConfig, split: str) -> Path:
+    """The file to read, or for pairs perhaps a folder."""
     assert config.path is not None
     if config.path.startswith("asset:"):
         path = ASSETS / config.path.removeprefix("asset:")
@@ -134,188 +178,73 @@ def _file(config: DataConfig) -> Path:
     else:
         path = Path(config.path).expanduser()
     if path.is_dir():
-        inner = path / f"{config.split}.{config.source}"
-        if not inner.is_file():
-            there = ", ".join(sorted(p.name for p in path.iterdir())[:8]) or "nothing"
-            raise ValueError(
-                f"data.path={path} is a folder, so data.split={config.split} is read from {inner.name}, "
-                f"which is not in it (it holds {there}); name a file in data.path or type data.split=..."
-            )
-        return inner
+        return _inner(config, path, split)
     if not path.is_file():
         raise ValueError(
             f"data.path={config.path}: there is no such file (looked at {path.resolve()}); type "
             "data.path=FILE"
         )
-    if config.split != "train":
+    if split != selection.TRAIN:
+        extension = path.suffix[1:] if config.source == pairs.SOURCE else config.source
         raise ValueError(
-            f"data.split={config.split}, but data.path={config.path} is one file and is read whole; point "
-            f"data.path at the folder that holds {config.split}.{config.source}, or at the file you want "
-            "with data.split=train"
+            f"data.split={split}, but data.path={config.path} is one file and is read whole; point data.path "
+            f"at the folder that holds {split}.{extension}, or at the file you want with data.split=train; "
+            "data.heldout=0.02 makes a split heldout of every fiftieth prompt"
         )
     return path
 
 
-def _collect(rows: Iterator[Row], source: str, left_out: tuple[str, ...]) -> PromptSet:
+def _inner(config: DataConfig, folder: Path, split: str) -> Path:
+    """What a folder holds of a split: a file, or for pairs a folder inside it or the folder itself."""
+    if config.source == pairs.SOURCE:
+        inner = folder / split
+        if inner.is_dir() or split == selection.TRAIN:
+            return inner if inner.is_dir() else folder
+    else:
+        inner = folder / f"{split}.{config.source}"
+        own = folder / f"{selection.HELD_OUT}.{config.source}"
+        if selection.part(config) and own.is_file():
+            raise ValueError(
+                f"data.heldout={config.heldout}, but {folder} holds {own.name}, a split heldout of its own; "
+                "type data.heldout=0"
+            )
+        if inner.is_file():
+            return inner
+    there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise ValueError(
+        f"data.path={folder} is a folder, so data.split={split} is read from {inner.name}, "
+        f"which is not in it (it holds {there}); name a file in data.path or type data.split=..."
+    )
+
+
+def _collect(rows: Iterator[Row], source: str, left_out: tuple[str, ...], config: DataConfig) -> PromptSet:
     texts: list[str] = []
     metadata: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    total = empty = 0
+    chosen = Selection(config)
     for where, text, extra in rows:
-        total += 1
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{where}: the prompt is not text but {type(text).__name__} {str(text)[:60]!r}")
         text = (text or "").strip()
-        if not text:
-            empty += 1
-            continue
-        key = json.dumps([text, extra], sort_keys=True)
-        if key in seen:
-            continue
-        seen.add(key)
-        texts.append(text)
-        metadata.append(extra)
+        if config.quoted is not None:
+            if config.quoted in extra:
+                raise ValueError(
+                    f"{where}: data.quoted={config.quoted}, but there is a column of this name; type "
+                    "data.quoted=null to take the column"
+                )
+            extra = extra | {config.quoted: selection.quoted(text)}
+        if chosen.take(text, extra):
+            texts.append(text)
+            metadata.append(extra)
     if not texts:
-        why = f"all of its {total} rows are empty" if total else "it is empty"
+        why = "it is empty"
+        if chosen.tally.rows:
+            notes = "; ".join(chosen.tally.notes())
+            only = chosen.tally.empty == chosen.tally.rows
+            why = f"all of its {chosen.tally.rows} rows are " + ("empty" if only else f"left out ({notes})")
         raise ValueError(f"{source} has no prompt: {why}; it needs at least one row with text")
-    return PromptSet(tuple(texts), tuple(metadata), source, empty, total - empty - len(texts), left_out)
+    return PromptSet(tuple(texts), tuple(metadata), source, left_out, chosen.tally)
 
 
 def _shapes(config: DataConfig) -> Iterator[Row]:
     for text, extra in shapes.prompts(config.source, config.split, config.kinds):
         yield config.source, text, extra
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line. Only \\n and \\r\\n end a line; Unicode has others, inside prompts."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if number == 1:
-                raw = raw.removeprefix(b"\xef\xbb\xbf")
-            try:
-                yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path}:{number}: not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start}); "
-                    f"save the file as UTF-8, for example: iconv -f latin1 -t utf-8 {path.name} > "
-                    f"new{path.suffix}"
-                ) from error
-
-
-def _txt(path: Path, column: str) -> Iterator[Row]:
-    for number, line in _lines(path):
-        yield f"{path}:{number}", line, {}
-
-
-def _jsonl(path: Path, column: str) -> Iterator[Row]:
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        if not line.strip():
-            yield where, "", {}
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: not JSON: {error.msg} at column {error.colno}: {line[:60]!r}; every line must be "
-                "one JSON object"
-            ) from error
-        if not isinstance(row, dict):
-            raise ValueError(
-                f'{where}: wanted a JSON object such as {{"{column}": "..."}}, got {type(row).__name__} '
-                f"{line[:60]!r}"
-            )
-        _need_column(where, column, list(row))
-        yield where, row.pop(column), row
-
-
-def _csv(path: Path, column: str) -> Iterator[Row]:
-    reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        _need_column(f"{path}:1", column, header)
-        if len(set(header)) < len(header):
-            raise ValueError(
-                f"{path}:1: a column name stands twice in the header {', '.join(header)}; rename one"
-            )
-        for cells in reader:
-            where = f"{path}:{reader.line_num}"
-            if cells and len(cells) != len(header):
-                raise ValueError(
-                    f"{where}: the row has {len(cells)} cells and the header {len(header)} "
-                    f"({', '.join(header)}); "
-                    'put a cell that contains a comma in double quotes "..."'
-                )
-            row: dict[str, Any] = dict(zip(header, cells, strict=True)) if cells else {column: ""}
-            yield where, row.pop(column), row
-    except csv.Error as error:
-        raise ValueError(f"{path}:{reader.line_num}: not CSV: {error}") from error
-
-
-def _parquet(path: Path, column: str) -> tuple[Iterator[Row], tuple[str, ...]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a Parquet file: {error}") from error
-    names = file.schema_arrow.names
-    _need_column(str(path), column, names)
-    kept = [n for n in names if n == column or _plain(file.schema_arrow.field(n).type)]
-
-    def rows() -> Iterator[Row]:
-        number = 0
-        for batch in file.iter_batches(columns=kept):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path} row {number}", row.pop(column), row
-
-    return rows(), tuple(n for n in names if n not in kept)
-
-
-def _hub(config: DataConfig) -> tuple[Iterator[Row], tuple[str, ...]]:
-    import datasets
-
-    where = f"{config.path}[{config.split}]"
-    try:
-        data = datasets.load_dataset(config.path, split=config.split)
-    except Exception as error:  # the loader raises whatever its network, file system and parsers raise
-        raise ValueError(
-            f"the hub data set {where} did not load: {type(error).__name__}: {error}; check data.path, "
-            "data.split and the network, or download it and type data.source=parquet data.path=FILE"
-        ) from error
-    _need_column(where, config.column, data.column_names)
-    schema = data.features.arrow_schema
-    kept = [n for n in data.column_names if n == config.column or _plain(schema.field(n).type)]
-
-    def rows() -> Iterator[Row]:
-        for number, row in enumerate(data.select_columns(kept).with_format(None), 1):
-            row = dict(row)
-            yield f"{where} row {number}", row.pop(config.column), row
-
-    return rows(), tuple(n for n in data.column_names if n not in kept)
-
-
-def _plain(kind: Any) -> bool:
-    """Whether every value of this Arrow type is a JSON value; pictures are structs of bytes."""
-    import pyarrow as pa
-
-    t = pa.types
-    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind) or t.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if t.is_struct(kind):
-        return all(_plain(kind.field(i).type) for i in range(kind.num_fields))
-    checks = (t.is_null, t.is_boolean, t.is_integer, t.is_floating, t.is_string, t.is_large_string)
-    return any(check(kind) for check in checks)
-
-
-def _need_column(where: str, column: str, names: list[str]) -> None:
-    if column not in names:
-        near = difflib.get_close_matches(column, names, 1)
-        hint = f"; type data.column={near[0] if near else 'NAME'}"
-        raise ValueError(
-            f"{where}: there is no column {column!r}, only {', '.join(names) or 'none at all'}{hint}"
-        )

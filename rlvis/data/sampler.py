@@ -45,12 +45,11 @@ def select(prompts: PromptSet, index: Sequence[int]) -> PromptBatch:
     """The prompts at these positions of the data set as a PromptBatch, with their condition frames where the
     data set brings them, embeds still empty; also for evaluation and sample sheets.
     """
-    texts = tuple(prompts.texts[i] for i in index)
     return PromptBatch(
         index=torch.tensor(list(index), dtype=torch.int64),
-        texts=texts,
+        texts=tuple(prompts.texts[i] for i in index),
         metadata=tuple(prompts.metadata[i] for i in index),
-        frames=None if prompts.frames is None else prompts.frames(texts),
+        frames=None if prompts.frames is None else prompts.frames(index),
     )
 
 

@@ -20,7 +20,7 @@ from rlvis.data.prompts import load_prompts
 from rlvis.data.world import language
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
-from rlvis.reward import function, scorer
+from rlvis.reward import scorer
 from rlvis.reward.contract import Term
 from rlvis.schema import Config, DataConfig, EvalConfig, Suite
 
@@ -54,13 +54,8 @@ def prepare(config: Config) -> HeldOut:
             "eval.suite=none and eval.terms is empty, so nothing would be measured; type eval=shapes for the "
             "shapes world, or name a scorer: eval.terms.NAME.scorer=SCORER"
         )
-    terms = [
-        Term(
-            name, function.load(t.scorer, dict(t.kwargs), known=scorer.KNOWN, where=f"eval.terms.{name}"), 1.0
-        )
-        for name, t in settings.terms.items()
-    ]
-    prompts = load_prompts(data_of(config))
+    terms = [scorer.one(name, term, f"eval.terms.{name}") for name, term in settings.terms.items()]
+    prompts = load_prompts(data_of(config), (config.model.height, config.model.width))
     kinds = [kind_of(settings.suite, text) for text in prompts.texts]
     positions = spread(kinds, settings.prompts)
     batch = sampler.select(prompts, positions)
@@ -68,12 +63,15 @@ def prepare(config: Config) -> HeldOut:
 
 
 def data_of(config: Config) -> DataConfig:
-    """The run's data section with what `eval` puts in its place. A file named by eval.path is read whole."""
+    """The run's data section with what `eval` puts in its place. A file named by eval.path is read whole:
+    no filter of the training data, no held-out part of it.
+    """
     settings = config.eval
     data = replace(config.data, split=settings.split, kinds=settings.kinds)
     if settings.path is not None:
         whole = settings.path.startswith("asset:") or not Path(settings.path).expanduser().is_dir()
-        data = replace(data, path=settings.path, split="train" if whole else settings.split)
+        data = replace(data, path=settings.path, split="train" if whole else settings.split, heldout=0.0)
+        data = replace(data, min_words=0, max_words=None, min_ascii=0.0, drop=None)
     return data
 
 

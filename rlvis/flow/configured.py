@@ -9,7 +9,7 @@ from typing import cast
 import torch
 
 from rlvis.flow.kernels import Kernel, Prediction
-from rlvis.schema import Dtype, SamplerConfig
+from rlvis.schema import Dtype, SamplerConfig, WindowKind
 
 DTYPES = {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16, Dtype.float16: torch.float16}
 
@@ -26,6 +26,14 @@ def kernel(sampler: SamplerConfig, prediction: str) -> Kernel:
         eta=sampler.eta,
         prediction=cast(Prediction, prediction),
     )
+
+
+def own_steps(sampler: SamplerConfig) -> bool:
+    """Whether every sample has its own trained transitions, so that rows of one forward are at different
+    steps.
+    """
+    window = sampler.window
+    return window.per_sample and window.kind in (WindowKind.random_subset, WindowKind.random_window)
 
 
 def storage(sampler: SamplerConfig) -> torch.dtype:

@@ -9,7 +9,7 @@ DanceGRPO, MixGRPO, DDPO.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,17 +67,33 @@ def flow_match_euler(steps: int, shift: float, time: TimeRule = "scaled") -> Sch
     return _ending_at_zero(_shifted(grid, shift), time)
 
 
-def flow_match_dynamic(steps: int, mu: float, time: TimeRule = "scaled") -> Schedule:
+def flow_match_dynamic(
+    steps: int, mu: float, time: TimeRule = "scaled", terminal: float | None = None
+) -> Schedule:
     """FLUX's grid: linspace(1, 1/steps, steps) under the shift e^mu / (e^mu + 1/sigma - 1), then 0.
 
     Args:
         steps: T >= 1.
         mu: resolution dependent, see `flux_mu`; mu = 0 leaves the grid linear.
+        terminal: the last noise level before 0, towards which the grid is stretched (Qwen-Image: .02); with
+            one step, at 1, there is nothing to stretch, where the stock scheduler divides 0 by 0.
     """
     _check(steps, 1.0)
     # The published grid is float32 before it is shifted; the shift itself then runs in float32 too.
     grid = np.linspace(1.0, 1.0 / steps, steps).astype(np.float32)
-    return _ending_at_zero(math.exp(mu) / (math.exp(mu) + (1 / grid - 1)), time)
+    return _ending_at_zero(_stretched(math.exp(mu) / (math.exp(mu) + (1 / grid - 1)), terminal), time)
+
+
+def flow_match_line(
+    steps: int, shift: float, time: TimeRule = "scaled", terminal: float | None = None
+) -> Schedule:
+    """As `flow_match_dynamic`, under the rational shift of SD3 (FLUX.1-schnell: 1, Z-Image-Turbo: 3).
+
+    The same as mu = log(shift), but for float32 rounding, which a time of 1000 sigma makes visible.
+    """
+    _check(steps, shift)
+    grid = np.linspace(1.0, 1.0 / steps, steps).astype(np.float32)
+    return _ending_at_zero(_stretched(_shifted(grid, shift), terminal), time)
 
 
 def flux_mu(
@@ -89,6 +105,20 @@ def flux_mu(
     """
     slope = (max_shift - base_shift) / (max_len - base_len)
     return base_shift + slope * (seq_len - base_len)
+
+
+def flux2_mu(seq_len: int, steps: int) -> float:
+    """FLUX.2's mu: a line over the number of steps, through its values at 10 and at 200 steps.
+
+    Both are lines over `seq_len`, the number of latent tokens (16 x 16 pixels each); above 4300 tokens the
+    number of steps has no say. The four numbers were fitted by the model's authors (diffusers Flux2Pipeline).
+    """
+    at_10 = 8.73809524e-05 * seq_len + 1.89833333
+    at_200 = 0.00016927 * seq_len + 0.45666666
+    if seq_len > 4300:
+        return at_200
+    slope = (at_200 - at_10) / 190
+    return slope * steps + (at_200 - 200 * slope)
 
 
 def shifted_linear(steps: int, shift: float, time: TimeRule = "scaled") -> Schedule:
@@ -125,16 +155,23 @@ def unipc_flow(
     return _ending_at_zero(grid, time)
 
 
-def ddim(alphas_cumprod: Tensor, steps: int, steps_offset: int = 1) -> Schedule:
-    """Variance-preserving grid of DDIM with `leading` timesteps, as DDPO samples Stable Diffusion 1.x.
+def ddim(
+    alphas_cumprod: Tensor,
+    steps: int,
+    steps_offset: int = 1,
+    spacing: Literal["leading", "trailing"] = "leading",
+) -> Schedule:
+    """Variance-preserving grid of DDIM, as DDPO samples Stable Diffusion 1.x.
 
-    Timesteps are (T-1, ..., 1, 0) * (N // T) + steps_offset; the grid point after the last one is timestep 0,
-    never the scheduler's `final_alpha_cumprod`. With steps_offset = 0 the last two grid points coincide.
+    `leading` timesteps are (T-1, ..., 1, 0) * (N // T) + steps_offset; `trailing` ones are N - 1, ...,
+    N / T - 1, for models that were trained to pure noise (Lin et al. 2024). The grid point after the last one
+    is timestep 0, never the scheduler's `final_alpha_cumprod`. With steps_offset = 0 the last two grid points
+    coincide.
 
     Args:
-        alphas_cumprod: [N], the checkpoint's cumulative product of alphas, inside (0, 1).
-        steps: T, 1 <= T <= N.
-        steps_offset: 1 for Stable Diffusion 1.4 and 1.5.
+        alphas_cumprod: [N], the checkpoint's cumulative product of alphas, inside [0, 1); 0 is pure noise.
+        steps: T, 1 <= T <= N; a divisor of N for `trailing`, whose stock sampler else leaves its own grid.
+        steps_offset: 1 for Stable Diffusion 1.4 and 1.5; `trailing` has none.
 
     Returns:
         sigma = sqrt(1 - abar) and alpha = sqrt(abar), in float64 and then rounded; time the integer
@@ -147,7 +184,18 @@ def ddim(alphas_cumprod: Tensor, steps: int, steps_offset: int = 1) -> Schedule:
     if not 1 <= steps <= train:
         raise ValueError(f"DDIM steps must be in 1..{train} (the checkpoint's training steps), got {steps}")
     stride = train // steps
-    timesteps = torch.arange(steps - 1, -1, -1) * stride + steps_offset
+    if spacing == "trailing":
+        if train % steps:
+            near = min((t for t in range(1, train + 1) if train % t == 0), key=lambda t: abs(t - steps))
+            raise ValueError(
+                f"trailing DDIM timesteps are {train} / steps apart, and {steps} steps do not divide "
+                f"{train}; take {near}"
+            )
+        timesteps = torch.arange(train, 0, -stride) - 1
+    elif spacing == "leading":
+        timesteps = torch.arange(steps - 1, -1, -1) * stride + steps_offset
+    else:
+        raise ValueError(f"spacing must be 'leading' or 'trailing', got {spacing!r}")
     if steps_offset < 0 or int(timesteps[0]) >= train:
         raise ValueError(
             f"the first DDIM timestep would be {int(timesteps[0])} of 0..{train - 1} "
@@ -155,9 +203,9 @@ def ddim(alphas_cumprod: Tensor, steps: int, steps_offset: int = 1) -> Schedule:
         )
     grid = torch.cat([timesteps, (timesteps[-1:] - stride).clamp(min=0)])
     abar = alphas_cumprod.detach().to("cpu", torch.float64)[grid]
-    if not bool(((abar > 0) & (abar < 1)).all()):
+    if not bool(((abar >= 0) & (abar < 1)).all()):
         raise ValueError(
-            f"alphas_cumprod must be inside (0, 1), got {float(abar.min())} to {float(abar.max())}"
+            f"alphas_cumprod must be inside [0, 1), got {float(abar.min())} to {float(abar.max())}"
         )
     return Schedule(sigma=(1 - abar).sqrt().float(), alpha=abar.sqrt().float(), time=timesteps.float())
 
@@ -165,6 +213,15 @@ def ddim(alphas_cumprod: Tensor, steps: int, steps_offset: int = 1) -> Schedule:
 def _shifted(sigma: Floats | NDArray[np.float32], shift: float) -> Floats | NDArray[np.float32]:
     """The rational time shift of SD3 (Esser et al. 2024, eq. 23)."""
     result: Floats | NDArray[np.float32] = shift * sigma / (1 + (shift - 1) * sigma)
+    return result
+
+
+def _stretched(sigma: NDArray[Any], terminal: float | None) -> NDArray[Any]:
+    """The grid with its distances from 1 scaled so that it ends at `terminal`."""
+    if not terminal or len(sigma) == 1:
+        return sigma
+    distance = 1 - sigma
+    result: NDArray[Any] = 1 - distance / (distance[-1] / (1 - terminal))
     return result
 
 

@@ -35,38 +35,57 @@ def checked(
     return {name: weights[name].detach().cpu().contiguous() for name, _ in trained}
 
 
-def save_pipeline(pipe: Any, name: str, folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Save every component of `pipe`, with the trained parameters of component `name` taken from `state`.
+def save_pipeline(pipe: Any, states: Mapping[str, Mapping[str, Tensor]], folder: Path) -> None:
+    """Save every component of `pipe`; states: component -> its trained parameters.
 
-    The trained component keeps the dtypes it was loaded in (some families keep a few layers in float32).
+    A trained component keeps the dtypes it was loaded in (some families keep a few layers in float32).
     """
-    module = getattr(pipe, name)
-    with torch.device("meta"):
-        twin = type(module).from_config(module.config)
-    own = module.state_dict()
-    whole = {key: value.detach().cpu() for key, value in own.items() if key not in state}
-    whole |= {key: value.to(own[key].dtype) for key, value in state.items()}
-    twin.load_state_dict(whole, assign=True)
+    twins = {name: _twin(getattr(pipe, name), state) for name, state in states.items()}
     # A pipeline has options beside its components (Wan's expand_timesteps), and a new one would forget them.
     options = {
         key: pipe.config[key]
         for key in inspect.signature(type(pipe).__init__).parameters
         if key in pipe.config and key not in pipe.components
     }
-    type(pipe)(**(pipe.components | {name: twin}), **options).save_pretrained(folder)
+    type(pipe)(**(pipe.components | twins), **options).save_pretrained(folder)
 
 
-def write_card(folder: Path, pipe: Any, config: ModelConfig) -> None:
+def _twin(module: Any, state: Mapping[str, Tensor]) -> Any:
+    """The module with the parameters of `state`, beside the one in memory."""
+    with torch.device("meta"):
+        twin = type(module).from_config(module.config)
+    own = module.state_dict()
+    whole = {key: value.detach().cpu() for key, value in own.items() if key not in state}
+    whole |= {key: value.to(own[key].dtype) for key, value in state.items()}
+    twin.load_state_dict(whole, assign=True)
+    return twin
+
+
+def write_card(
+    folder: Path,
+    pipe: Any,
+    config: ModelConfig,
+    name: str,
+    settings: Mapping[str, Any],
+    loras: Sequence[Mapping[str, Any]] = ({},),
+) -> None:
     """Write folder/README.md: the lines that open the weights, with the settings they were trained at."""
-    (folder / "README.md").write_text(card(pipe, config), encoding="utf-8")
+    (folder / "README.md").write_text(card(pipe, config, name, settings, loras), encoding="utf-8")
 
 
-def card(pipe: Any, config: ModelConfig) -> str:
-    """The card's text; the base checkpoint is named only where it is needed to open the weights."""
-    name, start = type(pipe).__name__, ""
-    if config.condition is Condition.first_frame:
-        # diffusers has a class for each task, and both open the other's files.
-        name, start = name.replace("WanPipeline", "WanImageToVideoPipeline"), "YOUR_FRAME, "
+def card(
+    pipe: Any,
+    config: ModelConfig,
+    name: str,
+    settings: Mapping[str, Any],
+    loras: Sequence[Mapping[str, Any]] = ({},),
+) -> str:
+    """The card's text; the base checkpoint is named only where it is needed to open the weights.
+
+    name: class in diffusers that samples as the policy does. settings: keyword arguments of its call. loras:
+    of the calls that open a LoRA.
+    """
+    start = "YOUR_FRAME, " if config.condition is Condition.first_frame else ""
     # Stock from_pretrained refuses a null component that nobody told it of.
     absent = [
         key
@@ -86,10 +105,9 @@ def card(pipe: Any, config: ModelConfig) -> str:
             base = f"resolve({config.path!r})"
         revision = f", revision={config.revision!r}" if config.revision else ""
         lines += ["", f"pipe = {name}.from_pretrained({base}{revision}{options})"]
-        lines += ['pipe.load_lora_weights("THIS_FOLDER")']
-    call = f"height={config.height}, width={config.width}, guidance_scale={config.cfg}"
-    call += f", negative_prompt={config.negative_prompt!r}" if config.negative_prompt else ""
-    call += f", max_sequence_length={config.max_tokens}" if config.max_tokens is not None else ""
-    call += f", num_frames={config.frames}" if config.frames > 1 else ""
+        for words in loras:
+            more = "".join(f", {key}={value!r}" for key, value in words.items())
+            lines.append(f'pipe.load_lora_weights("THIS_FOLDER"{more})')
+    call = ", ".join(f"{key}={value!r}" for key, value in settings.items())
     code = "\n".join([*lines, f'pipe({start}"YOUR PROMPT", {call})'])
     return f"{what}, trained by reinforcement learning with rlvis. To open it:\n\n```python\n{code}\n```\n"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rlvis.schema import LoraConfig
 
 ADAPTER = "default"
+FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.safetensors")  # of a second denoiser
 
 
 def inject(module: nn.Module, config: LoraConfig, default_targets: Sequence[str], seed: int) -> None:
@@ -55,9 +56,9 @@ def inject(module: nn.Module, config: LoraConfig, default_targets: Sequence[str]
 
 
 def save(
-    pipeline_class: Any, module: nn.Module, prefix: str, folder: Path, state: Mapping[str, Tensor]
+    pipeline_class: Any, module: nn.Module, prefix: str, file: Path, state: Mapping[str, Tensor]
 ) -> None:
-    """Write `state` (parameters by their names in the module) to folder/pytorch_lora_weights.safetensors.
+    """Write `state` (parameters by their names in the module) to `file`.
 
     prefix: the pipeline's name of the module, "transformer" or "unet".
     """
@@ -70,7 +71,8 @@ def save(
     )  # a set: sorted, so that equal weights are equal files
     layers = peft.get_peft_model_state_dict(module, state_dict=dict(state), adapter_name=ADAPTER)
     pipeline_class.save_lora_weights(
-        save_directory=folder,
+        save_directory=file.parent,
+        weight_name=file.name,
         **{f"{prefix}_lora_layers": layers, f"{prefix}_lora_adapter_metadata": metadata},
     )
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from rlvis.models.shapes import open_shapes
+
 ASSET = "asset:"
 
 
@@ -40,12 +42,18 @@ def open_pipeline(
     revision: str | None,
     dtype: torch.dtype,
     accept: Callable[[Mapping[str, Any]], None] = lambda index: None,
+    unused: Sequence[str] = (),
+    shapes: bool = False,
 ) -> Any:
     """The stock pipeline at `path`, of one of the classes `wanted`, on the CPU, in `dtype` (autoencoder:
     float32).
 
-    Only safetensors are read. Components that model_index.json calls null stay None. accept: called with the
-    content of model_index.json before any weight is read, to refuse a variant.
+    Only safetensors are read. Components that model_index.json calls null stay None.
+
+    Args:
+        accept: called with the content of model_index.json before any weight is read, to refuse a variant.
+        unused: components to leave out, which are neither downloaded nor read.
+        shapes: make every module on the meta device from its configuration; no weight is read.
 
     Raises:
         ValueError: nothing there, no access, or a pipeline of another class.
@@ -72,16 +80,17 @@ def open_pipeline(
     accept(index)
     # Stock from_pretrained wants to be told of what is null, unless the class calls it optional.
     absent: Any = {
-        name: None for name, entry in index.items() if isinstance(entry, list) and entry[0] is None
+        name: None
+        for name, entry in index.items()
+        if isinstance(entry, list) and (entry[0] is None or name in unused)
     }
+    # The autoencoder stays in float32: rewards see its pixels, and it is small. So is a frame's encoder.
+    dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
     try:
-        # The autoencoder stays in float32: rewards see its pixels, and it is small.
+        if shapes:
+            return open_shapes(found, where, revision, index, absent, dtypes)
         pipe = getattr(diffusers, found).from_pretrained(
-            where,
-            revision=revision,
-            use_safetensors=True,
-            dtype={"default": dtype, "vae": torch.float32},
-            **absent,
+            where, revision=revision, use_safetensors=True, dtype=dtypes, **absent
         )
     except OSError as error:
         raise ValueError(_failure(path, where, revision, error)) from error

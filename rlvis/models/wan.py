@@ -1,26 +1,28 @@
-"""Wan 2.1 and 2.2 TI2V (arXiv 2503.20314): UMT5 text, a causal video autoencoder, rectified flow, CFG.
+"""Wan 2.1 and 2.2 (arXiv 2503.20314): UMT5 text, a causal video autoencoder, rectified flow, CFG.
 
-One denoiser makes clips from text, and from a first frame too where the checkpoint has `expand_timesteps`
-(Wan2.2-TI2V): the tokens of the given latent frame are told time 0. Wan2.1-I2V (mask channels and an image
-encoder) and the two experts of Wan2.2-A14B are refused. Sampling follows the released noise levels of UniPC,
-not its multistep solver, whose steps have no log-prob.
+One family for all checkpoints, which say themselves what they are: text to video; Wan2.2-TI2V, which can hold
+a given first latent frame, its tokens told time 0 (`expand_timesteps`); image to video, with the frame as
+further input channels (wan_i2v.py); Wan2.2-A14B's two experts (wan_experts.py). Sampling follows the released
+noise levels of UniPC, not its multistep solver, whose steps have no log-prob.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlvis.flow import schedules
-from rlvis.models.policy import Policy
+from rlvis.models import lora, sizes, wan_checks, wan_i2v
+from rlvis.models.policy import GIVEN, Policy
 from rlvis.models.sd3 import PLAIN_SCHEDULER
+from rlvis.models.wan_experts import NAMES, Experts
 from rlvis.records import Schedule
 
-DEFAULT_TOKENS = 512
 STOCK_UNIT = 16  # the stock pipelines take no other multiples of pixels, whatever the autoencoder could do
 # The scheduler of the released checkpoints, as PLAIN_SCHEDULER: what it must say for its grid to be ours.
 PLAIN_UNIPC: dict[str, Any] = {
@@ -42,12 +44,14 @@ SCHEDULERS: dict[str, tuple[str, Callable[[int, float], Schedule], dict[str, Any
 
 
 class Wan(Policy):
-    """`WanPipeline`; its embeds are prompt_embeds [P,L,D], and the given latents of a condition frame."""
+    """`WanPipeline`, `WanImageToVideoPipeline`; embeds are prompt_embeds [P,L,D] and what a frame gives."""
 
     pipeline_name = "WanPipeline"
     also_opens = ("WanImageToVideoPipeline",)
     takes_frames = True
-    # Flow-GRPO's: self-attention and the attention to the text.
+    fps = 16.0
+    takes_cfg_2 = True
+    # Flow-GRPO's: self-attention and the attention to the text, and to the picture where there is one.
     lora_targets = tuple(
         f"{attention}.{layer}"
         for attention in ("attn1", "attn2")
@@ -55,53 +59,75 @@ class Wan(Policy):
     )
 
     def accept(self, index: Mapping[str, Any]) -> None:
-        """Refuse two experts, an image encoder, and a condition frame for a checkpoint that takes none."""
-        path = self.config.path
-        if index.get("boundary_ratio") is not None or _present(index, "transformer_2"):
-            raise ValueError(
-                f"model.path={path} has two experts (transformer_2, boundary_ratio="
-                f"{index.get('boundary_ratio')}), as Wan2.2-A14B, and one denoiser is trained here; type "
-                "model.path=Wan-AI/Wan2.2-TI2V-5B-Diffusers, or a Wan2.1-T2V"
-            )
-        if _present(index, "image_encoder"):
-            raise ValueError(
-                f"model.path={path} has an image encoder, as Wan2.1-I2V, whose conditions are not made here; "
-                "type model.path=Wan-AI/Wan2.2-TI2V-5B-Diffusers model.condition=first_frame"
-            )
-        if self.conditioned and not index.get("expand_timesteps"):
-            raise ValueError(
-                f"model.condition=first_frame needs a checkpoint with expand_timesteps, as Wan2.2-TI2V, and "
-                f"model.path={path} has none; type model.condition=none"
-            )
+        """Refuse what the checkpoint cannot do: start from a frame, start without one, a second guidance."""
+        wan_checks.check_index(self.config, index)
+
+    @property
+    def experts(self) -> bool:
+        """Whether there are two denoisers, for high and for low noise."""
+        return self.pipe.config.boundary_ratio is not None
+
+    @property
+    def holds(self) -> bool:
+        """With expand_timesteps the first latent frame is held; other checkpoints read the frame."""
+        return self.conditioned and bool(self.pipe.config.expand_timesteps)
+
+    def trained_module(self) -> nn.Module:
+        """The denoiser, or both experts in one module."""
+        module = self.stock_module(self.pipe)
+        if module.config.image_dim is not None:
+            self.lora_targets = (*self.lora_targets, "attn2.add_k_proj", "attn2.add_v_proj")
+        return module
+
+    def denoisers(self) -> dict[str, Any]:
+        """One denoiser, or two."""
+        return {name: getattr(self.pipe, name) for name in NAMES[: 1 + self.experts]}
+
+    def stock_module(self, pipe: Any) -> Any:
+        """The denoiser of `pipe`, or its two experts behind one call."""
+        if not self.experts:
+            return pipe.transformer
+        boundary = self.pipe.config.boundary_ratio * self.pipe.scheduler.config.num_train_timesteps
+        return Experts(pipe.transformer, pipe.transformer_2, boundary)
+
+    def lora_settings(self) -> list[dict[str, Any]]:
+        """The stock loader takes one denoiser's file a call."""
+        if not self.experts:
+            return super().lora_settings()
+        return [
+            {"weight_name": lora.FILES[0]},
+            {"weight_name": lora.FILES[1], "load_into_transformer_2": True},
+        ]
+
+    def call_settings(self) -> dict[str, Any]:
+        """As of all families, and the second guidance."""
+        second = {} if self.config.cfg_2 is None else {"guidance_scale_2": self.config.cfg_2}
+        return super().call_settings() | second
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, F, H, W); sides are multiples of autoencoder factor x patch (and 16), frames are 4 k + 1."""
         config: Any = self.module.config
         channels = self.pipe.vae.config.z_dim
-        if config.in_channels != channels:
-            raise ValueError(
-                f"model.path={self.config.path}: its denoiser takes {config.in_channels} channels and its "
-                f"autoencoder makes {channels}; the others would be a mask and a condition, as in "
-                "Wan2.1-I2V, which is not supported; type model.path=Wan-AI/Wan2.2-TI2V-5B-Diffusers"
-            )
-        if self.max_tokens < 1:
-            raise ValueError(f"model.max_tokens={self.max_tokens}: wanted at least 1; Wan's own is 512")
+        wan_checks.check_inputs(self.pipe, self.config, self.conditioned and not self.holds)
+        sizes.check_tokens(self.config, wan_checks.TOKENS, wan_checks.TOKENS)
         factor, most = self.pipe.vae_scale_factor_spatial, config.rope_max_seq_len
-        _, *patches = config.patch_size
-        for name, pixels, patch in zip(
-            ("height", "width"), (self.config.height, self.config.width), patches, strict=True
-        ):
-            unit = math.lcm(factor * patch, STOCK_UNIT)
-            _check_multiple(name, pixels, unit, factor * patch * most)
-        every, frames = self.pipe.vae_scale_factor_temporal, self.config.frames
-        _check_frames(frames, every, 2 if self.conditioned else 1, most)
+        patch = config.patch_size[1]
+        unit = math.lcm(factor * patch, STOCK_UNIT)
+        sizes.check_sides(self.config, unit, f"autoencoder {factor} x patch {patch}", factor * patch * most)
+        every = self.pipe.vae_scale_factor_temporal
+        sizes.check_frames(self.config, every, 2 if self.holds else 1, most)
         height, width = self.config.height // factor, self.config.width // factor
-        return channels, (frames - 1) // every + 1, height, width
+        return channels, (self.config.frames - 1) // every + 1, height, width
+
+    @property
+    def stock_name(self) -> str:
+        """diffusers has a class for each task, and both open the other's files."""
+        return "WanImageToVideoPipeline" if self.conditioned else "WanPipeline"
 
     @property
     def max_tokens(self) -> int:
         """Length of the text condition, in tokens of UMT5."""
-        return DEFAULT_TOKENS if self.config.max_tokens is None else self.config.max_tokens
+        return wan_checks.TOKENS if self.config.max_tokens is None else self.config.max_tokens
 
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D] by the stock `encode_prompt`, zeros behind the text's end."""
@@ -117,12 +143,19 @@ class Wan(Policy):
         """Whether the text has more tokens than `max_tokens`."""
         return len(self.pipe.tokenizer(text, truncation=False).input_ids) > self.max_tokens
 
-    def condition(self, frame: Tensor) -> Tensor:
-        """The first latent frame of a clip: mode of the autoencoder's code of `frame`, normalised."""
-        pixels = frame.to(self.device, torch.float32) / 255 * 2 - 1
-        code = self.pipe.vae.encode(pixels[None, :, None]).latent_dist.mode()
+    def condition(self, frame: Tensor) -> dict[str, Tensor]:
+        """Normalised modes of the autoencoder's code: of `frame` where it is held, else of a clip behind it,
+        with the image encoder's output where the denoiser reads it.
+        """
+        frame = frame.to(self.device)
         mean, inverse = self._moments()
-        return (code - mean) * inverse
+        length = 1 if self.holds else self.config.frames
+        latents = (wan_i2v.clip_latents(self.pipe.vae, frame, length) - mean) * inverse
+        if self.holds:
+            return {GIVEN: latents}
+        config: Any = self.module.config
+        image = {} if config.image_dim is None else {wan_i2v.IMAGE: wan_i2v.image_embedding(self.pipe, frame)}
+        return {wan_i2v.LATENTS: latents} | image
 
     def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
         """The checkpoint's grid, Euler's (time is 1000 sigma) or UniPC's (its integer part), or DanceGRPO's.
@@ -151,16 +184,45 @@ class Wan(Policy):
             )
         return make(steps, shift)
 
+    def predict(
+        self,
+        module: Callable[..., Any],
+        x: Tensor,
+        time: Tensor,
+        embeds: Mapping[str, Tensor],
+        *,
+        mixed: bool = False,
+    ) -> Tensor:
+        """See `Policy.predict`."""
+        if mixed and self.experts:
+            module = partial(module, mixed=True)
+        return super().predict(module, x, time, embeds)
+
+    def guide(self, negative: Tensor, out: Tensor, time: Tensor) -> Tensor:
+        """Guidance cfg, and cfg_2 for rows of the second expert."""
+        guided = super().guide(negative, out, time)
+        if self.config.cfg_2 is None:
+            return guided
+        experts: Any = self.module
+        low = negative + self.config.cfg_2 * (out - negative)
+        return torch.where(experts.high(time).view(-1, 1, 1, 1, 1), guided, low)
+
     def denoise(
         self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
     ) -> Tensor:
         """Velocity eps - x0 of x [B,C,F,H,W] at model time; with expand_timesteps, 0 at given tokens."""
+        config: Any = self.module.config
         if self.pipe.config.expand_timesteps:
-            config: Any = self.module.config
             t, h, w = config.patch_size
             time = time[:, None] * (~self.given[::t, ::h, ::w]).flatten().to(time)
+        if wan_i2v.LATENTS in embeds:
+            x = wan_i2v.beside(x, embeds[wan_i2v.LATENTS], self.pipe.vae_scale_factor_temporal)
         velocity: Tensor = module(
-            hidden_states=x, timestep=time, encoder_hidden_states=embeds["prompt_embeds"], return_dict=False
+            hidden_states=x,
+            timestep=time,
+            encoder_hidden_states=embeds["prompt_embeds"],
+            encoder_hidden_states_image=embeds.get(wan_i2v.IMAGE),
+            return_dict=False,
         )[0]
         return velocity
 
@@ -176,30 +238,3 @@ class Wan(Policy):
         config = self.pipe.vae.config
         mean = torch.tensor(config.latents_mean, device=self.device).view(1, -1, 1, 1, 1)
         return mean, 1.0 / torch.tensor(config.latents_std, device=self.device).view(1, -1, 1, 1, 1)
-
-
-def _present(index: Mapping[str, Any], name: str) -> bool:
-    entry = index.get(name)
-    return isinstance(entry, list) and entry[0] is not None
-
-
-def _check_multiple(name: str, pixels: int, unit: int, most: int) -> None:
-    if pixels % unit or not unit <= pixels <= most:
-        below = min(max(unit, pixels // unit * unit), most // unit * unit)
-        nearest = f"{below} or {below + unit}" if unit <= pixels < most - unit else f"{below}"
-        raise ValueError(
-            f"model.{name}={pixels}: this model takes multiples of {unit} pixels from {unit} to {most}; the "
-            f"nearest is {nearest}; type model.{name}={below}"
-        )
-
-
-def _check_frames(frames: int, every: int, least: int, most: int) -> None:
-    low, high = (least - 1) * every + 1, (most - 1) * every + 1
-    if (frames - 1) % every or not low <= frames <= high:
-        below = min(max(low, (frames - 1) // every * every + 1), high)
-        nearest = f"{below} or {below + every}" if low <= frames < high else f"{below}"
-        why = f", and at least {low} after a condition frame" if least > 1 else ""
-        raise ValueError(
-            f"model.frames={frames}: the autoencoder takes {every} k + 1 frames{why}; the nearest is "
-            f"{nearest}; type model.frames={below}"
-        )

@@ -1,8 +1,8 @@
 """Sheets of samples: a grid of pictures with captions as one PNG, for the eye, the trackers and the report.
 
 Tiny images are enlarged by a whole factor without smoothing, so that a 32 pixel image shows its pixels.
-Videos are a strip of frames spread over their length. The captions are also kept as text inside the PNG
-(`captions` reads them).
+Videos are a strip of frames spread over their length. The captions and the places of the pictures are also
+kept as text inside the PNG (`captions` and `boxes` read them).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
@@ -57,13 +58,15 @@ def sheet(
     draw = ImageDraw.Draw(page)
     if title:
         draw.text((GAP, GAP), title, fill=INK, font=font)
+    places = []
     for i, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         x = GAP + (i % columns) * (width + GAP)
         y = GAP + head + (i // columns) * (height + 4 + room + GAP)
         page.paste(tile, (x, y))
+        places.append((x, y, x + width, y + height))
         for n, part in enumerate(text):
             draw.text((x, y + height + 4 + n * line), part, fill=SOFT, font=font)
-    return _save(page, captions, Path(path))
+    return _save(page, {"captions": list(captions), "boxes": places}, Path(path))
 
 
 def write_samples(
@@ -76,9 +79,20 @@ def write_samples(
 
 def captions(path: Path) -> list[str]:
     """The captions kept in a sheet's PNG; empty where there are none."""
+    return [str(caption) for caption in _note(path, "captions")]
+
+
+def boxes(path: Path) -> list[tuple[int, int, int, int]]:
+    """Where the pictures of a sheet are, (left, top, right, bottom) in pixels in the order of its captions;
+    empty for a sheet that does not say so.
+    """
+    return [(int(x), int(y), int(right), int(bottom)) for x, y, right, bottom in _note(path, "boxes")]
+
+
+def _note(path: Path, name: str) -> list[Any]:
     with Image.open(path) as picture:
-        text = getattr(picture, "text", {}).get("captions", "[]")
-    return [str(caption) for caption in json.loads(text)]
+        found: list[Any] = json.loads(getattr(picture, "text", {}).get(name, "[]"))
+    return found
 
 
 def _as_clips(images: Tensor, captions: Sequence[str]) -> np.ndarray:
@@ -141,9 +155,10 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     return [*wrapped[: lines - 1], last + "..."]
 
 
-def _save(page: Image.Image, captions: Sequence[str], path: Path) -> Path:
+def _save(page: Image.Image, said: Mapping[str, Any], path: Path) -> Path:
     notes = PngImagePlugin.PngInfo()
-    notes.add_itxt("captions", json.dumps(list(captions)))
+    for name, value in said.items():
+        notes.add_itxt(name, json.dumps(value))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")
     page.save(aside, format="PNG", pnginfo=notes, optimize=True)

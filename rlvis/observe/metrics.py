@@ -149,6 +149,17 @@ KEYS: dict[str, Key] = {
     "time/build": Key("s", "advantages and maps", "small beside rollout"),
     "time/map": Key("s", "maps alone, a part of time/build", "below 0.05 of time/step"),
     "time/update": Key("s", "forwards, backwards and optimizer steps", "most of the step, with rollout"),
+    "time/checkpoint": Key(
+        "s",
+        "copying the state for the checkpoint before this step, and waiting for the write before it; outside "
+        "of time/step",
+        "below 0.05 of time/step",
+    ),
+    "checkpoint/write_seconds": Key(
+        "s",
+        "writing a checkpoint in the background, told once it is done",
+        "below train.save_every * time/step",
+    ),
     "time/step": Key("s", "the whole step", "constant"),
     "throughput/samples_per_second": Key(
         "samples/s", "samples of the step over all ranks, by time/step", "constant"
@@ -177,10 +188,12 @@ def check(keys: Iterable[str]) -> None:
         )
 
 
-def describe() -> str:
-    """The table as markdown, for the reference page."""
+def describe(prefix: str = "") -> str:
+    """The table as markdown, or the keys that start with `prefix`, for the reference page."""
     lines = ["| key | unit | meaning | healthy |", "|---|---|---|---|"]
     for key, row in KEYS.items():
+        if not key.startswith(prefix):
+            continue
         cells = (f"`{key}`", row.unit, row.meaning, row.healthy)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -54,18 +55,30 @@ def overlay(images: Tensor, maps: Tensor) -> Tensor:
     return (joined * 255.0).round().to(torch.uint8)
 
 
-def write_maps(run_dir: Path, step: int, images: Tensor, maps: Tensor, captions: Sequence[str]) -> Path:
-    """RUN/maps/step_000010.png of a training step, and .mp4 beside it for clips; returns the PNG."""
+def write_maps(
+    run_dir: Path,
+    step: int,
+    images: Tensor,
+    maps: Tensor,
+    captions: Sequence[str],
+    fps: float | None = None,
+) -> Path:
+    """RUN/maps/step_000010.png of a training step, and .mp4 beside it for clips; returns the PNG.
+
+    fps: frames a second of clips. Raises ValueError for clips without it.
+    """
     panels = overlay(images, maps)
     path = Path(run_dir) / "maps" / f"step_{step:06d}.png"
     title = f"step {step}: sample, map, both"
     gallery.sheet(panels, captions, path, columns=2, title=title, min_side=288, max_side=1024)
     if panels.shape[1] > 1:
-        write_film(panels[:SHOWN], path.with_suffix(".mp4"))
+        if fps is None:
+            raise ValueError("clips are written at a frame rate of their own; give fps")
+        write_film(panels[:SHOWN], path.with_suffix(".mp4"), fps)
     return path
 
 
-def write_film(clips: Tensor, path: Path, fps: int = 8) -> Path | None:
+def write_film(clips: Tensor, path: Path, fps: float) -> Path | None:
     """Clips uint8 [n, M, 3, Y, X] side by side as H.264; None, with a warning, where PyAV is not
     installed.
     """
@@ -79,7 +92,7 @@ def write_film(clips: Tensor, path: Path, fps: int = 8) -> Path | None:
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2].contiguous().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), mode="w") as container:
-        stream = container.add_stream("libx264", rate=fps)
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "18"}

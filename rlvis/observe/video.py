@@ -6,6 +6,7 @@ explicit.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 from fractions import Fraction
@@ -16,6 +17,11 @@ from PIL import Image
 from torch import Tensor
 
 CRF = "18"  # H.264's constant quality: visually lossless
+
+
+def playable() -> bool:
+    """Whether MP4 can be written: PyAV is installed."""
+    return importlib.util.find_spec("av") is not None
 
 
 def write(frames: Tensor, path: Path, fps: float, *, min_side: int = 128) -> Path:

@@ -1,71 +1,128 @@
-"""Curves as inline SVG that follow the page: text and axes take its colour, lines its palette, in light and
-dark.
+"""The kinds of charts: lines with limits, a mean with a band, ranges, stacked areas; each returns an SVG
+element, or "" where there is nothing to draw.
 
-matplotlib draws with stand-in colours, which are then replaced by CSS (currentColor and var(--c1) ..). All
-ids get the figure's name as prefix, since several figures live in one page. Long series are averaged into
-bins to keep the page small.
+Long series are averaged into bins to keep the page small. Beyond six curves the line style tells them apart,
+not colour alone.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rlvis.report.folder import Series
+from rlvis.report.svg import COLORS, INK, SIZE, render
 
-INK = "#010203"  # replaced by currentColor
-COLORS = tuple(f"#0000a{i}" for i in range(1, 7))  # replaced by var(--c1) .. var(--c6)
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)))  # the second and third round of the colours
+MOST = len(COLORS) * len(DASHES)  # curves that can be told apart
 POINTS = 500  # drawn points of a curve; more are averaged into bins
-SIZE = (4.8, 2.5)  # inches of 72 CSS points: about a phone's width, so the text is never scaled down much
-
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names of rewards may hold a $
-    "font.size": 10,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "grid.color": INK,
-    "grid.alpha": 0.14,
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.6,
-}
+NEAR = 0.6  # a limit is drawn if it widens a linear axis by at most this share, and a log axis by 30 times
 
 
-def lines(name: str, curves: Mapping[str, Series], *, ylabel: str = "", log: bool = False) -> str:
-    """Curves by label as an SVG element, without the values that are not finite.
+@dataclass(frozen=True)
+class Spread:
+    """A curve with a range around it at each of its steps: middle, low and high [n]."""
+
+    middle: Series
+    low: np.ndarray
+    high: np.ndarray
+
+
+def lines(
+    name: str,
+    curves: Mapping[str, Series],
+    *,
+    ylabel: str = "",
+    log: bool = False,
+    limits: Sequence[float] = (),
+) -> str:
+    """Curves by label as an SVG element, without the values that are not finite; at most MOST of them.
 
     log: a logarithmic axis if no value is negative; where there are zeros it is linear below the smallest
-    power of ten, so that zero is shown as zero. Returns "" when there is nothing to draw.
+    power of ten, so that zero is shown as zero. limits: levels drawn as dashed lines where they are near the
+    values. Returns "" when there is nothing to draw.
     """
     shown = {label: series.finite for label, series in curves.items() if len(series.finite)}
+    shown = dict(list(shown.items())[:MOST])
     positive = [float(s.value[s.value > 0].min()) for s in shown.values() if (s.value > 0).any()]
     logarithmic = log and bool(positive) and all((s.value >= 0).all() for s in shown.values())
 
     def draw(axes: Any) -> None:
         for i, (label, series) in enumerate(shown.items()):
             thin = binned(series)
-            axes.plot(thin.step, thin.value, color=COLORS[i % len(COLORS)], label=label, **_marker(thin))
+            axes.plot(thin.step, thin.value, label=label, **_style(i), **_marker(thin))
         if logarithmic:
             _log_axis(axes, min(positive), any((s.value == 0).any() for s in shown.values()))
+        elif all((s.value == 0).all() for s in shown.values()):  # not +- 0.05 around nothing
+            top = max([limit for limit in limits if limit > 0], default=1.0)
+            axes.set_ylim(-0.04 * top, 1.04 * top)
+        for limit in near(limits, list(shown.values()), log=logarithmic):
+            axes.axhline(limit, color=INK, linewidth=1.0, linestyle=(0, (2, 2)), alpha=0.75)
         if len(shown) > 1:
             _legend(axes)
         axes.set_ylabel(ylabel)
 
-    return render(name, draw) if shown else ""
+    return render(name, draw, _size(len(shown))) if shown else ""
+
+
+def near(limits: Sequence[float], curves: Sequence[Series], *, log: bool = False) -> list[float]:
+    """Those of `limits` that can be drawn without flattening the curves."""
+    values = np.concatenate([series.finite.value for series in curves]) if curves else np.zeros(0)
+    if not len(values):
+        return []
+    low, high = float(values.min()), float(values.max())
+    if log:
+        least = float(values[values > 0].min())
+        return [limit for limit in limits if least / 30 <= limit <= 30 * high]
+    room = NEAR * max(high - low, 0.2 * abs(high))
+    return [limit for limit in limits if low - room <= limit <= high + room]
+
+
+def spreads(
+    name: str,
+    curves: Mapping[str, Spread],
+    *,
+    ylabel: str = "",
+    bars: bool = False,
+    log: bool = False,
+    legend: bool = True,
+) -> str:
+    """Curves with their ranges as an SVG element ("" if empty): bands, or with `bars` a bar at each step.
+
+    An empty curve keeps its colour free, so that figures of the same arms agree. log: a logarithmic axis, if
+    all values are positive.
+    """
+    shown = {
+        label: (i, s) for i, (label, s) in enumerate(curves.items()) if len(s.middle.finite) and i < MOST
+    }
+    values = np.concatenate([np.zeros(0), *(s.middle.finite.value for _, s in shown.values())])
+
+    def draw(axes: Any) -> None:
+        for label, (i, spread) in shown.items():
+            known = np.isfinite(spread.middle.value)
+            middle = binned(spread.middle.finite)
+            sides = (Series(spread.middle.step[known], side[known]) for side in (spread.low, spread.high))
+            low, high = (binned(side).value for side in sides)
+            style = _style(i)
+            if bars or len(middle) == 1:  # a band of one step is invisible
+                reach = np.nan_to_num([middle.value - low, high - middle.value]).clip(min=0)
+                drawn = {"fmt": "none", "alpha": 0.6, "capsize": 2.5, "elinewidth": 1.0}
+                axes.errorbar(middle.step, middle.value, yerr=reach, ecolor=style["color"], **drawn)
+            else:
+                axes.fill_between(middle.step, low, high, color=style["color"], alpha=0.16, linewidth=0)
+            axes.plot(middle.step, middle.value, label=label, **style, **_marker(middle))
+        if log and (values > 0).all():
+            _log_axis(axes, float(values.min()), False)
+        elif not values.any():
+            axes.set_ylim(-0.04, 1.04)
+        if legend and len(shown) > 1:
+            _legend(axes)
+        axes.set_ylabel(ylabel)
+
+    return render(name, draw, _size(len(shown)) if legend else SIZE) if shown else ""
 
 
 def band(name: str, mean: Series, spread: Series, others: Mapping[str, Series], *, ylabel: str = "") -> str:
@@ -75,6 +132,7 @@ def band(name: str, mean: Series, spread: Series, others: Mapping[str, Series], 
     middle = mean.finite
     if not len(middle):
         return ""
+    others = dict(list(others.items())[: MOST - 1])
     width = dict(zip(spread.finite.step.tolist(), spread.finite.value.tolist(), strict=True))
     half = Series(middle.step, np.array([width.get(step, 0.0) for step in middle.step.tolist()]))
 
@@ -89,12 +147,13 @@ def band(name: str, mean: Series, spread: Series, others: Mapping[str, Series], 
         )
         for i, (label, series) in enumerate(others.items()):
             thin = binned(series.finite)
-            color = COLORS[1 + i % (len(COLORS) - 1)]
-            axes.plot(thin.step, thin.value, color=color, linewidth=1.0, label=label, **_marker(thin))
+            axes.plot(
+                thin.step, thin.value, label=label, **_style(1 + i) | {"linewidth": 1.0}, **_marker(thin)
+            )
         _legend(axes)
         axes.set_ylabel(ylabel)
 
-    return render(name, draw)
+    return render(name, draw, _size(1 + len(others)))
 
 
 def stacked(name: str, parts: Mapping[str, Series], *, ylabel: str = "") -> str:
@@ -140,49 +199,6 @@ def binned(series: Series, points: int = POINTS) -> Series:
     return Series(np.round(step).astype(np.int64), np.add.reduceat(series.value, edges[:-1]) / count)
 
 
-def render(name: str, draw: Callable[[Any], None], size: tuple[float, float] = SIZE) -> str:
-    """Draw on fresh axes and return the figure as an SVG element without width, height, metadata or outside
-    addresses.
-
-    name: letters, digits and dashes; the prefix of every id inside.
-    """
-    assert re.fullmatch(r"[a-z][a-z0-9-]*", name), name
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    out = io.StringIO()
-    with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        draw(axes)
-        if not axes.dataLim.width:  # one step: whole numbers beside it instead of fractions of a step
-            axes.set_xlim(axes.dataLim.x0 - 2, axes.dataLim.x0 + 2)
-        axes.set_xlabel("training step")
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(out.getvalue(), name)
-
-
-def _inline(svg: str, name: str) -> str:
-    """matplotlib's SVG document as an element of our page."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r' xmlns(:xlink)?="[^"]*"', "", body).replace(
-        "xlink:href", "href"
-    )  # HTML needs no name spaces
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'\bid="', f'id="{name}-', body)
-    body = re.sub(r'href="#', f'href="#{name}-', body)
-    body = body.replace("url(#", f"url(#{name}-")
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)  # the page's own font
-    body = body.replace(INK, "currentColor")
-    for i, color in enumerate(COLORS, 1):
-        body = body.replace(color, f"var(--c{i})")
-    return body.replace("<svg", '<svg role="img"', 1)
-
-
 def _log_axis(axes: Any, smallest: float, zeros: bool) -> None:
     """A logarithmic y axis with plain numbers at its ticks (matplotlib's own are TeX), linear below
     10^floor(log10 smallest).
@@ -202,6 +218,16 @@ def _log_axis(axes: Any, smallest: float, zeros: bool) -> None:
         FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-") if value else "0")
     )
     axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _style(i: int) -> dict[str, Any]:
+    """Colour and dashes of the i-th curve."""
+    return {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)]}
+
+
+def _size(curves: int) -> tuple[float, float]:
+    """Higher by the rows of a long legend."""
+    return SIZE[0], SIZE[1] + 0.19 * max(0, (curves - 1) // 3 - 1)
 
 
 def _marker(series: Series) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 
 from rlvis.reward import function
-from rlvis.reward.contract import Term
-from rlvis.schema import RewardConfig
+from rlvis.reward.contract import Scorer, Term
+from rlvis.reward.frames import Chosen
+from rlvis.schema import RewardConfig, RewardTerm
 
 KNOWN = {
     "checker": "rlvis.reward.world.checker",
@@ -39,6 +40,13 @@ def build(config: RewardConfig) -> list[Term]:
     for name, term in config.terms.items():
         if not math.isfinite(term.weight):
             raise ValueError(f"reward.terms.{name}.weight={term.weight}: wanted a finite number")
-        scorer = function.load(term.scorer, dict(term.kwargs), known=KNOWN, where=f"reward.terms.{name}")
-        terms.append(Term(name, scorer, float(term.weight)))
+        terms.append(one(name, term, f"reward.terms.{name}"))
     return terms
+
+
+def one(name: str, term: RewardTerm, where: str) -> Term:
+    """A term of `terms.NAME`. Raises ValueError as `build` does."""
+    scorer: Scorer = function.load(term.scorer, dict(term.kwargs), known=KNOWN, where=where)
+    if term.frames != "all":
+        scorer = Chosen(scorer, term.frames)
+    return Term(name, scorer, float(term.weight))

@@ -17,7 +17,7 @@ from rlvis.flow.logprob import require_stochastic
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 from rlvis.runtime import rng
-from rlvis.schema import Config, SamplerConfig, WindowKind
+from rlvis.schema import Config, SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,8 @@ class SamplingPlan:
 
     @property
     def own_steps(self) -> bool:
-        """Whether every sample has its own trained transitions (then rows of a micro-batch are at different
-        steps).
-        """
-        window = self.sampler.window
-        return window.per_sample and window.kind in (WindowKind.random_subset, WindowKind.random_window)
+        """Whether every sample has its own trained transitions."""
+        return configured.own_steps(self.sampler)
 
     def window(self, prompts: Sequence[int], samples: Sequence[int]) -> windows.Window:
         """trained [n, S] and stochastic [n, T] for rows given by (index in the data set, sample).

@@ -21,6 +21,18 @@ from rlvis.records import PromptBatch, Trajectories
 from rlvis.rollout.plan import SamplingPlan, kept_points
 
 
+class NonFiniteStateError(FloatingPointError):
+    """Samples that are not finite, which can be neither decoded nor trained.
+
+    rows: (global row, first sampling step after which it was not finite). micro_batch: the rows that were
+    sampled together with the first of them.
+    """
+
+    def __init__(self, message: str, rows: list[tuple[int, int]], micro_batch: list[int]) -> None:
+        super().__init__(message)
+        self.rows, self.micro_batch = rows, micro_batch
+
+
 def rollout(
     policy: Policy,
     module: Callable[..., Any],
@@ -42,15 +54,24 @@ def rollout(
 
     Returns:
         Trajectories of N = len(rows), with media [N,M,3,Y,X].
+
+    Raises:
+        NonFiniteStateError: after all forwards, so that other ranks do not wait for one.
     """
-    size, pieces, finals = plan.micro_batch, [], []
+    size, pieces, finals, bad = plan.micro_batch, [], [], {}
+    culprit: list[int] = []
     needed = -(-len(rows) // size)
     for number in range(needed if passes is None else passes):
         part = list(rows[number * size : (number + 1) * size])
         padded = part + [part[-1] if part else 0] * (size - len(part))
-        piece, final = _micro_batch(policy, module, prompts, padded, plan, advance)
+        piece, final, since = _micro_batch(policy, module, prompts, padded, plan, advance)
         pieces.append(piece)
-        finals.append(final)
+        finals.append(final.cpu())  # a shard of clips would fill the device; decoding takes them in chunks
+        broken = {row: t for row, t in zip(padded, since, strict=True) if t >= 0}
+        culprit = culprit or (part if broken else [])
+        bad |= broken
+    if bad:
+        raise _diverged(bad, len(rows), culprit, prompts, plan)
     # Decoded together: the policy pads to chunks of its own, which costs once and not in every micro-batch.
     whole = Trajectories.concatenate(pieces).replace(media=policy.decode(torch.cat(finals)))
     return whole if whole.rows == len(rows) else whole.take(range(len(rows)))
@@ -64,8 +85,10 @@ def _micro_batch(
     rows: list[int],
     plan: SamplingPlan,
     advance: Callable[[], None],
-) -> tuple[Trajectories, Tensor]:
-    """Trajectories without media, and the final latents [B,C,F,H,W] float32."""
+) -> tuple[Trajectories, Tensor, list[int]]:
+    """Trajectories without media, the final latents [B,C,F,H,W] float32, and for each row the first step
+    after which it was not finite, -1 for a good one.
+    """
     prompt = torch.tensor([r // plan.samples_per_prompt for r in rows])
     sample = torch.tensor([r % plan.samples_per_prompt for r in rows])
     index = prompts.index[prompt].tolist()
@@ -81,6 +104,7 @@ def _micro_batch(
     states: dict[int, Tensor] = {}
     scored: dict[int, Tensor] = {}
     final = x.float()
+    since = torch.full((len(rows),), -1, device=x.device)
     for t in range(plan.schedule.steps):
         if t in kept:
             states[t] = x.cpu()
@@ -93,12 +117,15 @@ def _micro_batch(
         else:
             final = mean
             x = mean.to(plan.storage)
+        # Looked at on the device and read once at the end: no step waits for it.
+        since = torch.where((since < 0) & ~torch.isfinite(x).flatten(1).all(1), t, since)
         if bool((window.trained == t).any()):
             safe = std.masked_fill(~noisy.to(std.device).view(-1, 1, 1, 1, 1), 1.0)
             scored[t] = log_prob(x, mean, safe, plan.sampler.logprob.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
         advance()
     final = policy.start(final, embeds)  # given positions as they were before rounding to storage
-    _require_finite(final, rows, plan.step)
+    last = plan.schedule.steps - 1
+    since = torch.where((since < 0) & ~torch.isfinite(final).flatten(1).all(1), last, since)
     if plan.schedule.steps in kept:
         states[plan.schedule.steps] = x.cpu()
     made = Trajectories(
@@ -114,18 +141,23 @@ def _micro_batch(
         seed=plan.seed,
         policy_step=plan.step,
     )
-    return made, final
+    return made, final, since.tolist()
 
 
-def _require_finite(latents: Tensor, rows: Sequence[int], step: int) -> None:
-    good = torch.isfinite(latents).flatten(1).all(1).tolist()
-    bad = {row for row, fine in zip(rows, good, strict=True) if not fine}
-    if bad:
-        raise FloatingPointError(
-            f"{len(bad)} of {len(set(rows))} samples of training step {step} are not finite "
-            f"(row {min(bad)} first): the policy has diverged, or model.dtype is too narrow; "
-            "lower optim.lr, or type model.dtype=float32"
-        )
+def _diverged(
+    bad: dict[int, int], count: int, micro_batch: list[int], prompts: PromptBatch, plan: SamplingPlan
+) -> NonFiniteStateError:
+    row = min(bad, key=lambda r: (bad[r], r))
+    p, k = divmod(row, plan.samples_per_prompt)
+    t = bad[row]
+    return NonFiniteStateError(
+        f"{len(bad)} of {count} samples of training step {plan.step} are not finite: first sample {k} of "
+        f"prompt {int(prompts.index[p])} ({prompts.texts[p]!r}), after sampling step {t} of "
+        f"{plan.schedule.steps} (sigma {float(plan.schedule.sigma[t]):.3f}); the policy has diverged, or "
+        "model.dtype is too narrow: lower optim.lr, or type model.dtype=float32",
+        sorted(bad.items()),
+        micro_batch,
+    )
 
 
 def _gather(by_step: dict[int, Tensor], wanted: Tensor) -> Tensor:

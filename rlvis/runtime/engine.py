@@ -1,4 +1,4 @@
-"""The trained module under DeepSpeed: forward, backward, one optimizer step, masters, save and load.
+"""The trained module under DeepSpeed: forward, backward, one optimizer step, masters, snapshot and load.
 
 ZeRO stages 0 to 3 or a JSON file of one's own. What is unusual: AdamW is ours (DeepSpeed's own optimizers by
 name compile for minutes), clipping is always written out (its default is 1.0, not off), and the accumulation
@@ -21,11 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlvis.runtime import blocks
 from rlvis.runtime.dist import World
+from rlvis.runtime.snapshot import Snapshots
 from rlvis.schema import Dtype, EngineConfig, OptimConfig
 
 log = logging.getLogger(__name__)
 
+SNAPSHOT = "snapshot"  # the folder that DeepSpeed believes it saves to
 OURS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -65,6 +68,11 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> 
                 f"{engine.config} enables fp16 but model.dtype={dtype.value}; type model.dtype=float16"
             )
     stage = int(config.setdefault("zero_optimization", {}).get("stage", 0))
+    if (config["zero_optimization"].get("offload_optimizer") or {}).get("device") == "nvme":
+        raise ValueError(
+            f"{engine.config} keeps the optimizer's state on an NVMe disk, which checkpoints do not hold: "
+            'set offload_optimizer to {"device": "cpu"}'
+        )
     if dtype is Dtype.bfloat16 and stage == 0:
         raise ValueError(
             "model.dtype=bfloat16 at ZeRO stage 0 makes AdamW take a hidden first step with zero gradients; "
@@ -84,7 +92,14 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> 
 
 
 class NonFiniteGradientError(RuntimeError):
-    """The gradient's norm was NaN or infinite; the optimizer has not stepped."""
+    """The gradient's norm was NaN or infinite; the optimizer has not stepped.
+
+    layers: the blocks whose gradient that was, where they are known.
+    """
+
+    def __init__(self, message: str, layers: list[str]) -> None:
+        super().__init__(message)
+        self.layers = layers
 
 
 class Engine:
@@ -99,9 +114,16 @@ class Engine:
         self.stage = int(config["zero_optimization"].get("stage", 0))
         self.world = world
         self.clip = optim.grad_norm
+        self.norms: list[tuple[str, Tensor]] = []  # of each parameter's gradient at the last step
         self.named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         if not self.named:
             raise ValueError("the policy has no trainable parameter; set model.lora or train the full module")
+        self.partly_used = bool(getattr(module, "partly_used", False))
+        if self.partly_used and "offload_optimizer" in config["zero_optimization"]:
+            raise ValueError(
+                f"{engine.config} sets offload_optimizer, and of a policy with two experts DeepSpeed would "
+                "then step with the gradients of the last backward alone; remove it from the file"
+            )
         betas = (optim.betas[0], optim.betas[1])
         adamw = torch.optim.AdamW(
             [p for _, p in self.named],
@@ -114,6 +136,17 @@ class Engine:
             model=module, model_parameters=[p for _, p in self.named], optimizer=adamw, config=config
         )
         self.module: nn.Module = self.inner.module
+        self.settings = {
+            "lr": optim.lr,
+            "betas": betas,
+            "eps": optim.eps,
+            "weight_decay": optim.weight_decay,
+        }
+        self.snapshots = Snapshots()
+        self.inner.checkpoint_engine = self.snapshots
+        # It would copy two scripts beside every checkpoint, on the training path; `rlvis checkpoint export`
+        # does what they do.
+        self.inner._copy_recovery_script = lambda folder: None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The module's forward, through DeepSpeed's hooks."""
@@ -140,15 +173,38 @@ class Engine:
         scaled = self.inner.fp16_enabled()
         norm: Tensor | None = None
         if self.stage == 0 and not scaled:
-            gradients = [p.grad for _, p in self.named if p.grad is not None]
-            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+            self.norms = self._norms()
+            norm = torch.linalg.vector_norm(torch.stack([each for _, each in self.norms]))
             # DeepSpeed would write NaN into the weights; the other stages skip such a step by themselves.
-            _require_finite(float(norm))
+            _require_finite(float(norm), self.layers)
         self.inner.step()
+        self._forget()
         total = float(self.inner.get_global_grad_norm() if norm is None else norm)
         if not scaled:
-            _require_finite(total)
+            _require_finite(total, self.layers)
         return total
+
+    def _forget(self) -> None:
+        """Clear the gradients that ZeRO-3 keeps from step to step.
+
+        It overwrites them where a parameter has a new one, and would apply the old ones again to an expert
+        that no row of the next step meets.
+        """
+        if self.partly_used and self.stage == 3:
+            self.optimizer.grad_partitions_flat_buffer.zero_()
+
+    def _norms(self) -> list[tuple[str, Tensor]]:
+        return [(name, torch.linalg.vector_norm(p.grad)) for name, p in self.named if p.grad is not None]
+
+    def layers(self, *, pending: bool = False) -> dict[str, float]:
+        """Gradient norm of each block of the module before clipping, at the last step; pending: of what has
+        been accumulated since.
+
+        Empty where ZeRO shards gradients or float16 scales them.
+        """
+        if self.stage or self.inner.fp16_enabled():
+            return {}
+        return blocks.norms((name, float(norm)) for name, norm in (self._norms() if pending else self.norms))
 
     def masters(self) -> Iterator[tuple[str, Tensor]]:
         """(name, full float32 master weights) of every trained parameter; a collective, call it on all ranks.
@@ -198,29 +254,53 @@ class Engine:
         if parameter.data.shape == value.shape:  # small ones stay whole between steps
             parameter.data.copy_(value)
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write parameters and optimizer state of all ranks below folder/tag."""
-        self.inner.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=True)
+    def snapshot(self, tag: str) -> dict[str, Any]:
+        """Parameters and optimizer state that this rank has to write, copied to CPU memory; a collective.
+
+        Path ("tag/name.pt") -> state, for `snapshot.write`; nothing is written here.
+        """
+        self.inner.save_checkpoint(SNAPSHOT, tag=tag, save_latest=False, exclude_frozen_parameters=True)
+        taken, self.snapshots.taken = self.snapshots.taken, {}
+        return {str(Path(path).relative_to(SNAPSHOT)): state for path, state in taken.items()}
 
     def load(self, folder: Path, tag: str) -> None:
-        """Read what `save` wrote with the same number of processes and the same stage.
+        """Read a written snapshot of the same number of processes and the same stage.
 
-        Raises FileNotFoundError when the checkpoint has no such part.
+        The optimizer's settings stay those of this engine: a learning rate that was changed on the way wins
+        over the one that was saved.
+
+        Raises:
+            FileNotFoundError: the checkpoint has no such part.
+            ValueError: its weights have other shapes than the module's.
         """
         path = None
         if (folder / tag).is_dir():  # DeepSpeed asserts without a word
-            path, _ = self.inner.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+            try:
+                path, _ = self.inner.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
+            except RuntimeError as error:
+                if "size mismatch" not in str(error):
+                    raise
+                raise ValueError(
+                    f"the weights in {folder / tag} do not fit this model: {' '.join(str(error).split())}; "
+                    "resume with the model it was trained with"
+                ) from error
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed state under {folder / tag}; is the checkpoint complete?")
+        for group in self.inner.optimizer.param_groups:
+            group.update(self.settings)
+        if hasattr(self.inner.optimizer, "clip_grad"):  # ZeRO keeps it in its state, stage 0 does not
+            self.inner.optimizer.clip_grad = self.clip
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers, so that another run can start in this process."""
         self.inner.destroy()
 
 
-def _require_finite(norm: float) -> None:
+def _require_finite(norm: float, layers: Callable[[], dict[str, float]]) -> None:
     if not math.isfinite(norm):
-        raise NonFiniteGradientError(f"the gradient's norm is {norm}; the weights are untouched")
+        bad = [name for name, each in layers().items() if not math.isfinite(each)]
+        where = f" (in {', '.join(bad[:4])}{' ...' if len(bad) > 4 else ''})" if bad else ""
+        raise NonFiniteGradientError(f"the gradient's norm is {norm}{where}; the weights are untouched", bad)
 
 
 def quiet_deepspeed(device: str) -> Any:

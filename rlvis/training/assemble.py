@@ -35,7 +35,7 @@ def assemble(config: Config, world: World) -> Parts:
         ValueError: whatever a prompt file, a scorer or a checkpoint has to complain about.
     """
     set_threads(config, world)
-    prompts = data.load_prompts(config.data)
+    prompts = data.load_prompts(config.data, (config.model.height, config.model.width))
     terms = scorer.build(config.reward)
     data_checks.check_prompts(config.reward, prompts)
     held = prepare(config) if config.eval.every and config.stage is Stage.all else None

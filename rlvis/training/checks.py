@@ -24,7 +24,15 @@ from rlvis.schema import (
     SamplerConfig,
     Stage,
 )
-from rlvis.training import data_checks, eval_checks, map_checks, sampler_checks, trust_checks
+from rlvis.training import (
+    data_checks,
+    eval_checks,
+    map_checks,
+    media_checks,
+    sampler_checks,
+    trust_checks,
+)
+from rlvis.training.plan.checks import plan_mistakes
 
 
 class ConfigError(ValueError):
@@ -50,6 +58,8 @@ def check(config: Config, world_size: int = 1) -> list[str]:
         lambda: _engine(config),
         lambda: _optim(config),
         lambda: _run(config),
+        lambda: media_checks.media_mistakes(config),
+        lambda: plan_mistakes(config),
     ]
     return [message for rule in rules for message in rule()]
 
@@ -253,6 +263,11 @@ def _run(config: Config) -> Iterator[str]:
         yield (
             f"resume={config.resume} goes on with a whole run, but stage={stage} runs one "
             "stage; type resume=null"
+        )
+    if config.resume_allow and config.resume is None:
+        yield (
+            f"resume_allow=[{','.join(config.resume_allow)}] does nothing in a new run; type resume=RUN_DIR "
+            "with it, or leave it out"
         )
     if config.run_dir is not None and config.resume is not None:
         yield (

@@ -15,35 +15,16 @@ WORLD_SCORERS = ("checker", "coverage", "intact")  # they read what a prompt ask
 
 
 def data_mistakes(data: DataConfig) -> Iterator[str]:
-    """What is wrong with the source of the prompts, one message each."""
-    from rlvis.data import shapes  # torch comes with it, which a typo should not wait for
-    from rlvis.data.prompts import SOURCES
+    """What is wrong with the source and the choice of the prompts, one message each."""
+    from rlvis.data import selection, shapes  # torch comes with it, which a typo should not wait for
+    from rlvis.data.prompts import SOURCES, option_mistakes
 
-    world = data.source in shapes.SOURCES
     if data.source not in SOURCES:
         yield f"data.source={data.source}: wanted one of {', '.join(SOURCES)}; type data=NAME, which sets it"
-    elif world and data.path is not None:
-        yield (
-            f"data.path={data.path} does nothing with data.source={data.source}, which needs no file; type "
-            "data=txt (or jsonl, csv, ...)"
-        )
-    elif not world and not data.path:
-        what = "OWNER/NAME" if data.source == "hub" else "FILE"
-        yield (
-            f"data.path is not set, and data.source={data.source} reads its prompts from it; type "
-            f"data.path={what}"
-        )
-    if (world or data.source == "txt") and data.column != "prompt":
-        yield (
-            f"data.column={data.column} does nothing with data.source={data.source}, which has no columns; "
-            "type data.column=prompt"
-        )
-    if data.kinds is not None and not world and data.source in SOURCES:
-        yield (
-            f"data.kinds=[{','.join(data.kinds)}] does nothing with data.source={data.source}, whose prompts "
-            "have no kinds; type data.kinds=null"
-        )
-    elif data.kinds is not None and world:
+        return
+    yield from option_mistakes(data)
+    yield from selection.mistakes(data)
+    if data.kinds is not None and data.source in shapes.SOURCES:
         told = shapes.unknown_kind(data.source, data.kinds)
         if told is not None:
             yield told
@@ -72,14 +53,15 @@ def clip_mistakes(model: ModelConfig, source: str) -> Iterator[str]:
         yield (
             "model.condition=first_frame starts every clip from a frame, and the prompts of "
             f"data.source={source} bring none (those of {', '.join(trust_checks.WITH_FRAMES)} do); type "
-            "data=shapes_i2v, or model.condition=none"
+            "data=shapes_i2v, or model.condition=none, or data=i2v_pairs data.path=FOLDER with your pictures"
         )
     elif brings and not starts:
         yield (
             f"data.source={source} brings the first frame of every clip, which model.condition=none does not "
-            "read; type model.condition=first_frame, or data=shapes_video"
+            "read; type model.condition=first_frame, or other data, as data=shapes_video"
         )
-    if starts and brings and (model.height, model.width) != (draw.SIZE, draw.SIZE):
+    world = source == shapes.IMAGE_TO_VIDEO
+    if starts and world and (model.height, model.width) != (draw.SIZE, draw.SIZE):
         yield (
             f"data.source={source} brings frames of {draw.SIZE} x {draw.SIZE} pixels, and the model makes "
             f"{model.height} x {model.width}; type model.height={draw.SIZE} model.width={draw.SIZE}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rlvis.schema import Config, Suite
 
-FILES = ("txt", "jsonl", "csv", "parquet")
+FILES = ("txt", "jsonl", "json", "csv", "parquet", "i2v_pairs")
 TAKEN = ("score", "accuracy", "right")  # metrics below eval/ that are no scorer's
 
 
@@ -100,11 +100,14 @@ def eval_files(config: Config, *, alone: bool = False) -> list[str]:
         return [
             f"{key}.path={named}: there is no such file (looked at {path.absolute()}); type {key}.path=FILE"
         ]
-    if settings.path is None and (ours or not path.is_dir()) and settings.split != data.split:
+    splits = (data.split, "heldout") if data.heldout else (data.split,)
+    pairs = data.source == "i2v_pairs" and not (path / settings.split).is_dir()
+    whole = ours or not path.is_dir() or pairs
+    if settings.path is None and whole and settings.split not in splits:
         return [
-            f"eval.split={settings.split}, but data.path={data.path} is one file, which has no splits; type "
-            f"eval.path=FILE with prompts that are not trained on, or eval.split={data.split} for those that "
-            "are"
+            f"eval.split={settings.split}, but data.path={data.path} has no such split; type eval.path=FILE "
+            "with prompts that are not trained on, data.heldout=0.02 to keep a part of data.path out of "
+            f"training as the split heldout, or eval.split={data.split} for those that are trained on"
         ]
     return []
 

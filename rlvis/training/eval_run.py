@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlvis import schema
 from rlvis.schema import Config
+from rlvis.training.checkpoints import files
 from rlvis.training.checks import ConfigError
+from rlvis.training.permission import flat
 from rlvis.training.private import HIDDEN
-from rlvis.training.resume import OUTPUTS, flat, saved
+from rlvis.training.resume import OUTPUTS, saved
+
+log = logging.getLogger(__name__)
 
 # What a command line may say about the evaluation of a run, as prefixes of dotted keys.
 FREE = ("eval.", "run_dir", "engine.device", "threads", "train.micro_batch", "train.score_retries", "dry_run")
@@ -54,7 +59,12 @@ def weights(config: Config) -> Weights:
             f"eval.run={named}: there is no such folder; type eval.run=outputs/NAME/DATE_TIME, or one of its "
             "checkpoints/step_NNNNNN"
         )
-    if (folder / "COMPLETE").is_file():
+    if (folder / files.META).is_file() or (folder / files.COMPLETE).is_file():
+        if bad := files.damage(folder):
+            raise ConfigError(
+                f"eval.run={named}: this checkpoint is damaged ({'; '.join(bad)}); type "
+                f"eval.run={folder.parents[1]} for the newest whole one of that run"
+            )
         return Weights("checkpoint", folder, _step_of(folder), folder.parents[1])
     if not (folder / "config.yaml").is_file():
         raise ConfigError(
@@ -64,13 +74,16 @@ def weights(config: Config) -> Weights:
     for name in ("model", "lora"):
         if (folder / name / STEP_FILE).is_file():
             return Weights("export", folder / name, _exported_step(folder / name), folder)
-    found = sorted(p.parent for p in folder.glob("checkpoints/step_*/COMPLETE"))
-    if not found:
+    newest, bad = files.search(folder)
+    if newest is None:
+        listing = "; ".join(f"{other}: {files.some(told)}" for other, told in bad.items())
         raise ConfigError(
             f"eval.run={named} has neither exported weights (model/ or lora/ with {STEP_FILE}) nor a whole "
-            "checkpoint: the run stopped before it saved any"
+            f"checkpoint: {listing or 'the run stopped before it saved any'}"
         )
-    return Weights("checkpoint", found[-1], _step_of(found[-1]), folder)
+    if bad:
+        log.warning("%s: %s is damaged; evaluating %s", folder, ", ".join(bad), newest.name)
+    return Weights("checkpoint", newest, _step_of(newest), folder)
 
 
 def note_step(folder: Path, step: int) -> None:
@@ -90,7 +103,7 @@ def settled(config: Config, touched: Sequence[str]) -> Config:
         return config
     before, now = saved(found.run), flat(schema.plain(config))
     sections = tuple(t.removesuffix("*") for t in touched if t.endswith("*"))
-    result = copy.deepcopy(before) | {"run_dir": None, "resume": None, "dry_run": False}
+    result = copy.deepcopy(before) | {"run_dir": None, "resume": None, "resume_allow": [], "dry_run": False}
     old, refused = flat(before), []
     for key, value in now.items():
         if not any(key == t or key.startswith(f"{t}.") for t in touched) and not key.startswith(sections):
@@ -133,7 +146,7 @@ def of_model(config: Config, found: Weights) -> Config:
 
 
 def _step_of(checkpoint: Path) -> int:
-    return int(json.loads((checkpoint / "meta.json").read_text(encoding="utf-8"))["step"])
+    return int(files.meta(checkpoint)["step"])
 
 
 def _exported_step(folder: Path) -> int:

@@ -23,14 +23,15 @@ from rlvis.evaluation import results
 from rlvis.evaluation.prompts import HeldOut, encoded, prepare
 from rlvis.evaluation.run import evaluate, ode_steps
 from rlvis.models.load import load_policy
-from rlvis.models.lora import ADAPTER
+from rlvis.models.lora import ADAPTER, FILES
 from rlvis.models.policy import Policy
 from rlvis.records import PriorState, RewardHistory
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import quiet_deepspeed
 from rlvis.schema import Config, plain
-from rlvis.training import assemble, checkpoint, eval_run, manifest
+from rlvis.training import assemble, eval_run, manifest
+from rlvis.training.checkpoints import state
 from rlvis.training.eval_run import Weights
 from rlvis.training.pipeline import Parts
 from rlvis.training.private import public
@@ -47,6 +48,8 @@ MODEL = (
     "frames",
     "condition",
     "cfg",
+    "cfg_2",
+    "guidance",
     "negative_prompt",
     "max_tokens",
 )
@@ -137,7 +140,7 @@ def _of_checkpoint(config: Config, found: Weights, folder: Path, world: World) -
     try:
         assert found.folder is not None
         kinds = {"prior": PriorState, "history": RewardHistory}
-        checkpoint.load(found.folder, engine, ema, kinds, world)
+        state.load(found.folder, engine, ema, kinds, world)
         with assemble.averaged(policy, engine, ema):
             return _whole(config, policy, engine, encoded(held, policy), folder, found, world)
     finally:
@@ -217,12 +220,14 @@ def _load_lora(policy: Policy, folder: Path) -> None:
     import peft
 
     prefix = f"{policy.denoiser_name}."
-    state = load_file(folder / "pytorch_lora_weights.safetensors")
-    state = {name.removeprefix(prefix): value for name, value in state.items()}
-    result = peft.set_peft_model_state_dict(policy.module, state, adapter_name=ADAPTER)
-    missing = [name for name, _ in policy.trainable() if name in result.missing_keys]
-    if missing or result.unexpected_keys:
-        raise ValueError(
-            f"{folder} is a LoRA of other layers than model.lora makes: {len(missing)} are missing, "
-            f"{len(result.unexpected_keys)} unknown, the first is {[*missing, *result.unexpected_keys][0]}"
-        )
+    for denoiser, file in zip(policy.denoisers().values(), FILES, strict=False):
+        weights = {k.removeprefix(prefix): value for k, value in load_file(folder / file).items()}
+        result = peft.set_peft_model_state_dict(denoiser, weights, adapter_name=ADAPTER)
+        trained = [name for name, p in denoiser.named_parameters() if p.requires_grad]
+        missing = [name for name in trained if name in result.missing_keys]
+        if missing or result.unexpected_keys:
+            raise ValueError(
+                f"{folder / file} is a LoRA of other layers than model.lora makes: {len(missing)} are "
+                f"missing, {len(result.unexpected_keys)} unknown, the first is "
+                f"{[*missing, *result.unexpected_keys][0]}"
+            )

@@ -16,7 +16,7 @@ def files(config: Config) -> list[str]:
     data = config.data
     if (
         data.path is not None
-        and data.source in ("txt", "jsonl", "csv", "parquet")
+        and data.source in ("txt", "jsonl", "json", "csv", "parquet", "i2v_pairs")
         and not data.path.startswith("asset:")
     ):
         path = Path(data.path).expanduser()

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rlvis.observe import gallery, overlay, trackers, trust_table
+from rlvis.observe import gallery, overlay, trackers
 from rlvis.observe.metrics import advantage_metrics, map_metrics, reward_metrics, trust_metrics
 from rlvis.observe.trackers import Trackers
 from rlvis.records import PriorState, PromptBatch, RewardHistory
@@ -20,19 +20,24 @@ from rlvis.rollout.generate import generate
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import Progress
-from rlvis.schema import Config, CrtForm, Stage, TrustKind, plain
+from rlvis.schema import Config, Stage, plain
 from rlvis.training import (
     alone,
     archive,
-    checkpoint,
     eval_run,
     evaluate,
+    exit_state,
     interrupt,
     manifest,
+    notes,
     reference,
     runfolder,
 )
+from rlvis.training import broken as broken_file
 from rlvis.training.assemble import assemble, averaged, sheet_prompts
+from rlvis.training.checkpoints import state
+from rlvis.training.checkpoints.state import Saver
+from rlvis.training.doctor import examine
 from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
 from rlvis.training.private import public
 
@@ -61,29 +66,33 @@ def train(config: Config, argv: list[str]) -> Outcome:
     """
     world = dist.start(config.engine.device)
     try:
-        with runfolder.opened(config, world.leads, dist.broadcast_object) as folder:
+        with (
+            runfolder.opened(config, world.leads, dist.broadcast_object) as folder,
+            exit_state.recorded(folder.path, world) as ended,
+        ):
             if world.leads:
                 manifest.write(folder.path, config, argv, world.size, str(world.device))
             if config.stage in (Stage.score, Stage.weigh, Stage.build):
                 alone.without_policy(config, world, _records(config))
                 return Outcome(0, folder.path)
+            examine.ahead(config, world)
             parts = assemble(config, world)
             try:
-                code = _run(parts, folder.path, folder.resumes)
+                ended.code = _run(parts, folder.path, folder.checkpoint)
                 dist.barrier()  # nobody leaves while another still talks
-                return Outcome(code, folder.path)
+                return Outcome(ended.code, folder.path)
             finally:
                 parts.engine.close()
     finally:
         dist.stop()
 
 
-def _run(parts: Parts, run_dir: Path, resumes: bool) -> int:
+def _run(parts: Parts, run_dir: Path, resumed: Path | None) -> int:
     config, world = parts.config, parts.world
     memory, first = Memory(PriorState(kind=config.prior.kind.value), RewardHistory()), 0
-    if resumes:
-        first, saved = checkpoint.load(checkpoint.latest(run_dir), parts.engine, parts.ema, KINDS, world)
-        memory = Memory(saved["prior"], saved["history"])
+    if resumed is not None:
+        loaded = state.load(resumed, parts.engine, parts.ema, KINDS, world)
+        memory, first = Memory(**loaded.memory), loaded.step
         log.info("resumed after %d training steps", first)
     if config.stage is Stage.reference:
         return reference.table_only(parts)
@@ -92,30 +101,32 @@ def _run(parts: Parts, run_dir: Path, resumes: bool) -> int:
         return 0
     if config.stage is Stage.update:
         done = alone.update_only(parts, _records(config))
-        _finish(parts, run_dir, memory, done)
-        return 0
+        with _saver(parts, run_dir) as saver:
+            _save(saver, memory, done)
+            return _finish(parts, saver, done)
+    examine.admit(parts, memory, first, run_dir)
     tracker = trackers.build(config.tracker, name=config.name, main=world.leads)
-    tracker.start(public(plain(config)), run_dir, first + 1 if resumes else None)
+    tracker.start(public(plain(config)), run_dir, first + 1 if resumed is not None else None)
     code = 1
     try:
-        with interrupt.listen() as asked:
-            code = _loop(parts, run_dir, memory, first, tracker, asked)
+        with interrupt.listen() as asked, _saver(parts, run_dir) as saver:
+            code = _loop(parts, saver, memory, first, tracker, asked)
     finally:
         tracker.finish(code)
     return code
 
 
 def _loop(
-    parts: Parts, run_dir: Path, memory: Memory, first: int, tracker: Trackers, asked: interrupt.Interrupt
+    parts: Parts, saver: Saver, memory: Memory, first: int, tracker: Trackers, asked: interrupt.Interrupt
 ) -> int:
     config, world = parts.config, parts.world
-    train = config.train
+    train, run_dir = config.train, saver.run_dir
     ready = reference.prepared(parts, memory.prior, first, lambda: asked.asked)
     if ready is None:
         return interrupt.EXIT_CODE
     parts = ready
     if first and world.leads:
-        trust_table.resume(run_dir, first + 1)
+        notes.resume(run_dir, first + 1)
     sheet = sheet_prompts(parts) if config.tracker.samples_every else None
     if sheet is not None and first == 0:
         _sheet(parts, run_dir, sheet, 0, tracker)
@@ -129,11 +140,12 @@ def _loop(
                 memory, records = _one(parts, run_dir, memory, step, progress)
             seconds = time.perf_counter() - start
             step += 1
-            metrics = step_metrics(parts, records, seconds)
+            saver.require_folder()
+            metrics = step_metrics(parts, records, seconds) | saver.news()
             if parts.held_out is not None and (step % config.eval.every == 0 or step == train.steps):
                 metrics |= evaluate.in_loop(parts, run_dir, step)
             tracker.log(step, metrics)
-            _trust_table(parts, run_dir, records, step)
+            notes.take(parts, run_dir, records, step)
             progress.step(
                 step,
                 metrics.get("reward/mean"),
@@ -145,21 +157,27 @@ def _loop(
                 _sheet(parts, run_dir, sheet, step, tracker)
             stop = dist.any_true(asked.asked)
             if stop or step == train.steps or (train.save_every and step % train.save_every == 0):
-                _save(parts, run_dir, memory, step)
+                _save(saver, memory, step)
             if stop:
+                saved = saver.settle()
                 log.warning("stopped after step %d of %d; go on with resume=%s", step, train.steps, run_dir)
-                return interrupt.EXIT_CODE
-    _export(parts, run_dir, step)
-    return 0
+                return interrupt.EXIT_CODE if saved else 1
+    return _finish(parts, saver, step)
 
 
 def _one(
     parts: Parts, run_dir: Path, memory: Memory, step: int, progress: Progress
 ) -> tuple[Memory, StepRecords]:
     try:
-        memory, records = train_step(parts, memory, step, progress.advance)
+        pictures = notes.pictured(parts.config, step + 1)
+        memory, records = train_step(parts, memory, step, progress.advance, pictures)
     except BrokenStepError as broken:
         folder = archive.step_folder(run_dir / "dump", step)
+        stage = "rollout" if broken.trajectories is None else "update"
+        if parts.world.leads:
+            broken_file.write(folder, step + 1, stage, str(broken), broken.broken)
+        if broken.trajectories is None:
+            raise RuntimeError(f"{broken}; rlvis autopsy {run_dir} says more") from broken
         _write(
             folder,
             parts.world,
@@ -207,7 +225,7 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
         **advantage_metrics(records.advantages, records.rewards, adv_clip=parts.config.advantage.adv_clip),
         **(
             trust_metrics(records.trust, records.rewards, parts.config.advantage.combine)
-            if _trusts(parts)
+            if notes.trusts(parts.config)
             else {}
         ),
         **_map_metrics(records),
@@ -221,31 +239,10 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
     }
 
 
-def _trusts(parts: Parts) -> bool:
-    """Whether groups are weighed or contrasted at all."""
-    trust = parts.config.trust
-    return trust.kind is not TrustKind.none or trust.crt.form is not CrtForm.none
-
-
 def _map_metrics(records: StepRecords) -> dict[str, float]:
     if records.map is None:
         return {}
     return map_metrics(records.map, records.trajectories.free, records.failed_maps, dist.all_reduce)
-
-
-def _trust_table(parts: Parts, run_dir: Path, records: StepRecords, step: int) -> None:
-    """Whose weights they are, on rank 0; every rank has the same."""
-    kind, combine = parts.config.trust.kind, parts.config.advantage.combine
-    if parts.world.leads and _trusts(parts):
-        found = trust_table.rows(
-            records.trust,
-            records.rewards,
-            records.prompts,
-            step,
-            combine,
-            posterior=kind is TrustKind.posterior,
-        )
-        trust_table.append(run_dir, found)
 
 
 def _deviation(metrics: dict[str, float]) -> float:
@@ -275,12 +272,17 @@ def _sheet(parts: Parts, run_dir: Path, prompts: PromptBatch, step: int, tracker
         if parts.psm is not None:
             free = parts.policy.free.cpu()
             area = parts.psm(images, free, tuple(parts.policy.latent_shape)).cpu()
-            tracker.image(step, "maps", overlay.write_maps(run_dir, step, images, area, prompts.texts))
+            rate = parts.policy.frame_rate if images.shape[1] > 1 else None
+            path = overlay.write_maps(run_dir, step, images, area, prompts.texts, rate)
+            tracker.image(step, "maps", path)
 
 
-def _save(parts: Parts, run_dir: Path, memory: Memory, step: int) -> None:
-    kept = {"prior": memory.prior, "history": memory.history}
-    checkpoint.save(run_dir, step, parts.engine, parts.ema, kept, parts.world, keep=parts.config.train.keep)
+def _saver(parts: Parts, run_dir: Path) -> Saver:
+    return Saver(run_dir, parts.engine, parts.ema, parts.world, keep=parts.config.train.keep)
+
+
+def _save(saver: Saver, memory: Memory, step: int) -> None:
+    saver.save(step, {"prior": memory.prior, "history": memory.history})
 
 
 def _export(parts: Parts, run_dir: Path, step: int) -> None:
@@ -295,9 +297,10 @@ def _export(parts: Parts, run_dir: Path, step: int) -> None:
     dist.barrier()
 
 
-def _finish(parts: Parts, run_dir: Path, memory: Memory, step: int) -> None:
-    _save(parts, run_dir, memory, step)
-    _export(parts, run_dir, step)
+def _finish(parts: Parts, saver: Saver, step: int) -> int:
+    """Export while the last checkpoint is written; exit code 1 where that fails."""
+    _export(parts, saver.run_dir, step)
+    return 0 if saver.settle() else 1
 
 
 def _records(config: Config) -> Path:

@@ -27,6 +27,7 @@ from rlvis.data.prompts import PromptSet
 from rlvis.evaluation.prompts import HeldOut
 from rlvis.models.ema import Ema
 from rlvis.models.policy import Policy
+from rlvis.observe import extremes
 from rlvis.records import (
     Advantages,
     PolicyUpdate,
@@ -40,12 +41,14 @@ from rlvis.records import (
 from rlvis.reward.contract import Term
 from rlvis.reward.stage import LocalScores, gather, score
 from rlvis.rollout import plan as sampling
-from rlvis.rollout.stage import rollout
+from rlvis.rollout.stage import NonFiniteStateError, rollout
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
-from rlvis.runtime.engine import Engine, NonFiniteGradientError
+from rlvis.runtime.engine import Engine
 from rlvis.schema import Config
+from rlvis.training import broken
 from rlvis.trust.stage import weigh
+from rlvis.update.faults import Broken
 from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
 
 log = logging.getLogger(__name__)
@@ -93,18 +96,25 @@ class StepRecords:
     seconds: dict[str, float]
     map: Tensor | None = None  # of this rank's rows, whatever it was applied to
     failed_maps: int = 0  # of this rank's rows
+    thumbnails: Tensor | None = None  # uint8 [N,M,3,y,x] of this rank's rows, where they were asked for
 
 
 class BrokenStepError(RuntimeError):
-    """A step that was stopped before the optimizer could spoil the weights, with the records that
-    `stage=update` replays.
+    """A step that was stopped before the optimizer could spoil the weights: what was not finite, and the
+    records that `stage=update` replays (none where the rollout broke).
     """
 
     def __init__(
-        self, message: str, prompts: PromptBatch, trajectories: Trajectories, advantages: Advantages
+        self,
+        message: str,
+        broken: Broken,
+        prompts: PromptBatch,
+        trajectories: Trajectories | None = None,
+        advantages: Advantages | None = None,
     ) -> None:
         super().__init__(message)
-        self.prompts, self.trajectories, self.advantages = prompts, trajectories, advantages
+        self.broken, self.prompts = broken, prompts
+        self.trajectories, self.advantages = trajectories, advantages
 
 
 @dataclass
@@ -122,7 +132,11 @@ class Clock:
 
 
 def train_step(
-    parts: Parts, memory: Memory, step: int, advance: Callable[[], None] = lambda: None
+    parts: Parts,
+    memory: Memory,
+    step: int,
+    advance: Callable[[], None] = lambda: None,
+    pictures: bool = False,
 ) -> tuple[Memory, StepRecords]:
     """Sample, score, weigh, build, update.
 
@@ -131,26 +145,39 @@ def train_step(
         memory: before this step.
         step: training step, from 0.
         advance: called after every forward of the sampler (progress).
+        pictures: keep thumbnails of the samples in the records.
 
     Returns:
         Memory after the step, and its records.
 
     Raises:
-        BrokenStepError: the loss or its gradient was not finite; the optimizer has not stepped.
+        BrokenStepError: a sample, the loss or its gradient was not finite; the optimizer has not stepped.
     """
     clock, config = Clock(), parts.config
     prompts, truncated = draw(parts, step)
-    pieces, scores, maps = [], [], []
+    pieces, scores, maps, kept = [], [], [], []
+    fault: NonFiniteStateError | None = None
     for shard in shards(parts):
-        with clock.stage("rollout"):
-            piece = roll(parts, prompts, shard, step, advance)
+        try:
+            with clock.stage("rollout"):
+                piece = roll(parts, prompts, shard, step, advance)
+        except NonFiniteStateError as error:  # the other ranks go on sampling until all can stop
+            if fault is None:
+                fault = error
+            else:
+                fault.rows.extend(error.rows)
+            continue
         with clock.stage("score"):
             scores.append(judge(config, parts.terms, prompts, piece))
         if parts.psm is not None:
             # Maps need frames and nothing of the rewards, so the frames of a shard can go.
             with clock.stage("build"), clock.stage("map"):
                 maps.append(allocate(parts.psm, piece))
+        if pictures and piece.media is not None:
+            kept.append(extremes.thumbnails(piece.media))
         pieces.append(piece.replace(media=None))
+    if not dist.all_true(fault is None):
+        raise _broken_rollout(parts, prompts, step, fault)
     trajectories = Trajectories.concatenate(pieces)
     with clock.stage("score"):
         rewards = collect(config, parts.terms, prompts, trajectories, scores)
@@ -164,8 +191,8 @@ def train_step(
     with clock.stage("update"):
         try:
             result = improve(parts, prompts, trajectories, advantages)
-        except (NonFiniteLossError, NonFiniteGradientError) as error:
-            raise BrokenStepError(str(error), prompts, trajectories, advantages) from error
+        except NonFiniteLossError as error:
+            raise BrokenStepError(str(error), error.broken, prompts, trajectories, advantages) from error
     records = StepRecords(
         prompts,
         trajectories,
@@ -177,8 +204,29 @@ def train_step(
         dict(clock.seconds),
         map=area,
         failed_maps=failed,
+        thumbnails=torch.cat(kept) if kept else None,
     )
     return Memory(prior, history), records
+
+
+def _broken_rollout(
+    parts: Parts, prompts: PromptBatch, step: int, fault: NonFiniteStateError | None
+) -> BrokenStepError:
+    """What to raise, on all ranks, where samples of some rank are not finite."""
+    plan = sampling.make(parts.policy, parts.config, step)
+    size = parts.config.data.samples_per_prompt
+    own = list(parts.world.rows(prompts.rows * size))[: parts.config.train.micro_batch]
+
+    def again(rows: list[int]) -> None:
+        rollout(parts.policy, parts.engine, prompts, rows, plan, passes=1)
+
+    what, found = broken.in_rollout(fault, prompts, size, plan.schedule, parts.policy.module, again, own)
+    return BrokenStepError(
+        f"training step {step}: {what}; the weights are untouched. The policy has diverged, or model.dtype "
+        "is too narrow: lower optim.lr, or type model.dtype=float32",
+        found,
+        prompts,
+    )
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,12 @@ MODEL = (
     "frames",
     "condition",
     "cfg",
+    "cfg_2",
+    "guidance",
     "negative_prompt",
     "max_tokens",
+    "vae_tiling",
+    "vae_slicing",
 )
 READ = (".safetensors", ".json", ".txt", ".model")  # what a pipeline reads of a folder
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -118,7 +122,12 @@ def settings(config: Config) -> dict[str, Any]:
         "model": {name: told["model"][name] for name in MODEL} | {"weights": weights(config.model)},
         "sampler": told["sampler"],
         "reward": [
-            {"scorer": term.scorer, "source": _source(term.scorer), "kwargs": told_term["kwargs"]}
+            {
+                "scorer": term.scorer,
+                "source": _source(term.scorer),
+                "kwargs": told_term["kwargs"],
+                "frames": told_term["frames"],
+            }
             for term, told_term in zip(
                 config.reward.terms.values(), told["reward"]["terms"].values(), strict=True
             )

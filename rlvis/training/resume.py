@@ -1,7 +1,8 @@
 """Going on with a run: which folder is meant, and with which settings.
 
 A resumed run keeps its own configuration: what the command line names is compared with it, and a value that
-would change the run is refused with both values. Nothing here imports torch.
+would change the run is refused with both values, unless resume_allow names its key. Nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlvis import schema
 from rlvis.schema import Config
+from rlvis.training import permission
+from rlvis.training.checkpoints import files
 from rlvis.training.checks import ConfigError
+from rlvis.training.permission import flat, is_named, shown
 from rlvis.training.private import HIDDEN
 
 OUTPUTS = Path("outputs")
@@ -37,6 +41,7 @@ FREE = (
     "dry_run",
     "threads",
     "engine.device",
+    "doctor",
 )
 
 
@@ -49,15 +54,22 @@ def resumed(config: Config, touched: Sequence[str]) -> Config:
     """
     folder = find(config)
     if folder is None:
-        return replace(config, resume=None)
-    before = continued(saved(folder), schema.plain(config), touched)
+        return replace(config, resume=None, resume_allow=[])
+    before = continued(saved(folder), schema.plain(config), touched, config.resume_allow)
+    allowed = list(config.resume_allow)
+    return replace(
+        typed(before, folder / "config.yaml"), resume=str(folder), resume_allow=allowed, run_dir=None
+    )
+
+
+def typed(nested: dict[str, Any], source: Path) -> Config:
+    """A saved configuration as dataclasses. Raises ConfigError when this version knows other keys."""
     try:
-        whole = OmegaConf.merge(OmegaConf.structured(Config), before)
-        return replace(schema.typed(whole), resume=str(folder), run_dir=None)
+        return schema.typed(OmegaConf.merge(OmegaConf.structured(Config), nested))
     except OmegaConfBaseException as error:
         raise ConfigError(
-            f"{folder / 'config.yaml'} does not fit this version of rlvis ({str(error).splitlines()[0]}); "
-            "type resume=null for a new run"
+            f"{source} does not fit this version of rlvis ({str(error).splitlines()[0]}); type resume=null "
+            "for a new run"
         ) from error
 
 
@@ -83,61 +95,72 @@ def find(config: Config) -> Path | None:
             "resume=outputs/NAME/DATE_TIME"
         )
     if not has_checkpoint(folder):
-        raise ConfigError(
-            f"resume={config.resume} has no whole checkpoint to go on from; start anew without resume=, with "
-            "train.save_every=N"
-        )
+        files.choose(folder)  # which says what is wrong with each
     return folder
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a whole checkpoint lies in a run folder."""
-    return any(folder.glob("checkpoints/step_*/COMPLETE"))
+    """Whether a checkpoint lies in a run folder that is whole by names and sizes; `files.choose` reads every
+    byte of it before it is used.
+    """
+    return bool(files.whole(folder))
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    """What config.yaml of a run says. Raises ConfigError when it cannot be read."""
+    """What config.yaml of a run or a checkpoint says. Raises ConfigError when it cannot be read."""
     try:
         value = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(
-            f"{folder / 'config.yaml'} cannot be read: {' '.join(str(error).split())}"
+            f"{folder / 'config.yaml'} cannot be read: {' '.join(str(error).split())}; each checkpoint of "
+            "a run holds a copy (checkpoints/step_NNNNNN/config.yaml)"
         ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{folder / 'config.yaml'} is empty or no mapping; start a new run without resume=")
     return value
 
 
-def continued(before: dict[str, Any], now: dict[str, Any], touched: Sequence[str]) -> dict[str, Any]:
+def continued(
+    before: dict[str, Any], now: dict[str, Any], touched: Sequence[str], allowed: Sequence[str] = ()
+) -> dict[str, Any]:
     """The configuration of a resumed run: `before`, with those values of `now` that were named and may
     change.
 
     before, now: nested plain values. touched: dotted keys that the command line named, "model.*" for a
-    section, "*" for all.
-    Raises ConfigError that lists every named value that differs and may not.
+    section, "*" for all. allowed: keys, or sections of keys, that may change (resume_allow).
+    Raises ConfigError that lists every named value that differs and may not, and every permission that is of
+    no use.
     """
     old, new = flat(before), flat(now)
-    refused, changes = [], {}
-    for key in sorted({*old, *new}):
-        if not _is_named(key, touched) or old.get(key) == new.get(key):
+    permission.check_known(allowed, [*old, *new])
+    refused, may, changes = [], [], {}
+    for key in sorted({*old, *new} - {"resume_allow"}):
+        if not is_named(key, touched) or old.get(key) == new.get(key):
             continue
-        if key.startswith(FREE) or old.get(key) == HIDDEN:
+        if key.startswith(FREE) or old.get(key) == HIDDEN or is_named(key, allowed):
             changes[key] = new.get(key)
         else:
-            refused.append(f"{key} was {_shown(old.get(key))} and is now {_shown(new.get(key))}")
+            refused.append(f"{key} was {shown(old.get(key))} and is now {shown(new.get(key))}")
+            may += [] if is_named(key, list(permission.FIXED)) else [key]
     if refused:
+        which = "this" if len(refused) == 1 else "these"
+        permit = f"permit it by name (resume_allow=[{','.join(may)}]), " if may else ""
         raise ConfigError(
-            f"resume: {'; '.join(refused)}. A resumed run keeps its settings: leave "
-            f"{'this' if len(refused) == 1 else 'these'} out, "
-            "or start a new run without resume="
+            f"resume: {'; '.join(refused)}. A resumed run keeps its settings: leave {which} out, {permit}or "
+            "start a new run without resume="
         )
+    for name in allowed:
+        if not any(is_named(key, [name]) for key in changes):
+            raise ConfigError(
+                f"resume_allow names {name}, which does not change; type its new value as well, or leave "
+                "it out of resume_allow"
+            )
     result = copy.deepcopy(before)
     for key, value in changes.items():
-        *parents, last = key.split(".")
-        node = result
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
+        permission.put(result, key, value)
+    for section in {key.rpartition(".")[0] for key in changes if key not in new}:  # a section that went
+        permission.put(result, section, permission.get(now, section))
+    permission.check_possible(before, result)
     hidden = [key for key, value in flat(result).items() if value == HIDDEN]
     if hidden:
         raise ConfigError(
@@ -145,28 +168,6 @@ def continued(before: dict[str, Any], now: dict[str, Any], touched: Sequence[str
             f"{hidden[0]}=... again"
         )
     return result
-
-
-def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim.lr": 3e-4, ...}; lists and empty mappings are values."""
-    result: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, dict) and value:
-            result |= flat(value, f"{prefix}{name}.")
-        else:
-            result[f"{prefix}{name}"] = value
-    return result
-
-
-def _is_named(key: str, touched: Sequence[str]) -> bool:
-    sections = (t.removesuffix("*") for t in touched if t.endswith("*"))
-    return any(key == t or key.startswith(f"{t}.") for t in touched) or any(
-        key.startswith(s) for s in sections
-    )
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _runs(name: str) -> list[Path]:

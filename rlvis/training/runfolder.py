@@ -20,17 +20,21 @@ from typing import Any
 import yaml
 
 from rlvis.schema import Config, plain
+from rlvis.training import permission, resume
+from rlvis.training.checkpoints import disk, files
 from rlvis.training.checks import ConfigError
 from rlvis.training.private import public
 from rlvis.training.resume import OUTPUTS, find
 
+_TRACES = ("metrics.jsonl", "samples", "checkpoints", "records", "dump", "lora", "model", "eval")
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run writes, and whether it goes on with what is there."""
+    """Where a run writes, and the checkpoint that it goes on from; None in a new run."""
 
     path: Path
-    resumes: bool
+    checkpoint: Path | None = None
 
 
 @contextmanager
@@ -45,9 +49,10 @@ def opened(config: Config, leads: bool, broadcast: Callable[[Any], Any]) -> Iter
     found: RunFolder | str
     if leads:
         try:
-            found = _decide(config)
-            lock = _hold(found.path)
-            _write_config(found.path, config)
+            path, resumes = _decide(config)
+            lock = _hold(path)
+            found = RunFolder(path, _mended(path, config) if resumes else None)
+            _write_config(path, config)
         except (ConfigError, OSError) as error:  # told to all, or they would wait for us
             found = str(error)
     else:
@@ -68,8 +73,9 @@ def problems(config: Config) -> list[str]:
     """
     try:
         if config.resume is not None and (folder := find(config)) is not None:
-            held = _is_held(folder)
-            return [_in_use(folder)] if held else []
+            if _is_held(folder):
+                return [_in_use(folder)]
+            files.choose(folder)
         if config.run_dir is not None:
             _refuse_taken(Path(config.run_dir).expanduser())
     except ConfigError as error:
@@ -77,20 +83,40 @@ def problems(config: Config) -> list[str]:
     return []
 
 
-def _decide(config: Config) -> RunFolder:
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run folder for work on it from outside. Raises ConfigError when a run writes into it."""
+    lock = _hold(folder)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _mended(folder: Path, config: Config) -> Path:
+    """The checkpoint to go on from, once what a kill left is cleared away and allowed changes are noted."""
+    checkpoint = files.choose(folder)
+    disk.tidy(folder)
+    changes = permission.changed(resume.saved(folder), public(plain(config)), config.resume_allow)
+    permission.note_changes(folder, files.step_of(checkpoint), changes)
+    return checkpoint
+
+
+def _decide(config: Config) -> tuple[Path, bool]:
+    """The folder, and whether a run in it is resumed."""
     folder = find(config)
     if folder is not None:
-        return RunFolder(folder, True)
+        return folder, True
     if config.run_dir is not None:
         folder = Path(config.run_dir).expanduser()
         _refuse_taken(folder)
         _make(folder, exist_ok=True)
-        return RunFolder(folder, False)
+        return folder, False
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in range(1, 1000):
         folder = OUTPUTS / config.name / (stamp if number == 1 else f"{stamp}_{number}")
         if _make(folder, exist_ok=False):
-            return RunFolder(folder, False)
+            return folder, False
     raise ConfigError(f"{OUTPUTS / config.name} holds a thousand runs of this second; type run_dir=DIR")
 
 
@@ -116,7 +142,8 @@ def _make(folder: Path, *, exist_ok: bool) -> bool:
 def _refuse_taken(folder: Path) -> None:
     if _is_held(folder):
         raise ConfigError(_in_use(folder))
-    if (folder / "config.yaml").exists():
+    # What a refused run left (its configuration, what the doctor said) is nobody's work yet.
+    if (folder / "config.yaml").exists() and any((folder / name).exists() for name in _TRACES):
         raise ConfigError(
             f"run_dir={folder} already holds a run; type resume={folder} to go on with it, or another run_dir"
         )
@@ -165,7 +192,7 @@ def _is_held(folder: Path) -> bool:
 
 def _write_config(folder: Path, config: Config) -> None:
     """config.yaml, in one piece or not at all; keys that name this one start are left at their defaults."""
-    told = public(plain(config)) | {"resume": None, "dry_run": False}
+    told = public(plain(config)) | {"resume": None, "resume_allow": [], "dry_run": False}
     aside = folder / ".config.yaml"
     aside.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     aside.rename(folder / "config.yaml")

@@ -18,8 +18,8 @@ WINDOW_KEYS: dict[WindowKind, set[str]] = {
     WindowKind.random_window: {"size", "low", "high", "per_sample"},
     WindowKind.progressive: {"size", "high", "iters_per_group", "stride", "roll_back"},
 }
-# Families whose denoiser predicts a velocity of the straight path; DDIM has no formula for it.
-FLOW_FAMILIES = {"sd3", "wan"}
+# Families of variance-preserving diffusion; the others follow the straight path of a flow.
+DIFFUSION_FAMILIES = {"cogvideox", "sd15", "sdxl"}
 
 
 def trained_transitions(sampler: SamplerConfig) -> int:
@@ -72,18 +72,29 @@ def kernel_mistakes(sampler: SamplerConfig, model: ModelConfig) -> Iterator[str]
             "noise has one form; "
             "type sampler.noise=flow or sampler.kernel=sde"
         )
-    if kernel is KernelName.ddim and model.family in FLOW_FAMILIES:
-        yield (
-            "sampler.kernel=ddim is for models that predict noise, velocity or samples of a diffusion; "
-            f"model.family={model.family} "
-            "predicts a flow; type sampler=flow_sde"
-        )
+    if model.family in DIFFUSION_FAMILIES:
+        yield from _diffusion(sampler, model.family)
     if sampler.grid not in ("model", "linear"):
         yield f"sampler.grid={sampler.grid}: wanted model or linear; type sampler.grid=model"
     if sampler.shift is not None and not 0 < sampler.shift < math.inf:
         yield (
             f"sampler.shift={sampler.shift}: wanted null (the checkpoint's own) or a positive number; type "
             "sampler.shift=3"
+        )
+
+
+def _diffusion(sampler: SamplerConfig, family: str) -> Iterator[str]:
+    """What a variance-preserving model does not take."""
+    if sampler.kernel is KernelName.sde:
+        yield (
+            "sampler.kernel=sde is derived for flows (alpha = 1 - sigma), and "
+            f"model.family={family} is a variance-preserving diffusion; type sampler=ddim"
+        )
+    if sampler.grid != "model" or sampler.shift is not None:
+        shift = "null" if sampler.shift is None else sampler.shift
+        yield (
+            f"sampler.grid={sampler.grid}, sampler.shift={shift}: model.family={family} is sampled on DDIM's "
+            "own grid, which has no shift; type sampler.grid=model sampler.shift=null"
         )
 
 

@@ -41,7 +41,7 @@ CRT_KEYS: dict[CrtForm, set[str]] = {
     CrtForm.gated: {"gain", "tau"},
 }
 # Values of data.source whose prompts bring condition frames.
-WITH_FRAMES: tuple[str, ...] = ("shapes_i2v",)
+WITH_FRAMES: tuple[str, ...] = ("shapes_i2v", "i2v_pairs")
 # Kinds that give a mean and no variance of it.
 NO_VARIANCE = (PriorKind.constant, PriorKind.record, PriorKind.first_frame)
 

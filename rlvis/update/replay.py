@@ -33,10 +33,17 @@ class Batch:
     """The rows of one forward on the policy's device: states, conditions, old log-probs."""
 
     def __init__(
-        self, policy: Policy, prompts: PromptBatch, trajectories: Trajectories, rows: Tensor
+        self,
+        policy: Policy,
+        prompts: PromptBatch,
+        trajectories: Trajectories,
+        rows: Tensor,
+        *,
+        mixed: bool = False,
     ) -> None:
+        """mixed: whether rows may be at different steps, on this rank or another (see `Policy.predict`)."""
         device, part = policy.device, trajectories.replace(media=None).take(rows)
-        self.policy, self.part = policy, part
+        self.policy, self.part, self.mixed = policy, part, mixed
         self.embeds = {k: v[part.prompt].to(device) for k, v in prompts.embeds.items()}
         self.old_logprob = part.logprob.to(device)
         # Moved once: a copy for every transition would make an accelerator wait between two of them.
@@ -64,7 +71,7 @@ def replay(module: Callable[..., Any], batch: Batch, s: int, table: StepTable, f
     """
     before, after = batch.points(s)
     step = batch.part.step[:, s]
-    out = batch.policy.predict(module, before, batch.time[:, s], batch.embeds)
+    out = batch.policy.predict(module, before, batch.time[:, s], batch.embeds, mixed=batch.mixed)
     mean, std = batch.policy.transition(table, step, torch.ones(len(step), dtype=torch.bool), before, out)
     score = log_prob(after, mean, std, form.value, batch.part.channel_reduction)  # type: ignore[arg-type]
     return Replayed(taken=after.float(), mean=mean, std=std, logprob=score, step=step)

@@ -9,6 +9,7 @@ change nothing.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,10 +24,14 @@ from rlvis.models.policy import Policy
 from rlvis.records import Advantages, PolicyUpdate, PromptBatch, Trajectories
 from rlvis.runtime import dist, rng
 from rlvis.runtime.dist import World
+from rlvis.runtime.engine import NonFiniteGradientError
 from rlvis.schema import AdvantageConfig, KlDt, OldLogProb, SamplerConfig, TrainConfig
+from rlvis.update import faults
 from rlvis.update import loss as losses
+from rlvis.update.faults import Broken
 from rlvis.update.minibatch import UpdatePlan, plan
 from rlvis.update.replay import Batch, Replayed, replay
+from rlvis.update.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +48,16 @@ class TrainedModule(Protocol):
     def step(self) -> float:
         """One optimizer step; the gradient's norm."""
 
+    def layers(self, *, pending: bool = False) -> dict[str, float]:
+        """Gradient norm of each block at the last step, or of what has been accumulated since."""
+
 
 class NonFiniteLossError(RuntimeError):
-    """The loss was NaN or infinite; raised on all ranks before the optimizer has stepped."""
+    """The loss or its gradient was NaN or infinite; raised on all ranks before the optimizer has stepped."""
+
+    def __init__(self, message: str, broken: Broken) -> None:
+        super().__init__(message)
+        self.broken = broken
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ def update(
         advance: called after every forward and backward (progress).
 
     Returns:
-        Scalars, equal on all ranks.
+        Scalars, equal on all ranks; by transition and layer in `details`.
 
     Raises:
         NonFiniteLossError: before the optimizer step that would have spoiled the weights.
@@ -102,7 +114,7 @@ def update(
             f"{list(policy.free.shape)}: they were sampled with another model.condition or another size; "
             "type model.condition=first_frame (or none), as in the rollout"
         )
-    form = settings.sampler.logprob
+    form, mixed = settings.sampler.logprob, configured.own_steps(settings.sampler)
     steps = table(configured.kernel(settings.sampler, policy.prediction), trajectories.schedule)
     if settings.advantage.old_logprob is OldLogProb.recompute:
         fresh = _recompute(policy, engine, prompts, trajectories, steps, settings, world, total)
@@ -114,15 +126,16 @@ def update(
     if not plans:
         log.warning("no sample of this step is trained (all invalid or dropped): the policy stays as it is")
     term = _LossTerm(policy, engine, trajectories, advantages, settings, steps, world)
-    tally = _Tally()
+    tally = Tally(trajectories)
     norms = []
     for number, one in enumerate(plans):
         finite = torch.ones((), dtype=torch.bool, device=policy.device)
+        seen: list[faults.Seen] = []
         batches = one.ranks[world.rank]
         for i, planned in enumerate(batches):
             rows = torch.tensor(planned.rows)
             weights = torch.tensor(planned.weights, device=policy.device)
-            batch = Batch(policy, prompts, trajectories, rows)
+            batch = Batch(policy, prompts, trajectories, rows, mixed=mixed)
             for s in range(trajectories.step.shape[1]):
                 replayed = replay(engine, batch, s, steps, form)
                 per_row, metrics = term(batch, replayed, rows, s)
@@ -132,18 +145,34 @@ def update(
                     * world.size
                 )
                 finite &= torch.isfinite(share)
+                seen.append(faults.Seen(planned.rows, weights, s, per_row.detach(), metrics["ratio_max_dev"]))
                 last = i == len(batches) - 1 and s == trajectories.step.shape[1] - 1
                 engine.backward(share, last=last)
-                tally.add(metrics | {"loss": per_row.detach()}, weights, first=number == 0)
+                tally.add(metrics | {"loss": per_row.detach()}, weights, s, first=number == 0)
                 advance()
+
+        def again(rows: tuple[int, ...], s: int) -> None:
+            batch = Batch(policy, prompts, trajectories, torch.tensor(rows), mixed=mixed)
+            replay(engine, batch, s, steps, form)
+
+        place = f"training step {trajectories.policy_step}, optimizer step {number}"
         if not dist.all_true(bool(finite)):
+            layers = engine.layers(pending=True)
+            found = faults.look(seen, number, prompts, trajectories, layers, policy.module, again)
             raise NonFiniteLossError(
-                f"the loss of training step {trajectories.policy_step}, optimizer step {number}, is not "
-                "finite; the weights are untouched"
+                f"the loss of {place}, is not finite{faults.told(found)}; the weights are untouched", found
             )
-        norms.append(engine.step())
+        try:
+            norms.append(engine.step())
+        except NonFiniteGradientError as error:
+            layers = dict.fromkeys(error.layers, math.nan)
+            found = faults.look(seen, number, prompts, trajectories, layers, policy.module, again)
+            raise NonFiniteLossError(f"{place}: {error}{faults.told(found)}", found) from error
         after_step()
-    return PolicyUpdate(policy_step=trajectories.policy_step, metrics=tally.reduced(norms))
+    metrics, details = tally.reduced(norms)
+    if norms:
+        details |= {f"layer/{name}": norm for name, norm in engine.layers().items()}
+    return PolicyUpdate(policy_step=trajectories.policy_step, metrics=metrics, details=details)
 
 
 def _denominator(one: UpdatePlan, trajectories: Trajectories) -> int:
@@ -270,54 +299,7 @@ def _recompute(
     fresh = torch.empty_like(trajectories.logprob)
     for start in range(0, most, size):
         rows = torch.arange(start, start + size).clamp(max=trajectories.rows - 1)
-        batch = Batch(policy, prompts, trajectories, rows)
+        batch = Batch(policy, prompts, trajectories, rows, mixed=configured.own_steps(settings.sampler))
         for s in range(trajectories.step.shape[1]):
             fresh[rows, s] = replay(engine, batch, s, steps, settings.sampler.logprob).logprob.cpu()
     return fresh
-
-
-class _Tally:
-    """Sums and extremes of per-row metrics, weighted, reduced over ranks once at the end."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.largest: dict[str, Tensor] = {}
-        self.count = torch.zeros(())
-
-    def add(self, metrics: dict[str, Tensor], weights: Tensor, *, first: bool) -> None:
-        """Take in metrics [B] with weights [B]; `first`: of the first optimizer step, where the ratio must be
-        1.
-        """
-        self.count = self.count + weights.sum()
-        for name, value in metrics.items():
-            counted = torch.where(weights > 0, value, 0.0)
-            if name == "ratio_max_dev":
-                for key in ("ratio/max_deviation", *(("ratio/max_deviation_first",) if first else ())):
-                    self.largest[key] = torch.maximum(
-                        self.largest.get(key, counted.new_zeros(())), counted.max()
-                    )
-            else:
-                self.sums[name] = self.sums.get(name, counted.new_zeros(())) + counted.sum()
-
-    def reduced(self, norms: list[float]) -> dict[str, float]:
-        """Metric name -> value, over all ranks."""
-        if not self.sums:
-            return {}
-        names = sorted(self.sums)
-        totals = dist.all_reduce(torch.stack([self.count.cpu(), *(self.sums[n].cpu() for n in names)]), "sum")
-        tops = dist.all_reduce(torch.stack([self.largest[n] for n in sorted(self.largest)]), "max")
-        means = dict(zip(names, (totals[1:] / totals[0]).tolist(), strict=True))
-        public = {
-            "ratio_mean": "ratio/mean",
-            "clip_high": "clip/fraction_high",
-            "clip_low": "clip/fraction_low",
-            "approx_kl": "kl/approx",
-            "kl_reference": "kl/reference",
-            "loss": "update/loss",
-        }
-        return {
-            **{public[name]: value for name, value in means.items()},
-            **dict(zip(sorted(self.largest), tops.tolist(), strict=True)),
-            "update/grad_norm": sum(norms) / len(norms),
-            "update/optimizer_steps": float(len(norms)),
-        }

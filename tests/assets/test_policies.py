@@ -13,7 +13,7 @@ from torch import Tensor
 from rlvis.compose.command import compose
 from rlvis.data import sampler
 from rlvis.data.prompts import load_prompts
-from rlvis.data.world import checker, draw, language, motion
+from rlvis.data.world import checker, defects, draw, language, motion
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
@@ -94,3 +94,20 @@ def test_the_video_autoencoder_keeps_what_the_checker_reads() -> None:
     texts = language.prompts(clips=True)[::6]
     copies = reconstructed(policy, draw.render_clips(texts, torch.Generator().manual_seed(0)))
     assert motion.judge_clips(copies, texts).hard.double().mean() >= 0.9
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model=tiny_image_defect"],
+        ["experiment=tiny_video", "model=tiny_video_defect", "data.kinds=[direction]"],
+    ],
+    ids=["image", "video"],
+)
+def test_the_defective_bases_spoil_a_small_part_of_many_samples(words: list[str]) -> None:
+    config, policy = loaded(*words, "data.split=heldout")
+    clips, _ = drawn(config, policy, steps=12)
+    spoiled = defects.mask(clips.float() / 255).flatten(2).mean(2).mean(1)
+    bad = spoiled > 0.005
+    assert 0.25 < bad.double().mean() < 0.95  # 52 pictures, 24 clips
+    assert 0.01 < spoiled[bad].mean() < 0.06

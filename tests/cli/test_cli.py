@@ -16,6 +16,7 @@ from rlvis import cli
 from rlvis.cli import program, train
 from rlvis.schema import Config
 from rlvis.training.checks import ConfigError
+from tests.whole import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         return SimpleNamespace(exit_code=0, run_dir=Path("outputs/somewhere"))
 
     monkeypatch.setattr(train, "start", start)
+    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
     monkeypatch.setattr(train, "_write_report", lambda run_dir: print(run_dir / "report.html"))
     return runs
 
@@ -48,8 +50,7 @@ def finished(folder: Path, **values: Any) -> Path:
     from rlvis.compose.command import compose
     from rlvis.schema import plain
 
-    (folder / "checkpoints" / "step_000002").mkdir(parents=True)
-    (folder / "checkpoints" / "step_000002" / "COMPLETE").touch()
+    checkpoint(folder, 2)
     words = [f"{key}={value}" for key, value in values.items()]
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(compose(words).typed())))
     return folder
@@ -143,6 +144,7 @@ def test_a_value_error_of_ours_is_a_message_and_a_library_s_a_traceback(
 def test_an_interrupted_run_still_gets_its_report(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     outcome = SimpleNamespace(exit_code=130, run_dir=Path("outputs/x"))
     monkeypatch.setattr(train, "start", lambda config, argv: outcome)
+    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
     monkeypatch.setattr(train, "_write_report", lambda run_dir: print(run_dir))
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().out.splitlines()[-1] == "outputs/x"
@@ -218,7 +220,7 @@ def test_report_is_rebuilt_from_a_folder(
 ) -> None:
     from rlvis.report import html
 
-    monkeypatch.setattr(html, "write", lambda run_dir: run_dir / "report.html")
+    monkeypatch.setattr(html, "write", lambda run_dir, **more: run_dir / "report.html")
     (elsewhere / "run").mkdir()
     assert cli.main(["report", "run"]) == 0
     assert capsys.readouterr().out == "run/report.html\n"
@@ -296,6 +298,7 @@ def test_a_sweep_goes_on_after_a_failed_run_and_counts_it(monkeypatch: pytest.Mo
         return SimpleNamespace(exit_code=int(config.seed == 1), run_dir=Path("x"))
 
     monkeypatch.setattr(train, "start", start)
+    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
     monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
     assert cli.main(["train", "-m", "seed=1,2,3"]) == 1
     assert seen == [1, 2, 3]
@@ -309,6 +312,7 @@ def test_a_sweep_stops_when_interrupted(monkeypatch: pytest.MonkeyPatch) -> None
         return SimpleNamespace(exit_code=130, run_dir=Path("x"))
 
     monkeypatch.setattr(train, "start", start)
+    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
     monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
     assert cli.main(["train", "-m", "seed=1,2"]) == 130
     assert seen == [1]

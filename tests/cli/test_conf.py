@@ -14,12 +14,21 @@ OPTIONS = [(group, option) for group, options in describe.table().items() for op
 # What an option needs beside itself: a prompt file, a scorer's name, a ZeRO stage for bfloat16.
 NEEDS = {
     ("model", "sd3"): ["engine=zero1"],
-    ("model", "wan"): ["engine=zero1", "data=shapes_video"],
-    ("model", "tiny_video"): ["data=shapes_video"],
+    **{("model", name): ["engine=zero1"] for name in ("flux", "flux2", "qwen_image", "z_image")},
+    **{
+        ("model", name): ["engine=zero1", "data=txt", "data.path=FILE"]
+        for name in ("wan", "wan22", "wan22_ti2v", "hunyuan_video", "ltx")
+    },
+    ("model", "cogvideox"): ["engine=zero1", "data=txt", "data.path=FILE", "sampler=ddim"],
+    **{
+        ("model", name): ["engine=zero1", "data=i2v_pairs", "data.path=FOLDER"]
+        for name in ("wan_i2v", "wan22_i2v")
+    },
+    **{("model", name): ["data=shapes_video"] for name in ("tiny_video", "tiny_video_defect")},
     ("data", "shapes_video"): ["model=tiny_video"],
     ("data", "shapes_i2v"): ["model=tiny_video", "model.condition=first_frame"],
     ("reward", "custom"): ["reward.terms.custom.scorer=my.module.score"],
-    ("sampler", "ddim"): ["model.family=a_diffusion_model"],
+    **{("model", name): ["engine=zero1", "sampler=ddim"] for name in ("sd15", "sdxl")},
     **{
         ("trust", name): ["prior=moving_average"]
         for name in ("ras", "posterior", "agreement", "bpgo", "bpgo_released")
@@ -33,8 +42,13 @@ NEEDS = {
         "model.condition=first_frame",
         "data=shapes_i2v",
     ],
-    **{("data", name): ["data.path=FILE"] for name in ("txt", "jsonl", "csv", "parquet", "hub")},
-    **{("experiment", name): ["data.path=FILE"] for name in ("flow_grpo_sd3", "flow_cps_sd3", "jpeg_sd3")},
+    **{("data", name): ["data.path=FILE"] for name in ("txt", "jsonl", "json", "csv", "parquet", "hub")},
+    **{("data", name): ["data.path=FILE"] for name in ("hpd", "vidprom", "geneval", "ocr", "drawbench")},
+    ("data", "i2v_pairs"): ["data.path=FOLDER", "model=tiny_video", "model.condition=first_frame"],
+    **{
+        ("experiment", name): ["data.path=FILE"]
+        for name in ("flow_grpo_sd3", "flow_cps_sd3", "jpeg_sd3", "ddpo_sd15")
+    },
 }
 
 

@@ -14,6 +14,7 @@ from rlvis.cli import evaluate
 from rlvis.compose.command import compose
 from rlvis.schema import Config, Suite, plain
 from rlvis.training import eval_run
+from tests.whole import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -103,9 +104,7 @@ def test_help_lists_options_keys_and_examples_that_are_accepted(
     for word in ("  none", "  shapes", "every: 20", "eval.run=", "torchrun"):
         assert word in text
     run = finished(elsewhere / "RUN", ["eval=shapes"])
-    (run / "checkpoints" / "step_000020").mkdir(parents=True)
-    (run / "checkpoints" / "step_000020" / "COMPLETE").touch()
-    (run / "checkpoints" / "step_000020" / "meta.json").write_text('{"step": 20}')
+    checkpoint(run, 20)
     finished(elsewhere / "outputs" / "NAME" / "DATE_TIME", ["eval=shapes"])
     (elsewhere / "prompts.txt").write_text("a thing\n")
     lines = [line for line in evaluate.HELP.splitlines() if "rlvis eval " in line and "usage" not in line]

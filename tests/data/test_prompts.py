@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rlvis.data import shapes
+from rlvis.data import json_array, shapes
 from rlvis.data.prompts import ASSETS, PromptSet, describe, load_prompts
 from rlvis.data.world import language
 from rlvis.schema import DataConfig
@@ -60,6 +60,42 @@ def test_json_lines_keep_other_columns(tmp_path: Path) -> None:
     found = load("jsonl", written(tmp_path, "p.jsonl", jsonl(ROWS) + "\n" + jsonl(ROWS[:1])))
     assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
     assert (found.empty, found.duplicates) == (1, 1)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 2**20])
+def test_a_json_array_is_read_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr(json_array, "CHUNK", chunk)
+    rows = [{"prompt": text, **extra} for text, extra in ROWS]
+    for text in (json.dumps(rows), json.dumps(rows, indent=4), "\ufeff " + json.dumps(rows) + "\n"):
+        found = load("json", written(tmp_path, "p.json", text))
+        assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
+    plain = load("json", written(tmp_path, "p.json", '["a \\"red\\" fox, [1]",\n "\u00e9t\u00e9" ]'))
+    assert plain.texts == ('a "red" fox, [1]', "\u00e9t\u00e9")
+
+
+@pytest.mark.parametrize("source", ["jsonl", "json", "csv", "parquet"])
+def test_keep_chooses_columns(tmp_path: Path, source: str) -> None:
+    """What is not kept does not tell rows apart either."""
+    rows = [{"prompt": "a fox", "id": "1", "tag": "x"}, {"prompt": "a fox", "id": "2", "tag": "x"}]
+    path = tmp_path / f"p.{source}"
+    if source == "parquet":
+        parquet(path, {name: [row[name] for row in rows] for name in rows[0]})
+    else:
+        text = {
+            "json": json.dumps(rows),
+            "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+            "csv": "prompt,id,tag\na fox,1,x\na fox,2,x\n",
+        }[source]
+        path.write_text(text, encoding="utf-8")
+    assert len(load(source, path)) == 2
+    assert load(source, path, keep=["id"]).metadata == ({"id": "1"}, {"id": "2"})
+    for keep, metadata in (([], {}), (["tag"], {"tag": "x"})):
+        found = load(source, path, keep=keep)
+        assert (found.texts, found.metadata, found.duplicates) == (("a fox",), (metadata,), 1)
+    with pytest.raises(ValueError, match=r"no column 'tagg', only .*tag.*type data\.keep=\[tag\]"):
+        load(source, path, keep=["tagg"])
 
 
 def test_equal_text_with_other_metadata_is_another_prompt(tmp_path: Path) -> None:
@@ -157,6 +193,13 @@ def test_own_prompt_files_load_whole(path: Path) -> None:
         ("p.csv", "prompt,id\na,1\nb, or c,2\n", r"p\.csv:3: the row has 3 cells and the header 2"),
         ("p.csv", "prompt,id,id\na,1,2\n", r"p\.csv:1: a column name stands twice"),
         ("p.csv", 'prompt\n"a\n', r"p\.csv:\d: not CSV: unexpected end of data"),
+        ("p.json", '["a", "b" "c"]', r"p\.json row 3: not JSON: no comma before .\"c\""),
+        ("p.json", '[{"prompt": "a"}, {"prompt": ]', r"p\.json row 2: not JSON: Expecting value"),
+        ("p.json", '[{"prompt": "a"}', r"p\.json row 2: not JSON"),
+        ("p.json", '{"prompt": "a"}', r"p\.json: not a JSON array .*data\.source=jsonl"),
+        ("p.json", '[["a"]]', r"p\.json row 1: wanted a JSON object .* got list"),
+        ("p.json", b'["\xe9"]', r"p\.json: not UTF-8 \(byte 0xe9\)"),
+        ("p.json", " ", r"p\.json has no prompt"),
         ("p.parquet", "not parquet", r"p\.parquet: not a Parquet file"),
     ],
 )  # fmt: skip
@@ -181,13 +224,13 @@ def test_parquet_prompt_of_another_type(tmp_path: Path) -> None:
         ({"source": "jsnl", "path": "x"}, r"data\.source='jsnl': .* did you mean jsonl\?"),
         ({"source": "txt"}, r"data\.path is not set, and data\.source=txt needs a file"),
         ({"source": "txt", "path": "absent.txt"}, r"data\.path=absent\.txt: there is no such file"),
-        ({"source": "txt", "path": "x", "column": "text"}, r"data\.column=text has no meaning"),
-        ({"source": "shapes", "path": "x"}, r"data\.path=x has no meaning with data\.source=shapes"),
+        ({"source": "txt", "path": "x", "column": "text"}, r"data\.column=text does nothing"),
+        ({"source": "shapes", "path": "x"}, r"data\.path=x does nothing with data\.source=shapes"),
         ({"source": "shapes", "split": "test"}, r"no split 'test'"),
         ({"source": "shapes", "kinds": ["speed"]}, r"kinds=\[speed\].*the kinds single, .*type data\.kinds="),
         ({"source": "shapes_video", "kinds": ["sped"]}, r"type data\.kinds=\[speed\]"),
         ({"source": "shapes_i2v", "kinds": []}, r"type data\.kinds=\[direction\]"),
-        ({"source": "shapes_video", "path": "x"}, r"no meaning with data\.source=shapes_video"),
+        ({"source": "shapes_video", "path": "x"}, r"does nothing with data\.source=shapes_video"),
         ({"source": "txt", "path": "x", "kinds": ["speed"]}, r"whose prompts have no kinds"),
         ({"source": "txt", "path": "asset:../scenes.txt"}, r"no such prompt file .* it has .*scenes\.txt"),
         ({"source": "txt", "path": "asset:scenes.txt", "split": "test"}, r"split=test, but .* one file"),

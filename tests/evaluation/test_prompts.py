@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlvis import schema as S
+from rlvis.data.prompts import load_prompts
 from rlvis.data.world import language
 from rlvis.evaluation.prompts import data_of, noise_key, prepare, spread
 from tests import setting
@@ -63,6 +64,19 @@ def test_a_file_of_its_own_is_read_whole_and_a_folder_by_its_split(tmp_path: Pat
     assert prepare(made).batch.texts == ("one", "two")
     made.eval.path = str(tmp_path)
     assert (data_of(made).path, data_of(made).split) == (str(tmp_path), "heldout")
+
+
+def test_the_held_out_share_of_a_file_is_what_training_leaves_out(tmp_path: Path) -> None:
+    lines = [f"a thing number {i}" for i in range(300)]
+    (tmp_path / "all.txt").write_text("\n".join(lines))
+    made = config(tmp_path, suite=S.Suite.none)
+    made.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
+    made.data = S.DataConfig(source="txt", path=str(tmp_path / "all.txt"), heldout=0.1, drop="7")
+    held, trained = prepare(made).batch.texts, load_prompts(made.data).texts
+    assert len(held) > 10
+    assert sorted(held + trained) == sorted(line for line in lines if "7" not in line)
+    made.eval.path = made.data.path  # a file of its own is read whole, with what training filters out
+    assert prepare(made).batch.texts == tuple(lines)
 
 
 def test_an_evaluation_of_nothing_is_refused(tmp_path: Path) -> None:

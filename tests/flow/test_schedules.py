@@ -45,6 +45,29 @@ def test_dynamic_shift_with_mu_zero_is_a_line_and_mu_follows_the_resolution() ->
     assert float(schedules.flow_match_dynamic(2, 1.15).sigma[1]) == pytest.approx(middle, rel=1e-6)
 
 
+def test_a_terminal_value_stretches_the_grid_and_leaves_its_start() -> None:
+    plain, stretched = (schedules.flow_match_dynamic(5, 0.6, terminal=t) for t in (None, 0.02))
+    assert float(stretched.sigma[0]) == 1
+    assert float(stretched.sigma[-2]) == pytest.approx(0.02, abs=1e-6)
+    ratio = (1 - stretched.sigma[1:-1]) / (1 - plain.sigma[1:-1])
+    assert ratio.tolist() == pytest.approx([float(ratio[0])] * 4, rel=1e-5)
+    assert schedules.flow_match_dynamic(1, 0.6, terminal=0.02).sigma.tolist() == [1, 0]
+
+
+def test_a_line_under_the_rational_shift_is_the_dynamic_grid_at_its_logarithm() -> None:
+    line, dynamic = schedules.flow_match_line(7, 3.0), schedules.flow_match_dynamic(7, math.log(3.0))
+    assert torch.allclose(line.sigma, dynamic.sigma, rtol=0, atol=1e-6)
+    assert float(schedules.flow_match_line(2, 3.0).sigma[1]) == 0.75
+
+
+def test_flux2_mu_is_a_line_over_steps_up_to_4300_tokens() -> None:
+    at = [schedules.flux2_mu(1024, steps) for steps in (10, 105, 200)]
+    assert at[0] == pytest.approx(8.73809524e-05 * 1024 + 1.89833333)
+    assert at[1] == pytest.approx((at[0] + at[2]) / 2)
+    assert at[2] == pytest.approx(0.00016927 * 1024 + 0.45666666)
+    assert schedules.flux2_mu(5000, 10) == schedules.flux2_mu(5000, 50)
+
+
 def test_unipc_forms_start_below_one_by_the_published_amounts() -> None:
     published, current = (schedules.unipc_flow(20, 3.0, form) for form in ("published", "current"))
     assert float(published.sigma[0]) == pytest.approx(2.997 / 2.998, abs=1e-7)
@@ -64,6 +87,20 @@ def test_ddim_uses_leading_timesteps_and_never_leaves_timestep_zero() -> None:
     assert torch.equal(grid.sigma, (1 - abar).sqrt().float())
     without = schedules.ddim(ALPHAS_CUMPROD, 10, steps_offset=0)
     assert float(without.sigma[-1]) == float(without.sigma[-2])
+
+
+def test_ddim_trailing_starts_at_the_last_timestep_even_where_it_is_pure_noise() -> None:
+    grid = schedules.ddim(ALPHAS_CUMPROD, 10, spacing="trailing")
+    assert grid.time.tolist() == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
+    pure = ALPHAS_CUMPROD.clone()
+    pure[-1] = 0
+    grid = schedules.ddim(pure, 10, spacing="trailing")
+    assert (float(grid.alpha[0]), float(grid.sigma[0])) == (0, 1)
+    assert float(grid.alpha[-1]) == float(pure[0].double().sqrt().float())
+    with pytest.raises(ValueError, match=r"30 steps do not divide 1000; take 25"):
+        schedules.ddim(pure, 30, spacing="trailing")
+    with pytest.raises(ValueError, match=r"'leading' or 'trailing', got 'linspace'"):
+        schedules.ddim(pure, 10, spacing="linspace")  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None)

@@ -425,7 +425,7 @@ def test_only_the_denoiser_is_trained(plain: Path) -> None:
         ({"frames": 5}, "model.frames=1"),
         ({"max_tokens": 600}, "1 to 512"),
         ({"cfg": 0.5}, "at least 1"),
-        ({"family": "sd33"}, "choose one of sd3"),
+        ({"family": "sd33"}, "choose one of .*sd3"),
         ({"lora": LoraConfig(4, 4, ["to_qq"])}, r"\['to_qq'\].*attn.to_q"),
         ({"lora": LoraConfig(4, 4, ["attn.to_q", "attn"])}, r"\['attn'\] match no layer"),
         ({"lora": LoraConfig(0, 4)}, "rank=0"),

@@ -59,7 +59,7 @@ def test_the_film_of_clips(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     images = torch.zeros(2, 6, 3, 32, 33, dtype=torch.uint8)
     images[:, 3:] = 200
-    path = overlay.write_maps(tmp_path, 1, images, torch.rand(2, 3, 4, 4), ["a", "b"]).with_suffix(".mp4")
+    path = overlay.write_maps(tmp_path, 1, images, torch.rand(2, 3, 4, 4), ["a", "b"], 12).with_suffix(".mp4")
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 6

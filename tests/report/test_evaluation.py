@@ -1,16 +1,22 @@
-"""The panel of held-out evaluation: there when there is one, with every kind, attribute and scorer."""
+"""The panels of held-out evaluation: there when there is one, with every kind, attribute and scorer."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from rlvis.report import folder, panels
+import pytest
+
+from rlvis.report import folder, heldout, judge
+from rlvis.report.panels import evaluation, verdict
+from rlvis.report.panels.base import Context
+from tests.report import making
 
 
-def run(tmp_path: Path, rows: list[dict[str, float]]) -> folder.RunFolder:
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder.read(tmp_path)
+def context(tmp_path: Path, rows: list[dict[str, Any]]) -> Context:
+    making.rows(tmp_path, rows)
+    run = folder.read(tmp_path)
+    return Context(run, judge.judge(run))
 
 
 def test_held_out_metrics_are_drawn_over_steps(tmp_path: Path) -> None:
@@ -20,26 +26,64 @@ def test_held_out_metrics_are_drawn_over_steps(tmp_path: Path) -> None:
             "eval/score": 0.1 * step,
             "eval/accuracy": 0.2,
             "eval/accuracy/single": 0.5,
+            "eval/accuracy/count": 0.5,
             "eval/right/colour": 0.3,
             "eval/right/shape": 0.1,
             "eval/my score": 4.0,
         }
         for step in (0, 2)
     ]
-    found = run(tmp_path, [rows[0], {"step": 1, "reward/mean": 0.5}, rows[1]])
-    panel = panels.evaluation(found)
+    panel = evaluation.evaluation(context(tmp_path, [rows[0], {"step": 1, "reward/mean": 0.5}, rows[1]]))
     assert panel is not None
-    titles = [drawing.title for drawing in panel.data]
-    assert titles == ["Held-out accuracy", "Held-out attributes", "Held-out score", "Held-out my score"]
+    titles = [drawing.title.removeprefix("Held-out ") for drawing in panel.data]
+    assert titles == ["accuracy", "accuracy by kind", "attributes", "score", "my score"]
     assert all("<svg" in drawing.svg for drawing in panel.data)
-    assert "single" in panel.data[0].svg
-    assert "colour" in panel.data[1].svg
+    assert "single" in panel.data[1].svg
+    assert "colour" in panel.data[2].svg
+    assert "has no interval" in panel.data[0].caption
+
+
+def test_intervals_are_students_over_prompts(tmp_path: Path) -> None:
+    making.evaluation(tmp_path, 3, [0.0, 1.0, 1.0])
+    spread = heldout.read(tmp_path).interval("eval/score")
+    # Mean 2/3, standard error 1/3, and t(0.975, 2) = 4.303.
+    assert spread.middle.step.tolist() == [3]
+    assert spread.middle.value[0] == pytest.approx(2 / 3)
+    assert spread.high[0] - spread.middle.value[0] == pytest.approx(4.3027 / 3, rel=1e-4)
+    drawn = evaluation.evaluation(context(tmp_path, [{"step": 3, "eval/score": 2 / 3}]))
+    assert drawn is not None
+    assert "95 % interval over prompts" in drawn.data[0].caption
+
+
+def test_the_gain_is_paired_by_prompt(tmp_path: Path) -> None:
+    making.evaluation(tmp_path, 0, [0.1, 0.5, 0.9])
+    making.evaluation(tmp_path, 9, [0.2, 0.6, 1.0])
+    panel = evaluation.gain(context(tmp_path, []))
+    assert panel is not None
+    rows = {row[0]: row[1:] for row in panel.data.rows}
+    # Every prompt gained 0.1, so the interval has no width, though prompts differ.
+    assert rows["score"] == ("0.5", "0.6", "+0.1000", "+0.100 .. +0.100", "3")
+    making.evaluation(tmp_path, 9, [0.2, 0.6, 1.0], ["others", "than", "before"])
+    panel = evaluation.gain(context(tmp_path, []))
+    assert panel is not None
+    assert panel.data.rows[0][3] == "other prompts"
+
+
+def test_a_table_that_is_cut_off_is_told(tmp_path: Path) -> None:
+    making.evaluation(tmp_path, 0, [0.1])
+    making.evaluation(tmp_path, 9, [0.2])
+    (tmp_path / "eval" / "step_000009.parquet").write_bytes(b"PAR1")
+    panel = evaluation.gain(context(tmp_path, []))
+    assert panel is not None
+    assert panel.note == "The samples of step 0 or 9 cannot be read."
 
 
 def test_step_0_is_no_training_step(tmp_path: Path) -> None:
-    found = run(tmp_path, [{"step": 0, "eval/score": 0.1}, {"step": 1, "reward/mean": 0.5}])
-    assert ("training steps", "1") in panels.verdict(found).data.tiles
+    found = context(tmp_path, [{"step": 0, "eval/score": 0.1}, {"step": 1, "reward/mean": 0.5}])
+    assert ("training steps", "1") in verdict.facts(found.run)
 
 
 def test_a_run_without_evaluation_has_no_panel(tmp_path: Path) -> None:
-    assert panels.evaluation(run(tmp_path, [{"step": 1, "reward/mean": 0.5}])) is None
+    found = context(tmp_path, [{"step": 1, "reward/mean": 0.5}])
+    assert evaluation.evaluation(found) is None
+    assert evaluation.gain(found) is None

@@ -154,3 +154,27 @@ def test_generate_is_the_stock_pipeline(sd3_folder: Path) -> None:
         output_type="pt",
     ).images
     assert (stock * 255 - ours[:, 0]).abs().max() < 0.5 + 255 * 1e-5
+
+
+def test_a_sample_that_breaks_on_the_way_is_named(sd3_folder: Path) -> None:
+    """One row of the second micro-batch from sampling step 2 on; all forwards are made before it is said."""
+    from rlvis.rollout.stage import NonFiniteStateError
+
+    config = setting.config(sd3_folder)
+    policy = setting.policy(config)
+    calls = []
+
+    def spoil(module: object, args: object, out: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        calls.append(1)
+        if len(calls) == 5 + 3:  # micro-batch 1, step 2
+            out[0][1] = float("nan")
+        return out
+
+    policy.module.register_forward_hook(spoil)
+    with pytest.raises(
+        NonFiniteStateError, match=r"1 of 12 samples .* sample 1 of prompt 7 .* step 2 of 5"
+    ) as caught:
+        rollout(policy, policy.module, setting.prompts(policy), range(12), plan.make(policy, config, step=0))
+    assert caught.value.rows == [(5, 2)]
+    assert caught.value.micro_batch == [4, 5, 6, 7]
+    assert len(calls) == 3 * 5

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine, deepspeed_config
+from rlvis.runtime.snapshot import write
 from rlvis.schema import Dtype, EngineConfig, OptimConfig
 from tests.distributed.launch import launch
 
@@ -168,7 +169,7 @@ def test_a_loaded_engine_goes_on_bit_for_bit(world: World, tmp_path: Path, stage
     kind = getattr(torch, dtype.value)
     first = engine_of(world, stage, dtype=dtype)
     train(first, world, range(2), dtype=kind)
-    first.save(tmp_path, "step_2")
+    write(first.snapshot("step_2"), tmp_path)
     saved = masters(first)
     norms = train(first, world, range(2, 5), dtype=kind)
 
@@ -284,7 +285,7 @@ def run_stages(world: World, folder: str) -> dict[int, Any]:
         engine.set_masters(start.__getitem__)
         swapped = same(masters(engine), start), engine(batch(9)[0]).detach()
         engine.set_masters(trained.__getitem__)
-        engine.save(Path(folder), f"stage {stage}")
+        write(engine.snapshot(f"stage {stage}"), Path(folder))
         train(engine, world, range(3, 4))
         further = masters(engine)
         engine.load(Path(folder), f"stage {stage}")

@@ -62,6 +62,7 @@ def test_one_file_has_no_held_out_prompts(tmp_path: Path, monkeypatch: Any) -> N
 
     assert "type eval.path=FILE" in found()[0]
     assert found("eval.split=train") == []
+    assert found("data.heldout=0.02") == []
     assert "eval.path=own.txt: there is no such file" in found("eval.path=own.txt")[0]
     Path("own.txt").write_text("b\n")
     assert found("eval.path=own.txt") == []

@@ -17,6 +17,7 @@ from rlvis import schema as S
 from rlvis.training import eval_run, evaluate, loop
 from rlvis.training.checks import ConfigError
 from tests import setting
+from tests.whole import checkpoint
 
 
 def config(folder: Path, run_dir: Path | None, **groups: Any) -> S.Config:
@@ -136,8 +137,8 @@ def test_what_eval_run_names(tmp_path: Path) -> None:
     (run / "config.yaml").touch()
     with pytest.raises(ConfigError, match="neither exported weights"):
         named(run)
-    (run / "checkpoints" / "step_000004" / "COMPLETE").touch()
-    (run / "checkpoints" / "step_000004" / "meta.json").write_text('{"step": 4}')
+    (run / "checkpoints" / "step_000004").rmdir()
+    checkpoint(run, 4)
     assert (named(run).kind, named(run).step) == ("checkpoint", 4)
     (run / "lora").mkdir()
     eval_run.note_step(run / "lora", 9)

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from rlvis import schema as S
-from rlvis.training import checkpoint, loop, pipeline
+from rlvis.training import loop, pipeline
+from rlvis.training.checkpoints import files
 from tests import setting
 
 
@@ -86,6 +87,7 @@ def test_a_folder_in_use_or_taken_is_refused(sd3_folder: Path, tmp_path: Path) -
         pytest.raises(ValueError, match="is in use by process"),
     ):
         loop.train(config, [])
+    (tmp_path / "run" / "metrics.jsonl").touch()
     with pytest.raises(ValueError, match="already holds a run"):
         loop.train(config, [])
     resumed = replace(config, run_dir=None, resume=str(tmp_path / "run"))
@@ -112,7 +114,7 @@ def test_a_signal_finishes_the_step_and_saves(
 
     monkeypatch.setattr(loop, "train_step", interrupted)
     assert loop.train(config, []).exit_code == 130
-    assert checkpoint.latest(tmp_path / "run").name == "step_000002"
+    assert files.choose(tmp_path / "run").name == "step_000002"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

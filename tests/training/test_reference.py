@@ -139,6 +139,11 @@ def test_the_key_holds_what_scores_depend_on_and_nothing_else(sd3_folder: Path, 
     )
     assert len({plain, *changed}) == len(KEYED) + 2
     assert {folder(**{group: change}) for group, change in FREE.items()} == {plain}
+    seen = {"terms": {"jpeg": S.RewardTerm(scorer="jpeg_compressibility", frames="first")}}
+    assert folder(reward=seen) != folder(
+        reward={"terms": {"jpeg": S.RewardTerm(scorer="jpeg_compressibility")}}
+    )
+    assert folder(model={"vae_tiling": True}) != folder(model={"vae_slicing": True}) != plain
     copy = tmp_path / "copy"
     shutil.copytree(sd3_folder, copy)
     assert folder(copy) == plain

@@ -11,8 +11,10 @@ import yaml
 
 from rlvis.compose.command import compose
 from rlvis.schema import Config, plain
-from rlvis.training import checkpoint, resume, runfolder
+from rlvis.training import resume, runfolder
+from rlvis.training.checkpoints import files
 from rlvis.training.checks import ConfigError
+from tests.whole import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +33,16 @@ def settings(**changes: Any) -> Config:
     return dataclasses.replace(compose([]).typed(), **changes)
 
 
-def whole(folder: Path, step: int = 3, marker: str = "COMPLETE") -> Path:
+def whole(folder: Path, step: int = 3) -> Path:
     """A run folder with a checkpoint."""
-    (folder / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
-    (folder / "checkpoints" / f"step_{step:06d}" / marker).touch()
+    checkpoint(folder, step)
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(settings())))
+    return folder
+
+
+def cut(folder: Path) -> Path:
+    """The same with a checkpoint that was never finished."""
+    (folder / "checkpoints" / "step_000003" / "COMPLETE").unlink()
     return folder
 
 
@@ -43,17 +50,21 @@ def test_auto_takes_the_newest_run_of_the_name_with_a_whole_checkpoint() -> None
     assert resume.find(settings(resume="auto", name="a")) is None
     whole(Path("outputs/a/2001-01-01_00-00-00"))
     newest = whole(Path("outputs/a/2001-01-02_00-00-00"))
-    whole(Path("outputs/a/2001-01-03_00-00-00"), marker="meta.json")  # cut off while it was written
+    cut(whole(Path("outputs/a/2001-01-03_00-00-00")))
     whole(Path("outputs/b/2001-01-04_00-00-00"))
     assert resume.find(settings(resume="auto", name="a")) == newest
     with runfolder.opened(settings(resume="auto", name="a"), True, alone) as folder:
         assert folder.path == newest
-        assert folder.resumes
+        assert folder.checkpoint == newest / "checkpoints" / "step_000003"
 
 
 def test_a_whole_checkpoint_is_what_the_checkpoints_module_says() -> None:
-    for folder in (whole(Path("a")), whole(Path("b"), marker="meta.json")):
-        assert resume.has_checkpoint(folder) == bool(checkpoint.complete(folder))
+    for folder in (whole(Path("a")), cut(whole(Path("b")))):
+        assert (
+            resume.has_checkpoint(folder)
+            == bool(files.whole(folder))
+            == (files.search(folder)[0] is not None)
+        )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +72,7 @@ def test_a_whole_checkpoint_is_what_the_checkpoints_module_says() -> None:
 )
 def test_a_folder_that_cannot_be_resumed(name: str, message: str) -> None:
     Path("empty").mkdir()
-    whole(Path("new"), marker="meta.json")
+    cut(whole(Path("new")))
     with pytest.raises(ConfigError, match=message):
         resume.find(settings(resume=name))
 

@@ -19,6 +19,7 @@ from rlvis.compose.command import compose
 from rlvis.schema import Config, plain
 from rlvis.training import resume, runfolder
 from rlvis.training.checks import ConfigError
+from tests.whole import checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -37,10 +38,9 @@ def settings(**changes: Any) -> Config:
     return dataclasses.replace(compose([]).typed(), **changes)
 
 
-def whole(folder: Path, step: int = 3, marker: str = "COMPLETE") -> Path:
+def whole(folder: Path, step: int = 3) -> Path:
     """A run folder with a checkpoint."""
-    (folder / "checkpoints" / f"step_{step:06d}").mkdir(parents=True)
-    (folder / "checkpoints" / f"step_{step:06d}" / marker).touch()
+    checkpoint(folder, step)
     (folder / "config.yaml").write_text(yaml.safe_dump(plain(settings())))
     return folder
 
@@ -52,12 +52,12 @@ def test_two_runs_of_one_second_have_two_folders_with_their_configuration() -> N
     ):
         assert one.path != two.path
         assert one.path.parent == two.path.parent == Path("outputs/a")
-        assert not one.resumes
+        assert one.checkpoint is None
         assert resume.saved(one.path) == plain(settings(name="a"))
 
 
 def test_the_other_processes_take_what_they_are_told(elsewhere: Path) -> None:
-    told = runfolder.RunFolder(Path("there"), False)
+    told = runfolder.RunFolder(Path("there"))
     with runfolder.opened(settings(), False, lambda value: told) as folder:
         assert folder is told
     assert list(elsewhere.iterdir()) == []
@@ -80,7 +80,7 @@ def test_a_folder_in_use_is_refused_and_free_afterwards() -> None:
             pass
     assert runfolder.problems(again) == []
     with runfolder.opened(again, True, alone) as folder:
-        assert folder == runfolder.RunFolder(Path("here"), True)
+        assert folder == runfolder.RunFolder(Path("here"), Path("here/checkpoints/step_000003"))
 
 
 def test_the_folder_of_a_killed_run_is_free(elsewhere: Path) -> None:
@@ -106,6 +106,14 @@ def test_a_folder_with_another_run_is_refused_and_its_files_are_kept() -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
         runfolder.opened(settings(run_dir="here", seed=5), True, alone).__enter__()
     assert Path("here/config.yaml").read_text() == before
+
+
+def test_what_a_refused_run_left_is_no_run() -> None:
+    with runfolder.opened(settings(run_dir="here"), True, alone):
+        Path("here/doctor.json").touch()
+    assert runfolder.problems(settings(run_dir="here")) == []
+    with runfolder.opened(settings(run_dir="here", seed=5), True, alone):
+        assert "seed: 5" in Path("here/config.yaml").read_text()
 
 
 @pytest.mark.parametrize("make", [Path.touch, lambda path: path.parent.joinpath("up").touch()])

@@ -220,3 +220,56 @@ def test_records_that_do_not_belong_together_are_refused(sd3_folder: Path) -> No
     case = Case(sd3_folder)
     with pytest.raises(ValueError, match="owns 12 of 12 rows, but was given 5"):
         case.run(trajectories=case.trajectories.take(range(5)))
+
+
+def test_details_by_transition_are_what_the_metrics_are_made_of(sd3_folder: Path) -> None:
+    case = Case(sd3_folder)
+    done = case.run(advantage={"kl_beta": 0.1})
+    kinds = ("sigma", "ratio_max_deviation", "clip_fraction", "loss", "kl")
+    by = {kind: [done.details[f"transition/{s}/{kind}"] for s in range(4)] for kind in kinds}
+    metrics = done.metrics
+    assert max(by["ratio_max_deviation"]) == metrics["ratio/max_deviation"]
+    assert sum(by["loss"]) / 4 == pytest.approx(metrics["update/loss"], abs=1e-7)  # of terms around 1
+    assert sum(by["kl"]) / 4 == pytest.approx(metrics["kl/reference"], rel=1e-5)
+    clipped = metrics["clip/fraction_high"] + metrics["clip/fraction_low"]
+    assert sum(by["clip_fraction"]) / 4 == pytest.approx(clipped, rel=1e-5)
+    assert by["sigma"] == pytest.approx(case.trajectories.schedule.sigma[:4].tolist())
+    assert not any(key.startswith("transition/") for key in metrics)
+
+
+def test_a_broken_loss_says_where(sd3_folder: Path) -> None:
+    """Infinite old log-probs of one sample at one transition: that row is named, and the forward is sound."""
+    case = Case(sd3_folder)
+    logprob = case.trajectories.logprob.clone()
+    logprob[6, 2] = -float("inf")
+    with pytest.raises(
+        NonFiniteLossError, match=r"inf first at transition 2 .* of prompt 7, sample 2"
+    ) as caught:
+        case.run(train={"updates_per_step": 1}, trajectories=case.trajectories.replace(logprob=logprob))
+    found = caught.value.broken
+    (row,) = found.rows
+    assert (row["prompt"], row["sample"], row["at"], row["value"]) == (7, 2, 2, "inf")
+    assert row["text"] == setting.TEXTS[1]
+    assert row["sigma"] == pytest.approx(float(case.trajectories.schedule.sigma[2]))
+    assert (found.module, found.optimizer_step) == (None, 0)
+
+
+def test_a_broken_layer_is_named(sd3_folder: Path) -> None:
+    case = Case(sd3_folder)
+    case.policy.module.transformer_blocks[1].ff.register_forward_hook(lambda m, a, out: out * float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"from transformer_blocks\.1\.ff on") as caught:
+        case.run()
+    found = caught.value.broken
+    assert found.module == "transformer_blocks.1.ff"
+    assert not found.weights
+    assert "transformer_blocks.1" in found.layers
+    assert len(found.rows) == 20  # the first 20 of 6 rows x 4 transitions
+    assert torch.equal(case.weights(), case.start)
+
+
+def test_spoiled_weights_are_named_as_such(sd3_folder: Path) -> None:
+    case = Case(sd3_folder)
+    with torch.no_grad():
+        case.policy.module.proj_out.bias[0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"from proj_out \(its weights\) on"):
+        case.run()

@@ -119,7 +119,7 @@ def load(
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    where = _where(backbone, path)
+    where = place(backbone, path)
     try:
         config = transformers.AutoConfig.from_pretrained(where, revision=revision)
     except (OSError, ValueError) as error:
@@ -176,7 +176,7 @@ def wrap(
     return Backbone(module, patch, prefix, fixed, column(mean), column(std), name)
 
 
-def _where(backbone: MapBackbone, path: str | None) -> str:
+def place(backbone: MapBackbone, path: str | None) -> str:
     if path is not None:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     if backbone is MapBackbone.tiny:

@@ -149,7 +149,7 @@ def test_another_family_nothing_there_and_half_a_model(tmp_path: Path) -> None:
 def test_the_tiny_backbone_is_small_and_comes_with_the_package() -> None:
     model = backbone.load(MapBackbone.tiny, None, None)
     assert model.grid(32, 32) == (8, 8)
-    assert sum(f.stat().st_size for f in Path(backbone._where(MapBackbone.tiny, None)).iterdir()) <= 1_000_000
+    assert sum(f.stat().st_size for f in Path(backbone.place(MapBackbone.tiny, None)).iterdir()) <= 1_000_000
 
 
 @pytest.mark.parametrize("ground", [(0.5, 0.5, 0.5), (0.2, 0.5, 0.3)])

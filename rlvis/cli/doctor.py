@@ -1,0 +1,79 @@
+"""`rlvis doctor`: everything that is looked at before a training, without the training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rlvis.cli.ending import FAILED, OK, guarded, log_to_stderr
+from rlvis.cli.train import checked
+from rlvis.cli.words import parse, process, search
+from rlvis.training.checks import ConfigError
+
+if TYPE_CHECKING:
+    from rlvis.schema import Config
+
+WIDTH = 110  # columns where no terminal says how many it has
+
+HELP = """\
+usage: rlvis doctor [GROUP=OPTION ...] [KEY=VALUE ...] [--config-dir DIR]
+
+  rlvis doctor                                         the embedded default
+  rlvis doctor experiment=tiny_video                   the words of a training, without the training
+  rlvis doctor experiment=flow_grpo_sd3 data.path=prompts.txt doctor=strict
+  rlvis doctor advantage=bpgo trust=posterior debug=tiny
+  rlvis doctor resume=auto                             the run as it would go on
+  rlvis doctor run_dir=DIR                             also writes DIR/doctor.json
+  torchrun --nproc-per-node 8 --no-python rlvis doctor experiment=jpeg_sd3 data.path=prompts.txt
+
+  --config-dir DIR     a folder with option files of your own
+  -h, --help           this text
+
+Composes, checks and assembles what rlvis train would, then looks: machine, sizes, files, parameters on every
+rank, the ratio before any update, a gradient for every loss term, and what the scorers say of a small step.
+Nothing is trained. A training does the same first; there doctor=warn stops it for failures, doctor=strict
+for warnings too, doctor=off leaves it out (here all is looked at in any case).
+Exit codes: 0 the training would start, 1 it would not, 2 a mistake in the configuration.
+"""
+
+
+def run(words: Sequence[str]) -> int:
+    """`rlvis doctor`: look at what these words would train, and print a table."""
+    flags, overrides = parse(words)
+    if "help" in flags:
+        print(HELP, end="")
+        return OK
+    if odd := set(flags) - {"config-dir"}:
+        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis doctor takes --help and --config-dir")
+    if "config-dir" in flags:
+        overrides.append(search(flags["config-dir"]))
+    from rlvis.compose.command import compose
+    from rlvis.schema import Stage
+
+    rank, size = process()
+    config = checked(compose(overrides), size, leads=rank == 0)
+    if config.stage is not Stage.all:
+        raise ConfigError(f"stage={config.stage.value}: rlvis doctor looks at whole runs; type stage=all")
+    if config.dry_run:
+        if rank == 0:
+            print("dry run: the configuration and its files are in order; nothing was loaded")
+        return OK
+    log_to_stderr(rank)
+    return guarded(lambda: _examined(config, rank))
+
+
+def _examined(config: Config, rank: int) -> int:
+    from rlvis.training.doctor.alone import alone
+    from rlvis.training.doctor.findings import table
+
+    diagnosis = alone(config)
+    stopping = diagnosis.stopping
+    if rank == 0:
+        terminal = sys.stdout.isatty()
+        print(table(diagnosis, None if terminal else WIDTH, terminal), end="")
+        print(f"{diagnosis.headline}; doctor={config.doctor.value}")
+        if stopping:
+            names = ", ".join(dict.fromkeys(f.check for f in stopping))
+            print(f"this training would not start ({names}); doctor=off goes on all the same")
+    return FAILED if stopping else OK

@@ -1,0 +1,73 @@
+"""The noise levels of pipelines that hand their own grid to the stock Euler scheduler: FLUX and its kin.
+
+These pipelines lay a line from 1 to 1/steps and let the scheduler shift it, by a shift that depends on the
+resolution or by a fixed one, and perhaps stretch its end. What the checkpoint's scheduler says decides.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rlvis.flow import schedules
+from rlvis.records import Schedule
+
+# Options of the stock scheduler that change the grid or the step, with the values under which it is ours.
+PLAIN: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "invert_sigmas": False,
+    "stochastic_sampling": False,
+}
+
+
+def line_schedule(
+    pipe: Any, path: str, tokens: int, steps: int, shift: float | None, grid: str, mu: float | None = None
+) -> Schedule:
+    """The stock grid of `steps` steps for a latent of `tokens` image tokens; time is 1000 sigma.
+
+    Args:
+        path: model.path, for messages.
+        shift: s of sigma' = s sigma / (1 + (s - 1) sigma); None takes the checkpoint's, by the resolution
+            where its scheduler says so.
+        grid: "model", or "linear" for DanceGRPO's.
+        mu: log of the shift where the scheduler shifts by the resolution; None: FLUX's line through it.
+
+    Raises:
+        ValueError: another grid name, or a scheduler that does what ours does not.
+    """
+    if grid not in ("model", "linear"):
+        raise ValueError(f"sampler.grid={grid}: choose model or linear")
+    config = pipe.scheduler.config
+    dynamic = shift is None and config.get("use_dynamic_shifting")
+    if dynamic and mu is None:
+        mu = _line_through_resolutions(config, tokens)
+    if dynamic and config.get("time_shift_type") == "linear":
+        dynamic, shift = False, mu
+    if shift is None:
+        shift = math.exp(mu) if dynamic and mu is not None else float(config.get("shift", 1.0))
+    if grid == "linear":
+        return schedules.shifted_linear(steps, shift)
+    odd = [key for key, plain in PLAIN.items() if (config.get(key, plain) or plain) != plain]
+    if type(pipe.scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or odd:
+        sets = ", ".join(f"{key}={config[key]}" for key in odd) or "steps of its own"
+        raise ValueError(
+            f"the scheduler of model.path={path}, a {type(pipe.scheduler).__name__}, sets {sets}, which "
+            "sampler.grid=model does not follow; type sampler.grid=linear, with sampler.shift of your choice"
+        )
+    terminal = config.get("shift_terminal") or None
+    if dynamic and mu is not None:
+        return schedules.flow_match_dynamic(steps, mu, terminal=terminal)
+    return schedules.flow_match_line(steps, shift, terminal=terminal)
+
+
+def _line_through_resolutions(config: Any, tokens: int) -> float:
+    return schedules.flux_mu(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )

@@ -1,0 +1,68 @@
+"""Which heights and widths a model takes, checked before sampling; messages name the nearest legal ones."""
+
+from __future__ import annotations
+
+from rlvis.schema import ModelConfig
+
+
+def check_images(config: ModelConfig) -> None:
+    """Refuse several frames, for a family that makes images."""
+    if config.frames != 1:
+        raise ValueError(
+            f"model.frames={config.frames}: model.family={config.family} makes images; type model.frames=1"
+        )
+
+
+def check_sides(config: ModelConfig, unit: int, why: str, most: int | None = None) -> None:
+    """Check that height and width are multiples of `unit` pixels, from `unit` to `most` (None: no bound).
+
+    why: where the unit comes from, for the message ("autoencoder 8 x patch 2").
+
+    Raises ValueError, naming the nearest legal sizes.
+    """
+    for name, pixels in (("height", config.height), ("width", config.width)):
+        inside = pixels >= unit and (most is None or pixels <= most)
+        if pixels % unit == 0 and inside:
+            continue
+        below = max(unit, pixels // unit * unit)
+        below = below if most is None else min(below, most // unit * unit)
+        both = inside and (most is None or below + unit <= most)
+        nearest = f"{below} or {below + unit}" if both else f"{below}"
+        top = "" if most is None else f" to {most}"
+        raise ValueError(
+            f"model.{name}={pixels}: this model takes multiples of {unit} pixels ({why}) from {unit}{top}; "
+            f"the nearest is {nearest}; type model.{name}={below}"
+        )
+
+
+def check_tokens(config: ModelConfig, own: int, most: int) -> int:
+    """Length of the text condition: model.max_tokens, or the family's own; ValueError outside 1 to `most`."""
+    tokens = own if config.max_tokens is None else config.max_tokens
+    if not 1 <= tokens <= most:
+        raise ValueError(
+            f"model.max_tokens={tokens}: model.family={config.family} takes 1 to {most} tokens of text; type "
+            f"model.max_tokens={min(max(tokens, 1), most)}"
+        )
+    return tokens
+
+
+def check_frames(config: ModelConfig, every: int, least: int, most: int | None = None) -> None:
+    """Check that frames are `every` k + 1, what a causal video autoencoder takes.
+
+    least, most: bounds in latent frames (None: none); `least` of 2 where the first is given.
+
+    Raises ValueError, naming the nearest legal numbers.
+    """
+    frames, low = config.frames, (least - 1) * every + 1
+    high = None if most is None else (most - 1) * every + 1
+    if (frames - 1) % every == 0 and frames >= low and (high is None or frames <= high):
+        return
+    below = max(low, (frames - 1) // every * every + 1)
+    below = below if high is None else min(below, high)
+    both = frames >= low and (high is None or below + every <= high)
+    nearest = f"{below} or {below + every}" if both else f"{below}"
+    why = f", and at least {low} after a condition frame" if least > 1 else ""
+    raise ValueError(
+        f"model.frames={frames}: the autoencoder takes {every} k + 1 frames{why}; the nearest is {nearest}; "
+        f"type model.frames={below}"
+    )

@@ -1,0 +1,1 @@
+"""Several runs on one page: arms (runs that differ only in their seed), panels about them, the page."""

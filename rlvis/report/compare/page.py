@@ -1,0 +1,74 @@
+"""The page of several runs, or of a folder of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rlvis.report import folder, html
+from rlvis.report.compare import panels, results
+from rlvis.report.compare.arms import Member, arms
+from rlvis.report.compare.panels import Several
+from rlvis.report.judge import judge
+from rlvis.report.panels.base import Tab
+
+TABS: tuple[Tab, ...] = (
+    Tab(
+        "overview",
+        "Overview",
+        (("Verdicts", panels.verdicts), ("Legend", panels.legend), ("First curves", panels.first_curves)),
+    ),
+    Tab("curves", "Curves", (("Legend", panels.legend), ("Curves", panels.curves))),
+    Tab("held-out", "Held-out", (("Held-out prompts", results.held_out),)),
+    Tab("samples", "Samples", (("Last samples", results.samples),)),
+    Tab("time", "Time", (("Times", panels.times),)),
+    Tab("config", "Config", (("Differences", panels.config),)),
+)
+
+
+def write(runs: Sequence[Path], to: Path | None = None) -> Path:
+    """Write the comparison of run folders and return its path.
+
+    to: the page. None: report.html in the folder that holds these runs and no others, else comparison.html
+    in the current folder. Raises ValueError for fewer than two runs, or a `to` that cannot be.
+    """
+    paths = list({path.resolve(): path for path in map(Path, runs)}.values())
+    if len(paths) < 2:
+        raise ValueError("report: a comparison takes two different runs or more; type rlvis report RUN RUN")
+    page = target(paths) if to is None else to
+    if page.is_dir() or not page.resolve().parent.is_dir():
+        raise ValueError(f"report: to={page} is a folder or lies in none; type to=FILE.html")
+    told = [folder.read(path) for path in paths]
+    names = panels.labels(paths)
+    members = [Member(run, judge(run), name) for run, name in zip(told, names, strict=True)]
+    several = Several(members, arms(members), page)
+    parent = Path(*_common(paths)).name
+    groups = f"{len(several.arms)} arm{'s' if len(several.arms) > 1 else ''}"
+    count = f"{len(members)} runs in {groups}; an arm is what differs only in its seed"
+
+    def text(room: float) -> str:
+        heading = f"{parent}: {len(members)} runs compared" if parent else f"{len(members)} runs compared"
+        return html.render(html.Page(heading, [count], html.filled(TABS, replace(several, room=room))))
+
+    return html.save(html.fitting(text), page)
+
+
+def target(runs: Sequence[Path]) -> Path:
+    """Where the comparison goes when nobody says."""
+    parents = {path.resolve().parent for path in runs}
+    if len(parents) == 1:
+        parent = parents.pop()
+        if not folder.is_run(parent) and set(folder.runs_below(parent)) == {path.resolve() for path in runs}:
+            return runs[0].parent / "report.html"
+    return Path("comparison.html")
+
+
+def _common(paths: Sequence[Path]) -> list[str]:
+    """The parts that all resolved parents begin with."""
+    found = []
+    for parts in zip(*(path.resolve().parent.parts for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        found.append(parts[0])
+    return found

@@ -1,0 +1,101 @@
+"""What evaluations on held-out prompts left in RUN/eval, as curves with intervals and as paired differences.
+
+Differences are taken prompt by prompt, which is possible because two runs draw the same prompt from the same
+noise: their interval is much narrower than that of two means.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlvis.evaluation import results, statistics
+from rlvis.evaluation.run import TERM
+from rlvis.evaluation.suites import HARD, RIGHT, SCORE
+from rlvis.report.folder import Series
+from rlvis.report.plots import Spread
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The entries of RUN/eval/summary.json by step; problems: sentences about what cannot be read."""
+
+    folder: Path
+    entries: list[dict[str, Any]]
+    problems: list[str]
+
+    def interval(self, key: str) -> Spread:
+        """A metric over steps with Student's 95 % interval over prompts; empty where no entry has it."""
+        from scipy import stats
+
+        rows = []
+        for entry in self.entries:
+            mean, error = entry["mean"].get(key), entry["standard_error"].get(key)
+            if mean is not None:
+                prompts = int(entry["prompts"].get(key, 0))
+                known = error is not None and prompts > 1
+                half = float(stats.t.ppf(0.975, prompts - 1)) * error if known else 0.0
+                rows.append((entry["step"], mean, mean - half, mean + half))
+        steps, middle, low, high = np.array(rows, dtype=np.float64).reshape(-1, 4).T
+        return Spread(Series(steps.astype(np.int64), middle), low, high)
+
+    def table(self, step: int) -> pd.DataFrame | None:
+        """The samples of an evaluation; None where they cannot be read."""
+        import pandas as pd
+
+        try:
+            return pd.read_parquet(self.folder / f"step_{step:06d}.parquet")
+        except Exception:  # pyarrow raises many kinds for a file that is cut off
+            log.warning("the evaluation of step %d in %s cannot be read", step, self.folder)
+            return None
+
+
+def read(run_dir: Path) -> Evaluations:
+    """What RUN/eval holds; nothing where it holds nothing."""
+    folder = run_dir / "eval"
+    try:
+        entries = [e for e in results.read(folder) if isinstance(e.get("step"), int) and _whole(e)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Evaluations(folder, [], [f"eval/{results.SUMMARY} cannot be read."])
+    return Evaluations(folder, sorted(entries, key=lambda e: int(e["step"])), [])
+
+
+def measures(table: pd.DataFrame) -> dict[str, str]:
+    """Name -> column of what an evaluation measured."""
+    found = {"accuracy": HARD, "score": SCORE} if SCORE in table else {}
+    for column in table.columns:
+        if column.startswith(RIGHT):
+            found[column.removeprefix(RIGHT) + " right"] = column
+        elif column.startswith(TERM):
+            found[column.removeprefix(TERM)] = column
+    return found
+
+
+def per_prompt(tables: Sequence[pd.DataFrame], column: str) -> dict[tuple[int, str], float]:
+    """(index, prompt) -> mean of a column over that prompt's samples, and over tables (seeds)."""
+    import pandas as pd
+
+    parts = [t[["index", "prompt", column]].astype({column: float}) for t in tables]
+    means = pd.concat(parts).groupby(["index", "prompt"])[column].mean().dropna()
+    return {(int(index), str(prompt)): float(value) for (index, prompt), value in means.items()}
+
+
+def difference(
+    a: Mapping[tuple[int, str], float], b: Mapping[tuple[int, str], float]
+) -> statistics.Comparison | None:
+    """b - a prompt by prompt; None where their prompts are not the same."""
+    return statistics.paired(b, a) if a and a.keys() == b.keys() else None
+
+
+def _whole(entry: Mapping[str, Any]) -> bool:
+    return all(isinstance(entry.get(key), dict) for key in ("mean", "standard_error", "prompts"))

@@ -1,0 +1,95 @@
+"""Held-out prompts: accuracy and scores over training with intervals, and the gain prompt by prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from rlvis.report import heldout, plots
+from rlvis.report.folder import RunFolder
+from rlvis.report.panels.base import Context, Drawing, Panel, Table, below, drawing, named, num
+
+NOTE = "Prompts that are not trained on, from fixed noise; every sample is in eval/ of the run folder."
+ATTRIBUTES = 12  # curves of one figure
+
+
+def headline(run: RunFolder) -> Drawing | None:
+    """The one held-out curve that says most: accuracy, else score, else the first scorer."""
+    keys = [key for key in run.keys if key.startswith("eval/")]
+    for key in ("eval/accuracy", "eval/score", *keys):
+        if key in keys:
+            name = key.removeprefix("eval/")
+            return _intervals(run, f"Held-out {name}", {name: key}, name, prefix="first-")
+    return None
+
+
+def evaluation(context: Context) -> Panel | None:
+    """Held-out accuracy and scores over training; None for a run without evaluation."""
+    run = context.run
+    keys = [key for key in run.keys if key.startswith("eval/")]
+    if not keys:
+        return None
+    drawings = []
+    if "eval/accuracy" in keys:
+        drawings.append(_intervals(run, "Held-out accuracy", {"all": "eval/accuracy"}, "share right"))
+        kinds = below(keys, "eval/accuracy/")
+        if len(kinds) > 1:
+            drawings.append(_curves(run, "Held-out accuracy by kind", kinds, "Of the kinds of prompts."))
+        right = below(keys, "eval/right/")
+        caption = "Each attribute, over the prompts that ask for it."
+        drawings.append(_curves(run, "Held-out attributes", right, caption))
+    if "eval/score" in keys:
+        drawings.append(_intervals(run, "Held-out score", {"score": "eval/score"}, "score"))
+    for name, key in below(keys, "eval/").items():
+        if name not in ("score", "accuracy") and "/" not in name:
+            drawings.append(_intervals(run, f"Held-out {name}", {name: key}, name))
+    return Panel("", "figures", drawings, NOTE)
+
+
+def gain(context: Context) -> Panel | None:
+    """First against last evaluation, prompt by prompt; None where there are not two."""
+    found = heldout.read(context.run.path)
+    if len(found.entries) < 2:
+        return Panel("Gain", "text", "", found.problems[0]) if found.problems else None
+    first, last = found.entries[0]["step"], found.entries[-1]["step"]
+    before, after = found.table(first), found.table(last)
+    if before is None or after is None:
+        return Panel("Gain", "text", "", f"The samples of step {first} or {last} cannot be read.")
+    rows = []
+    for name, column in heldout.measures(before).items():
+        if column not in after:
+            continue
+        old, new = heldout.per_prompt([before], column), heldout.per_prompt([after], column)
+        compared = heldout.difference(old, new)
+        if not old or not new:
+            continue
+        means = num(sum(old.values()) / len(old)), num(sum(new.values()) / len(new))
+        if compared is None:
+            rows.append((name, *means, "other prompts", "-", str(len(new))))
+        else:
+            interval = f"{compared.low:+.3f} .. {compared.high:+.3f}"
+            rows.append((name, *means, f"{compared.difference:+.4f}", interval, str(compared.n)))
+    header = ("measure", f"step {first}", f"step {last}", "difference", "95 %", "prompts")
+    note = "Differences prompt by prompt on the same noise; intervals are bootstraps over prompts."
+    return Panel("Gain", "table", Table(header, rows, frozenset({1, 2, 3, 4, 5})) if rows else None, note)
+
+
+def _intervals(run: RunFolder, title: str, keys: Mapping[str, str], ylabel: str, prefix: str = "") -> Drawing:
+    """Curves with the intervals that summary.json knows; plain ones where it does not."""
+    name = prefix + re.sub(r"\W+", "-", title.lower())
+    found = heldout.read(run.path)
+    spreads = {label: found.interval(key) for label, key in keys.items()}
+    if all(len(spread.middle) for spread in spreads.values()):
+        caption = "Bars: Student's 95 % interval over prompts."
+        return drawing(title, lambda: plots.spreads(name, spreads, ylabel=ylabel, bars=True), caption)
+    curves = named(run, keys)
+    caption = "Mean over held-out samples; eval/summary.json has no interval for it."
+    return drawing(title, lambda: plots.lines(name, curves, ylabel=ylabel), caption)
+
+
+def _curves(run: RunFolder, title: str, keys: Mapping[str, str], caption: str) -> Drawing:
+    name = re.sub(r"\W+", "-", title.lower())
+    if len(keys) > ATTRIBUTES:
+        caption += f" The first {ATTRIBUTES} of {len(keys)}; all are in the table of metrics."
+    curves = named(run, dict(list(keys.items())[:ATTRIBUTES]))
+    return drawing(title, lambda: plots.lines(name, curves, ylabel="share right"), caption)

@@ -1,0 +1,30 @@
+"""What must hold between the frames that a model makes and those that scorers and files take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from rlvis.reward.frames import WORDS, positions
+from rlvis.schema import Config
+
+
+def media_mistakes(config: Config) -> Iterator[str]:
+    """What is wrong with model.fps and the `frames` of every term, one message each."""
+    fps, count = config.model.fps, config.model.frames
+    if fps is not None and not 0 < fps < math.inf:
+        yield f"model.fps={fps}: wanted frames a second above 0; type model.fps=16, or null for the family's"
+    elif fps is not None and count == 1:
+        yield f"model.fps={fps:g} does nothing with model.frames=1, which makes images; type model.fps=null"
+    for group, terms in (("reward", config.reward.terms), ("eval", config.eval.terms)):
+        for name, term in terms.items():
+            key = f"{group}.terms.{name}.frames"
+            if count < 1 or term.frames == "all":
+                continue
+            try:
+                chosen = positions(term.frames, count)
+            except ValueError as error:
+                yield f"{key}: {error} (model.frames={count}); it takes {WORDS}; type {key}=all"
+                continue
+            if chosen == list(range(count)):
+                yield f"{key}={term.frames} is all of the {count} frames that a sample has; type {key}=all"

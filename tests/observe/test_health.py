@@ -1,0 +1,247 @@
+"""Symptoms: none on healthy curves of any length, one with the right name and step on each sick one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlvis.observe import metrics
+from rlvis.observe.health import Symptom, limits, symptoms
+
+CONFIG: dict[str, Any] = {
+    "model": {"dtype": "float32", "height": 32, "width": 32},
+    "advantage": {"clip_range": None, "ratio_scope": "sample", "kl_beta": 0.0, "sign": 1.0},
+    "reward": {"terms": {"checker": {"weight": 1.0}}},
+    "data": {"prompts_per_step": 12, "samples_per_prompt": 8},
+    "train": {"steps": 120, "updates_per_step": 2},
+    "optim": {"lr": 2e-4},
+    "eval": {"prompts": None, "samples": 10},
+}
+Row = dict[str, Any]
+
+
+def healthy(steps: int = 120, seed: int = 0, sign: float = 1.0) -> list[Row]:
+    """Curves as those of the tiny image policy: the reward rises from 0.77 to 0.9, or falls to 0.03."""
+    rng = np.random.default_rng(seed)
+    rows: list[Row] = [{"step": 0, "eval/score": 0.81, "eval/accuracy": 0.6, "time/eval": 12.0}]
+    for i in range(1, steps + 1):
+        done = 1 - math.exp(-i / 50)
+        mean = 0.77 + 0.14 * done if sign > 0 else 0.77 * math.exp(-i / 20)
+        spread = 0.18 - 0.08 * done if sign > 0 else 0.26 * math.exp(-i / 30)
+        rows.append(
+            {
+                "step": i,
+                "reward/mean": mean + 0.03 * rng.normal(),
+                "reward/std": 0.2,
+                "reward/checker/mean": mean + 0.03 * rng.normal(),
+                "reward/checker/std": spread,
+                "reward/valid_fraction": 1.0,
+                "reward/invalid_count": 0.0,
+                "group/std_mean": spread * (1 + 0.1 * rng.normal()),
+                "group/zero_variance_fraction": 0.0,
+                "ratio/max_deviation_first": 0.0,
+                "ratio/max_deviation": 1e-3 * math.exp(0.7 * rng.normal()),
+                "clip/fraction_high": 0.12 + 0.03 * rng.random(),
+                "clip/fraction_low": 0.13 + 0.03 * rng.random(),
+                "kl/approx": 1e-8 * (1 + 3 * done) * math.exp(0.5 * rng.normal()),
+                "update/loss": 1e-5 * rng.normal(),
+                "update/grad_norm": 0.02 * (1 + 0.5 * done) * math.exp(0.1 * rng.normal()),
+                "update/optimizer_steps": 2.0,
+                "data/truncated_prompts": 0.0,
+                "time/step": 1.2 * (3.0 if 30 < i < 40 else 1.0),
+                "memory/max_gib": 20.0 if i < 4 else 22.0,
+            }
+        )
+        if i % 40 == 0:
+            rows[-1] |= {"eval/score": 0.81 + sign * 0.1 * done + 0.005 * rng.normal(), "eval/accuracy": 0.6}
+    return rows
+
+
+def told(*path: str, **values: Any) -> dict[str, Any]:
+    """CONFIG with values set in a section."""
+    (section,) = path
+    return {**CONFIG, section: {**CONFIG.get(section, {}), **values}}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 20, 60, 180])
+def test_healthy_runs_show_nothing(steps: int, sign: float) -> None:
+    for seed in range(8):
+        assert symptoms(healthy(steps, seed, sign), told("advantage", sign=sign)) == []
+
+
+def test_nothing_to_read_is_nothing_to_say() -> None:
+    assert symptoms([], {}) == []
+    assert symptoms([{"step": 1, "reward/mean": "NaN"}, {"step": 2}], {"advantage": None}) == []
+
+
+def late(key: str, value: Any, since: int = 80) -> Callable[[list[Row]], None]:
+    def spoil(rows: list[Row]) -> None:
+        for row in rows[since:]:
+            row[key] = value(row["step"]) if callable(value) else value
+
+    return spoil
+
+
+def both(*parts: Callable[[list[Row]], None]) -> Callable[[list[Row]], None]:
+    def spoil(rows: list[Row]) -> None:
+        for part in parts:
+            part(rows)
+
+    return spoil
+
+
+def once(key: str, value: Any, at: int = 80) -> Callable[[list[Row]], None]:
+    return lambda rows: rows[at].__setitem__(key, value)
+
+
+FALLS = late("reward/mean", lambda s: 0.88 - 0.015 * (s - 80) + 0.02 * (-1) ** s)
+SICK: dict[str, tuple[Callable[[list[Row]], None], str, tuple[int, int]]] = {
+    "ratio-first": (once("ratio/max_deviation_first", 3e-5), "broken", (80, 80)),
+    "ratio-far": (once("ratio/max_deviation", 0.9), "suspicious", (80, 80)),
+    "clip-always": (
+        both(late("clip/fraction_high", 0.26), late("clip/fraction_low", 0.24)),
+        "suspicious",
+        (80, 90),
+    ),
+    "clip-never": (
+        both(late("clip/fraction_high", 0.0, 1), late("clip/fraction_low", 0.0, 1)),
+        "suspicious",
+        (10, 10),
+    ),
+    "kl-approx-grows": (late("kl/approx", lambda s: 1e-8 * 1.5 ** (s - 80)), "suspicious", (90, 120)),
+    "kl-reference-grows": (late("kl/reference", lambda s: 1e-3 * 1.1**s, 1), "suspicious", (70, 90)),
+    "gradient-not-finite": (once("update/grad_norm", "NaN"), "broken", (80, 80)),
+    "loss-not-finite": (once("update/loss", "Infinity"), "broken", (80, 80)),
+    "gradient-jump": (once("update/grad_norm", 0.5), "suspicious", (80, 80)),
+    "zero-variance": (late("group/zero_variance_fraction", 0.7), "suspicious", (82, 90)),
+    "reward-constant": (late("reward/checker/std", 0.0, 118), "broken", (118, 118)),
+    "invalid-samples": (once("reward/invalid_count", 3.0), "suspicious", (80, 80)),
+    "reward-falls": (FALLS, "broken", (80, 110)),
+    "reward-flat": (late("reward/mean", lambda s: 0.8 + 0.03 * math.sin(s * s), 1), "suspicious", (120, 120)),
+    "held-out-falls": (late("eval/score", 0.7, 120), "suspicious", (120, 120)),
+    "spread-collapses": (
+        both(
+            late("group/std_mean", 0.01, 60), late("reward/mean", lambda s: 0.8 + 0.03 * math.sin(s * s), 1)
+        ),
+        "suspicious",
+        (60, 75),
+    ),
+    "truncated-prompts": (once("data/truncated_prompts", 2.0), "suspicious", (80, 80)),
+    "steps-slower": (late("time/step", 7.0), "suspicious", (80, 105)),
+    "memory-grows": (late("memory/max_gib", lambda s: 10 + s, 1), "suspicious", (40, 45)),
+}
+
+
+@pytest.mark.parametrize("name", SICK)
+def test_each_sickness_is_seen(name: str) -> None:
+    spoil, severity, (low, high) = SICK[name]
+    rows = healthy()
+    spoil(rows)
+    found = {s.name: s for s in symptoms(rows, CONFIG)}
+    assert name in found, list(found)
+    assert found[name].severity == severity
+    assert low <= found[name].step <= high
+    complete(found[name])
+
+
+def complete(symptom: Symptom) -> None:
+    """Numbers, cause and override are there, and the metric is one of the table."""
+    assert metrics.find(symptom.key) is not None
+    assert all((symptom.what, symptom.why, symptom.type, symptom.limit))
+    assert any(letter.isdigit() for letter in symptom.what)
+
+
+def test_terms_that_part() -> None:
+    rows = healthy()
+    for row in rows[1:]:
+        row["reward/sharp/mean"] = 0.5 - 0.002 * row["step"] + 0.01 * (-1) ** row["step"]
+    config = told("reward", terms={"checker": {"weight": 1.0}, "sharp": {"weight": 0.5}})
+    (found,) = symptoms(rows, config)
+    assert (found.name, found.key) == ("terms-apart", "reward/sharp/mean")
+    complete(found)
+    turned = told("reward", terms={"checker": {"weight": 1.0}, "sharp": {"weight": -0.5}})
+    assert symptoms(rows, turned) == []  # a negative weight wants it to fall
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "config"),
+    [
+        ("weights-constant", "trust/weight_std", 0.0, told("trust", kind="ras")),
+        ("few-effective-groups", "trust/effective_groups", 2.0, told("trust", kind="ras")),
+        ("order-inverted", "trust/inverted_fraction", 0.5, CONFIG),
+        ("map-narrow", "map/entropy", 0.3, CONFIG),
+        ("maps-failed", "map/failed", 1.0, CONFIG),
+    ],
+)
+def test_trust_and_maps(name: str, key: str, value: float, config: dict[str, Any]) -> None:
+    good = {"trust/weight_std": 0.1, "trust/effective_groups": 11.0, "trust/inverted_fraction": 0.05}
+    good |= {"map/entropy": 0.9, "map/failed": 0.0}
+    rows = [row | good for row in healthy()[1:]]
+    assert symptoms(rows, config) == []
+    late(key, value, 0)(rows)
+    (found,) = symptoms(rows, config)
+    assert found.name == name
+    complete(found)
+
+
+def test_a_trust_whose_weights_are_all_one_says_nothing_without_a_trust() -> None:
+    rows = [row | {"trust/weight_std": 0.0, "trust/effective_groups": 1.0} for row in healthy()]
+    assert symptoms(rows, told("trust", kind="none")) == []
+
+
+def test_a_ratio_that_is_off_by_rounding_is_suspicious_in_float32_only() -> None:
+    rows = healthy(5)
+    rows[2]["ratio/max_deviation_first"] = 1e-7
+    (found,) = symptoms(rows, CONFIG)
+    assert (found.name, found.severity) == ("ratio-first", "suspicious")
+    assert symptoms(rows, told("model", dtype="bfloat16")) == []
+    assert symptoms(rows, told("advantage", guard={"bias": "sample"})) == []  # a bias that is 0 to rounding
+
+
+def test_a_control_may_fall_but_not_rise() -> None:
+    config = told("advantage", sign=-1.0)
+    rows = healthy(120, sign=-1.0)
+    late("group/zero_variance_fraction", 1.0, 90)(rows)
+    assert symptoms(rows, config) == []  # it has lost all there was
+    risen = healthy(120)
+    assert "reward-falls" in {s.name for s in symptoms(risen, config)}
+
+
+def test_a_saturated_reward_is_no_mode_collapse() -> None:
+    rows = healthy()
+    for row in rows[1:]:
+        row["reward/mean"] = 0.3 + 0.69 * (1 - math.exp(-row["step"] / 15)) + 0.005 * math.sin(row["step"])
+        row["group/std_mean"] = 0.2 * math.exp(-row["step"] / 30)
+    assert symptoms(rows, CONFIG) == []
+
+
+def test_many_lost_samples_are_broken() -> None:
+    rows = [row | {"reward/valid_fraction": 0.9, "reward/invalid_count": 9.6} for row in healthy(4)]
+    assert [(s.name, s.severity) for s in symptoms(rows, CONFIG)] == [("invalid-samples", "broken")]
+
+
+def test_symptoms_come_by_step() -> None:
+    rows = healthy()
+    once("update/grad_norm", 0.5, 100)(rows)
+    once("reward/invalid_count", 1.0, 20)(rows)
+    once("data/truncated_prompts", 1.0, 60)(rows)
+    assert [s.step for s in symptoms(rows, CONFIG)] == [20, 60, 100]
+
+
+def test_limits_follow_the_configuration() -> None:
+    plain = limits(CONFIG)
+    assert plain["ratio/max_deviation_first"] == (None, 2.5e-5)
+    assert plain["clip/fraction_high"] == (None, 0.475)
+    assert not any(key.startswith(("trust/", "map/")) for key in plain)
+    assert limits(told("advantage", clip_range=[0.2, 0.4]))["ratio/max_deviation_first"] == (None, 0.05)
+    assert "clip/fraction_high" not in limits(told("train", updates_per_step=1))
+    assert limits(told("trust", kind="ras"))["trust/effective_groups"] == (3.0, None)
+    assert limits(told("advantage", map={"source": "psm"}))["map/failed"] == (None, 0.0)
+    assert limits({})  # a folder without a configuration
+    for key in limits({**told("trust", kind="ras", crt={"form": "exp"})}):
+        assert metrics.find(key) is not None

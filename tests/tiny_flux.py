@@ -1,0 +1,86 @@
+"""Tiny random FLUX pipelines of the real diffusers classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests import tiny
+
+
+def flux(folder: Path, *, dev: bool = True, seed: int = 0) -> Path:
+    """Save a FluxPipeline: 4 latent channels, autoencoder factor 4, so sides are multiples of 8 pixels.
+
+    dev: told a guidance scale, noise levels by the resolution (FLUX.1-dev); otherwise as FLUX.1-schnell.
+    """
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=tiny.WIDTH,
+            pooled_projection_dim=tiny.WIDTH // 2,
+            guidance_embeds=dev,
+            axes_dims_rope=(4, 6, 6),
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=2,
+            sample_size=32,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        scheduler = (
+            FlowMatchEulerDiscreteScheduler(
+                shift=3.0,
+                use_dynamic_shifting=True,
+                base_shift=0.5,
+                max_shift=1.15,
+                base_image_seq_len=16,  # so that two tiny sizes differ as two real ones do
+                max_image_seq_len=256,
+            )
+            if dev
+            else FlowMatchEulerDiscreteScheduler(shift=1.0)
+        )
+        pipe = FluxPipeline(
+            transformer=tiny._rough(transformer),
+            scheduler=scheduler,
+            vae=tiny._rough(vae),
+            text_encoder=clip_encoder(),
+            tokenizer=tiny.clip_tokenizer(),
+            text_encoder_2=tiny.t5_encoder(),
+            tokenizer_2=tiny.word_tokenizer(),
+        )
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def clip_encoder() -> torch.nn.Module:
+    """A CLIP text model without projection, half as wide as the joint attention."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(
+        vocab_size=514,
+        hidden_size=tiny.WIDTH // 2,
+        intermediate_size=tiny.WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tiny.TOKENS,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return CLIPTextModel(config).eval()

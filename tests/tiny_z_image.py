@@ -1,0 +1,75 @@
+"""Tiny random Z-Image pipelines of the real diffusers classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from tests import tiny
+
+TEMPLATE = "{% for m in messages %}a {{ m['content'] }} and{% endfor %}"
+
+
+def z_image(folder: Path, *, seed: int = 0) -> Path:
+    """Save a ZImagePipeline: 4 latent channels, autoencoder factor 4; sides to 128 pixels, 94 text tokens."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        ZImagePipeline,
+        ZImageTransformer2DModel,
+    )
+    from transformers import Qwen3Config, Qwen3Model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = ZImageTransformer2DModel(
+            in_channels=4,
+            dim=48,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            n_kv_heads=2,
+            cap_feat_dim=tiny.WIDTH,
+            axes_dims=[8, 8, 8],
+            axes_lens=[98, 16, 16],
+        )
+        with torch.no_grad():  # left unset by the class
+            transformer.x_pad_token.normal_()
+            transformer.cap_pad_token.normal_()
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=(8, 8, 8),
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=2,
+            sample_size=32,
+            scaling_factor=0.3611,
+            shift_factor=0.1159,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        encoder = Qwen3Model(
+            Qwen3Config(
+                vocab_size=64,
+                hidden_size=tiny.WIDTH,
+                intermediate_size=tiny.WIDTH,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=16,
+                max_position_embeddings=512,
+            )
+        )
+        tokenizer = tiny.word_tokenizer()
+        tokenizer.chat_template = TEMPLATE
+        pipe = ZImagePipeline(
+            transformer=tiny._rough(transformer),
+            scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            vae=tiny._rough(vae),
+            text_encoder=encoder.eval(),
+            tokenizer=tokenizer,
+        )
+    pipe.save_pretrained(folder)
+    return folder

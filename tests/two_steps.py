@@ -1,0 +1,55 @@
+"""Two training steps of a real family through the command line: what every family's test runs once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rlvis.cli import main
+from rlvis.data.prompts import ASSETS
+from rlvis.records import Advantages
+from rlvis.runtime.dist import World
+from rlvis.training import archive
+from rlvis.training.archive import step_folder
+
+WORDS = (
+    "reward=jpeg",
+    "data=txt",
+    f"data.path={ASSETS / 'scenes.txt'}",
+    "data.prompts_per_step=2",
+    "data.samples_per_prompt=3",
+    "advantage=vipo",
+    "advantage.map.backbone=tiny",
+    "sampler.steps=3",
+    "sampler.window.size=1",
+    "train.steps=2",
+    "train.micro_batch=3",
+    "train.save_records=true",
+    "tracker.samples_every=0",
+    "model.ema=null",
+    "model.dtype=float32",
+    "engine=zero0",
+    "engine.device=cpu",
+    "threads=1",
+    "doctor=off",
+)
+
+
+def two_steps(words: Sequence[str], run_dir: Path) -> Advantages:
+    """Train ViPO for two steps and return the advantages of the second, with a map per latent position.
+
+    words: the model, its folder and its size, and whatever changes `WORDS`. The ratio before each update must
+    be exactly 1, and the weights must have moved.
+    """
+    assert main(["train", *WORDS, *words, f"run_dir={run_dir}"]) == 0
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["ratio/max_deviation_first"] for line in lines] == [0.0, 0.0]
+    assert all(line["update/grad_norm"] > 0 for line in lines)
+    made = archive.load_advantages(step_folder(run_dir / "records", 1), World(), 6)
+    assert made.map is not None
+    assert torch.isfinite(made.map).all()
+    assert float(made.map.std()) > 0
+    return made
