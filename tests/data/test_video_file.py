@@ -55,9 +55,12 @@ def test_frames_by_rate(path: Path, fps: float, wanted: list[int]) -> None:
 
 
 def test_a_gif_is_read_too(tmp_path: Path) -> None:
-    clip = torch.randint(0, 2, (3, 3, 1, 1)).mul(255).to(torch.uint8).expand(3, 3, 128, 128)
+    """GIF writers join equal neighbours into one longer frame: by rate they come back, by position not."""
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 255, 0], [0, 0, 255]], dtype=torch.uint8)
+    clip = colours[:, :, None, None].expand(4, 3, 128, 128)
     path = video.write(clip, tmp_path / "c.gif", fps=10)
-    assert torch.equal(video_file.read(path, indices=[0, 1, 2]).frames, clip)
+    assert torch.equal(video_file.read(path, fps=10).frames, clip)
+    assert torch.equal(video_file.read(path, indices=[0, 1, 2]).frames, clip[[0, 1, 3]])
 
 
 @pytest.mark.parametrize(
