@@ -20,14 +20,13 @@ from rlvis.records import Schedule
 TOKENS = 128  # of T5, by default
 MOST_TOKENS = 512
 STOCK_UNIT = 32  # the stock pipeline takes no other multiples of pixels
-FRAME_RATE = 25  # of the stock call; positions in time count seconds
 
 
 class Ltx(Policy):
     """`LTXPipeline`; its embeds are prompt_embeds [P,L,D] and mask [P,L] (1 for text)."""
 
     pipeline_name = "LTXPipeline"
-    fps = float(FRAME_RATE)
+    fps = 25.0  # of the stock call; positions in time count seconds
     # The attention of all blocks, to themselves and to the text.
     lora_targets = ("to_k", "to_out.0", "to_q", "to_v")
 
@@ -81,7 +80,7 @@ class Ltx(Policy):
             num_frames=f,
             height=h,
             width=w,
-            rope_interpolation_scale=(pipe.vae_temporal_compression_ratio / FRAME_RATE, space, space),
+            rope_interpolation_scale=(pipe.vae_temporal_compression_ratio / self.frame_rate, space, space),
             return_dict=False,
         )[0]
         return velocity.transpose(1, 2).unflatten(2, (f, h, w))
@@ -99,6 +98,10 @@ class Ltx(Policy):
         clip = vae.decode(scaled, level, return_dict=False)[0]
         video: Tensor = self.pipe.video_processor.postprocess_video(clip, output_type="pt")
         return video
+
+    def call_settings(self) -> dict[str, Any]:
+        """The rate is an input of the denoiser."""
+        return super().call_settings() | {"frame_rate": self.frame_rate}
 
     def stock_latents(self, x: Tensor) -> Tensor:
         """Tokens [B, F H W, C]."""

@@ -24,7 +24,7 @@ NEEDS = {
         ("model", name): ["engine=zero1", "data=i2v_pairs", "data.path=FOLDER"]
         for name in ("wan_i2v", "wan22_i2v")
     },
-    **{("model", name): ["data=shapes_video"] for name in ("tiny_video", "tiny_video_defect")},
+    ("model", "tiny_video"): ["data=shapes_video"],
     ("data", "shapes_video"): ["model=tiny_video"],
     ("data", "shapes_i2v"): ["model=tiny_video", "model.condition=first_frame"],
     ("reward", "custom"): ["reward.terms.custom.scorer=my.module.score"],

@@ -30,7 +30,7 @@ def policy(folder: Path, **changes: Any) -> Policy:
 
 
 def test_it_does_what_the_stock_pipeline_does(folder: Path) -> None:
-    assert holds(kit.check("ltx", folder, **SIZE))
+    assert holds(kit.check("ltx", folder, **SIZE, fps=20))
 
 
 @pytest.mark.slow
