@@ -235,8 +235,10 @@ def _launch(encoded: list[str], plugins: list[str]) -> int:
 def _write_report(run_dir: Path) -> None:
     """The report is worth a word when it fails, but not the run."""
     from rlvis.cli.report import page
+    from rlvis.report import card
 
     try:
+        card.complete(run_dir)
         print(page(run_dir))
     except Exception:
         log.exception(
