@@ -81,8 +81,10 @@ def rise(runs: Sequence[dict[str, Any]], measure: str, at: int = 1) -> dict[str,
     """Mean over seeds of what a run gained on its base after `at` budgets, with Student's 95 % interval."""
     gains = [run[measure][at] - run[measure][0] for run in runs]
     mean = statistics.mean(gains)
-    spread = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-    half = float(stats.t.ppf(0.975, len(gains) - 1)) * spread if len(gains) > 1 else float("nan")
+    if len(gains) < 2:
+        return {"mean": mean, "low": None, "high": None, "seeds": gains}
+    spread = statistics.stdev(gains) / len(gains) ** 0.5
+    half = float(stats.t.ppf(0.975, len(gains) - 1)) * spread
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": gains}
 
 

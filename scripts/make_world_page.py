@@ -193,9 +193,12 @@ def results() -> str:
         found = json.loads(path.read_text())
         for measure in ("accuracy", "score"):
             rise = found["rise"][measure]
+            interval = "one seed"
+            if rise["low"] is not None:
+                interval = f"{rise['low']:+.3f} .. {rise['high']:+.3f}"
             rows.append(
                 f"| {found['name']} | {measure} | {found['base'][measure]:.3f} | {rise['mean']:+.3f} | "
-                f"{rise['low']:+.3f} .. {rise['high']:+.3f} | {found['seconds']:.0f} |"
+                f"{interval} | {found['seconds']:.0f} |"
             )
     if not rows:
         return ""
