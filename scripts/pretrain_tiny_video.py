@@ -59,6 +59,7 @@ PIECE_SIZE, PIECE_FRAMES = 24, 5
 # Defects that the autoencoder's clips have, so that it can show what a spoiled policy draws, and their share.
 DEFECTS_SEEN: tuple[str, ...] = ("patch", "blotch", "flash", "static", "flicker")
 DEFECT_SHARE = 0.3
+DEFECT_WEIGHT = 2.5  # of latent positions with a defect in the flow loss; 8 draws defects everywhere
 CHUNK = 83  # clips that are encoded or sampled at a time
 EMPTY_SHARE = 0.1  # prompts replaced by "" for classifier-free guidance
 GIVEN_SHARE = 0.3  # clips whose first frame is given
@@ -175,10 +176,18 @@ def clips_of(names: list[str], random: torch.Generator) -> Tensor:
     return render_clips(names, random).transpose(1, 2) * 2 - 1
 
 
-def spoil(clips: Tensor, kind: str, share: float, random: torch.Generator) -> Tensor:
-    """The clips [B, 3, 9, 32, 32] in [-1, 1], a share of them with a defect."""
-    spoiled, _ = defects.add(clips.transpose(1, 2) / 2 + 0.5, kind, random, share)
-    return spoiled.transpose(1, 2) * 2 - 1
+def spoil(clips: Tensor, kind: str, share: float, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The clips [B, 3, 9, 32, 32] in [-1, 1], a share with a defect, and where: bool [B, 9, 32, 32]."""
+    spoiled, where = defects.add(clips.transpose(1, 2) / 2 + 0.5, kind, random, share)
+    return spoiled.transpose(1, 2) * 2 - 1, where
+
+
+def latent_marks(where: Tensor) -> Tensor:
+    """Latent positions [B, 1, 3, 8, 8] bool behind marked pixels [B, 9, 32, 32]: the first frame has a latent
+    frame of its own, four others share one.
+    """
+    frames = torch.stack([where[:, 0], where[:, 1:5].amax(1), where[:, 5:9].amax(1)], 1).float()
+    return F.max_pool2d(frames, SIZE // LATENT_SIZE)[:, None] > 0
 
 
 def piece(clips: Tensor, random: torch.Generator) -> Tensor:
@@ -219,7 +228,7 @@ def train_vae(vae: AutoencoderKLWan, state: State, args: argparse.Namespace) -> 
         random = generator(args.seed, 1, step)
         picks = torch.randint(len(names), (args.batch_vae,), generator=random).tolist()
         kind = DEFECTS_SEEN[step % len(DEFECTS_SEEN)]
-        clips = spoil(clips_of([names[i] for i in picks], random), kind, DEFECT_SHARE, random)
+        clips, _ = spoil(clips_of([names[i] for i in picks], random), kind, DEFECT_SHARE, random)
         if progress < PIECES_SHARE:
             clips = piece(clips, random)
         loss = vae_loss(vae, clips, random, around=bool(second), kl_weight=KL_WEIGHT * min(1.0, step / 400))
@@ -295,16 +304,21 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- policy
 
 
-def draw_bank(vae: AutoencoderKLWan, args: argparse.Namespace) -> Tensor:
-    """Normalised latents [K * 249, 8, 3, 8, 8] of K drawings of every prompt; the prompts go round."""
-    names, mean_std, parts = prompts(clips=True), statistics(vae), []
+def draw_bank(vae: AutoencoderKLWan, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Normalised latents [K * 249, 8, 3, 8, 8] of K drawings of every prompt, which go round, and weights of
+    their positions in the loss [K * 249, 1, 3, 8, 8]: a defect's weigh more, or it is learned last.
+    """
+    names, mean_std, parts, weights = prompts(clips=True), statistics(vae), [], []
     for i in range(args.bank_per_prompt):
         random = generator(args.seed, 3, i)
         clips = clips_of(names, random)
+        weight = torch.ones(len(names), 1, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE)
         if args.defect:
-            clips = spoil(clips, args.defect, args.share, random)
+            clips, where = spoil(clips, args.defect, args.share, random)
+            weight[latent_marks(where)] = DEFECT_WEIGHT
         parts.append((encode(vae, [clips]) - mean_std[0]) / mean_std[1])
-    return torch.cat(parts)
+        weights.append(weight)
+    return torch.cat(parts), torch.cat(weights)
 
 
 def token_times(sigma: Tensor, given: Tensor) -> Tensor:
@@ -329,7 +343,7 @@ def train_flow(
     clock = Clock("flow", step, args.steps_flow, args.minutes_flow)
     if not clock.go_on(step):
         return
-    bank = draw_bank(pipe.vae, args)
+    bank, weights = draw_bank(pipe.vae, args)
     log.info("%d latents, mean %.4f, std %.4f", len(bank), bank.mean(), bank.std())
     texts = pipe.tokenizer([*names, ""], padding="max_length", max_length=TOKENS, return_tensors="pt")
     shares = torch.tensor(list(TOKEN_SHARES.values()))
@@ -358,9 +372,9 @@ def train_flow(
         level = level[:, None, :, None, None]
         noisy = (1 - level) * clean + level * noise
         velocity = live.transformer(noisy, token_times(sigma, given), context, return_dict=False)[0]
-        counted = torch.ones(args.batch_flow, 1, LATENT_FRAMES, 1, 1)
+        counted = weights[pick].clone()
         counted[:, :, 0] *= ~given[:, None, None, None]
-        error = (velocity - (noise - clean)).square().mean(dim=(1, 3, 4), keepdim=True)
+        error = (velocity - (noise - clean)).square().mean(dim=1, keepdim=True)
         loss = (error * counted).sum() / counted.sum()
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, (step + 1) / 200)
@@ -485,7 +499,7 @@ def measure_vae(vae: AutoencoderKLWan, seed: int) -> dict[str, float]:
     found["psnr"] = round(psnr, 2)
     # How much of a defect's severity the reconstruction keeps.
     for i, kind in enumerate(DEFECTS_SEEN):
-        marked = spoil(clips[:CHUNK], kind, 1.0, generator(seed, 6, 1 + i))
+        marked, _ = spoil(clips[:CHUNK], kind, 1.0, generator(seed, 6, 1 + i))
         copied = vae.decode(vae.encode(marked).latent_dist.mean).sample
         kept, there = (defects.severity(x.transpose(1, 2) / 2 + 0.5).mean() for x in (copied, marked))
         found[f"{kind}_kept"] = round((kept / there).item(), 3)

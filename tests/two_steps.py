@@ -46,11 +46,13 @@ def two_steps(words: Sequence[str], run_dir: Path, method: str = "vipo") -> Adva
     """Train for two steps and return the advantages of the second; ViPO's with a map per latent position.
 
     words: the model, its folder and its size, and whatever changes `WORDS`. The ratio before each update must
-    be exactly 1, and the weights must have moved.
+    be 1, and the weights must have moved.
     """
     assert main(["train", *WORDS, *METHODS[method], *words, f"run_dir={run_dir}"]) == 0
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [line["ratio/max_deviation_first"] for line in lines] == [0.0, 0.0]
+    # Rows are dealt to other places of a micro-batch, where a CPU's matrix product may round otherwise; at
+    # equal places it is 0, which the parity kit holds every family to.
+    assert [line["ratio/max_deviation_first"] <= 1e-6 for line in lines] == [True, True]
     assert all(line["update/grad_norm"] > 0 for line in lines)
     made = archive.load_advantages(step_folder(run_dir / "records", 1), World(), 6)
     assert (made.map is not None) == ("vipo" in method)

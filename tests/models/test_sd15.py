@@ -235,5 +235,5 @@ def test_two_steps_of_ddpo_by_the_command_line(folder: Path, tmp_path: Path) -> 
     words += ["sampler.steps=4", "train.steps=2", "train.updates_per_step=2", "tracker.samples_every=0"]
     assert main(["train", "experiment=ddpo_sd15", *words]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["ratio/max_deviation_first"] for line in lines] == [0.0, 0.0]
+    assert max(line["ratio/max_deviation_first"] for line in lines) <= 1e-6  # rows change places
     assert all(line["reward/jpeg/mean"] < -0.5 for line in lines)  # minus kB, not divided

@@ -121,4 +121,4 @@ def test_two_training_steps_by_the_command_line(folder: Path, tmp_path: Path) ->
     words += ["sampler.steps=3", "train.steps=2", "tracker.samples_every=0"]
     assert main(["train", *words]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [line["ratio/max_deviation_first"] for line in lines] == [0.0, 0.0]
+    assert max(line["ratio/max_deviation_first"] for line in lines) <= 1e-6  # rows change places
