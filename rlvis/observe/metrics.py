@@ -165,7 +165,10 @@ KEYS: dict[str, Key] = {
         "samples/s", "samples of the step over all ranks, by time/step", "constant"
     ),
     "memory/max_gib": Key(
-        "GiB", "largest memory allocated on any device since the start (0 on a CPU)", "constant"
+        "GiB", "largest memory allocated in the step's stages, on any device (0 on a CPU)", "constant"
+    ),
+    "memory/<stage>": Key(
+        "GiB", "largest memory allocated in one stage, on rank 0's device (not on a CPU)", "constant"
     ),
 }
 

@@ -219,7 +219,7 @@ def _write(folder: Path, world: World, *, trajectories: Any, **light: Any) -> No
 def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str, float]:
     """Everything a step reports, metric name -> value, as in the table of `rlvis.observe.metrics`."""
     samples = records.advantages.keep.numel()
-    memory = torch.cuda.max_memory_allocated() / 2**30 if parts.world.device.type == "cuda" else 0.0
+    memory = max(records.peak.values(), default=0) / 2**30
     return {
         **reward_metrics(records.rewards),
         **advantage_metrics(records.advantages, records.rewards, adv_clip=parts.config.advantage.adv_clip),
@@ -231,6 +231,7 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
         **_map_metrics(records),
         **records.update.metrics,
         **{f"time/{name}": value for name, value in records.seconds.items()},
+        **{f"memory/{name}": value / 2**30 for name, value in records.peak.items()},
         "update/learning_rate": parts.config.optim.lr,
         "data/truncated_prompts": float(records.truncated),
         "time/step": seconds,

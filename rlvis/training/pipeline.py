@@ -94,6 +94,7 @@ class StepRecords:
     update: PolicyUpdate
     truncated: int
     seconds: dict[str, float]
+    peak: dict[str, int]  # bytes on a GPU by stage; empty on a CPU
     map: Tensor | None = None  # of this rank's rows, whatever it was applied to
     failed_maps: int = 0  # of this rank's rows
     thumbnails: Tensor | None = None  # uint8 [N,M,3,y,x] of this rank's rows, where they were asked for
@@ -119,16 +120,31 @@ class BrokenStepError(RuntimeError):
 
 @dataclass
 class Clock:
-    """Seconds per stage."""
+    """Seconds per stage, and on a GPU the largest memory allocated in it, in bytes."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    peak: dict[str, int] = field(default_factory=dict)
+    inside: list[str] = field(default_factory=list)  # stages that are running, the outer first
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to `name`."""
+        """Add the time of a block to `name`, and keep its peak; one stage may run inside another."""
+        self._look()
+        self.inside.append(name)
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self._look()
+        self.inside.pop()
+
+    def _look(self) -> None:
+        """Take the peak since the last look into every stage that is running."""
+        if not torch.cuda.is_initialized():
+            return
+        found = torch.cuda.max_memory_allocated()
+        for name in self.inside:
+            self.peak[name] = max(self.peak.get(name, 0), found)
+        torch.cuda.reset_peak_memory_stats()
 
 
 def train_step(
@@ -202,6 +218,7 @@ def train_step(
         result,
         truncated,
         dict(clock.seconds),
+        dict(clock.peak),
         map=area,
         failed_maps=failed,
         thumbnails=torch.cat(kept) if kept else None,

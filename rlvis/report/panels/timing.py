@@ -36,7 +36,7 @@ def figures(context: Context) -> Panel:
             drawing(
                 "Memory",
                 lambda: plots.lines("memory", memory, ylabel="GiB"),
-                "Largest memory allocated on any device since the start.",
+                "Largest memory allocated on a GPU: in each stage on rank 0, and on any (max_gib).",
             )
         )
     note = "" if memory else "Memory is measured on GPUs only; this run had none."
