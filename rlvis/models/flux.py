@@ -15,21 +15,12 @@ import torch
 from torch import Tensor
 
 from rlvis.models import grids, packing, sizes
+from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
 TOKENS = 512  # of T5, at most and by default
 GUIDANCE = 3.5  # of the stock pipeline
-ATTENTION = (
-    "attn.add_k_proj",
-    "attn.add_q_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-    "attn.to_k",
-    "attn.to_out.0",
-    "attn.to_q",
-    "attn.to_v",
-)
 
 
 class Flux(Policy):
@@ -39,7 +30,13 @@ class Flux(Policy):
     takes_guidance = True
     unused = ("image_encoder", "feature_extractor")  # of the IP adapters
     # Flow-GRPO's for FLUX: the attention of both streams and their feed-forward layers.
-    lora_targets = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+    lora_targets = (
+        *JOINT_ATTENTION,
+        "ff.net.0.proj",
+        "ff.net.2",
+        "ff_context.net.0.proj",
+        "ff_context.net.2",
+    )
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, 1, H, W); sides are multiples of autoencoder factor x 2, since four latents make a token."""

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rlvis.flow import schedules
 from rlvis.models import grids, sizes
-from rlvis.models.flux import ATTENTION, positions
+from rlvis.models.flux import positions
+from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -32,7 +33,7 @@ class Flux2(Policy):
     takes_guidance = True
     # As for FLUX.1: attention of both streams and feed-forward; the single blocks have one layer for both.
     lora_targets = (
-        *ATTENTION,
+        *JOINT_ATTENTION,
         "attn.to_qkv_mlp_proj",
         "ff.linear_in",
         "ff.linear_out",

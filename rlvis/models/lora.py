@@ -15,6 +15,17 @@ from torch import Tensor, nn
 
 from rlvis.schema import LoraConfig
 
+# Targets that families share: the attention of both streams of a joint (MMDiT) block.
+JOINT_ATTENTION = (
+    "attn.add_k_proj",
+    "attn.add_q_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+    "attn.to_k",
+    "attn.to_out.0",
+    "attn.to_q",
+    "attn.to_v",
+)
 ADAPTER = "default"
 FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights_2.safetensors")  # of a second denoiser
 

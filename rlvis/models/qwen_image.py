@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlvis.models import grids, packing, sizes
-from rlvis.models.flux import ATTENTION
+from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -28,7 +28,7 @@ class QwenImage(Policy):
     pipeline_name = "QwenImagePipeline"
     # Flow-GRPO's for Qwen-Image: the attention of both streams and their feed-forward layers.
     lora_targets = (
-        *ATTENTION,
+        *JOINT_ATTENTION,
         "img_mlp.net.0.proj",
         "img_mlp.net.2",
         "txt_mlp.net.0.proj",

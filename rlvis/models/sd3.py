@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from rlvis.flow import schedules
+from rlvis.models import sizes
+from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -35,44 +37,18 @@ class StableDiffusion3(Policy):
 
     pipeline_name = "StableDiffusion3Pipeline"
     # Flow-GRPO's, for SD3.5: the attention of both streams, not the second attention of the first blocks.
-    lora_targets = (
-        "attn.add_k_proj",
-        "attn.add_q_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-        "attn.to_k",
-        "attn.to_out.0",
-        "attn.to_q",
-        "attn.to_v",
-    )
+    lora_targets = JOINT_ATTENTION
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, 1, H, W); sizes are multiples of autoencoder factor x patch, up to the position table."""
         config: Any = self.module.config
         factor = self.pipe.vae_scale_factor
         unit = factor * config.patch_size
-        most = unit * config.pos_embed_max_size
-        tokens = self.max_tokens
-        if self.config.frames != 1:
-            raise ValueError(
-                f"model.frames={self.config.frames}: Stable Diffusion 3 makes images; type model.frames=1"
-            )
-        if not 1 <= tokens <= MOST_TOKENS:
-            raise ValueError(f"model.max_tokens={tokens}: Stable Diffusion 3 takes 1 to {MOST_TOKENS}")
-        for name, pixels in (("height", self.config.height), ("width", self.config.width)):
-            if pixels % unit or not unit <= pixels <= most:
-                below = min(max(unit, pixels // unit * unit), most)
-                nearest = f"{below} or {below + unit}" if unit <= pixels < most else f"{below}"
-                raise ValueError(
-                    f"model.{name}={pixels}: this model takes multiples of {unit} (autoencoder {factor} x "
-                    f"patch {config.patch_size}) from {unit} to {most}; the nearest is {nearest}"
-                )
+        sizes.check_images(self.config)
+        self.tokens = sizes.check_tokens(self.config, DEFAULT_TOKENS, MOST_TOKENS)
+        why = f"autoencoder {factor} x patch {config.patch_size}"
+        sizes.check_sides(self.config, unit, why, unit * config.pos_embed_max_size)
         return config.in_channels, 1, self.config.height // factor, self.config.width // factor
-
-    @property
-    def max_tokens(self) -> int:
-        """Length of the T5 part of the text condition (zeros without T5), in tokens."""
-        return DEFAULT_TOKENS if self.config.max_tokens is None else self.config.max_tokens
 
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D] and pooled_prompt_embeds [1,E], by the stock `encode_prompt`."""
@@ -82,7 +58,7 @@ class StableDiffusion3(Policy):
             prompt_3=None,
             device=self.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=self.max_tokens,
+            max_sequence_length=self.tokens,
         )
         return {"prompt_embeds": prompt, "pooled_prompt_embeds": pooled}
 
@@ -91,7 +67,7 @@ class StableDiffusion3(Policy):
         limits = [(self.pipe.tokenizer, self.pipe.tokenizer_max_length)]
         limits.append((self.pipe.tokenizer_2, self.pipe.tokenizer_max_length))
         if self.pipe.text_encoder_3 is not None:
-            limits.append((self.pipe.tokenizer_3, self.max_tokens))
+            limits.append((self.pipe.tokenizer_3, self.tokens))
         return all(len(tokenizer(text, truncation=False).input_ids) > most for tokenizer, most in limits)
 
     def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
