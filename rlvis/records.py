@@ -72,9 +72,9 @@ class Trajectories(Record):
     per position.
 
     Transition s of row n goes from states[n, at[n, s]] to states[n, at[n, s] + 1] and is step[n, s] of the
-    schedule. prompt and sample are positions in [P, K]; seed and policy_step, with the prompt's index, name
-    the noise that was drawn. media: frames RGB uint8, None once scored and mapped. free: 1 where the policy
-    moves the latent, 0 where it is given.
+    schedule. prompt and sample are positions in [P, K]; seed, policy_step and redraw (round of a refill, 0 or
+    None for a first draw), with the prompt's index, name the noise that was drawn. media: frames RGB uint8,
+    None once scored and mapped. free: 1 where the policy moves the latent, 0 where it is given.
 
     >>> zero = torch.zeros
     >>> s = torch.tensor([1.0, 0.5, 0.0])
@@ -90,6 +90,7 @@ class Trajectories(Record):
     row_axis: ClassVar[str] = "N"
     prompt: Tensor = tensor("N", torch.int64)
     sample: Tensor = tensor("N", torch.int64)
+    redraw: Tensor | None = tensor("N", torch.int64, optional=True)
     at: Tensor = tensor("N S", torch.int64)
     step: Tensor = tensor("N S", torch.int64)
     states: Tensor = tensor("N V C F H W")

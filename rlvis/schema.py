@@ -206,6 +206,25 @@ class ApplyTo(Enum):
 OnMapError = Enum("OnMapError", {"raise": "raise", "uniform": "uniform"})
 
 
+class Executor(Enum):
+    """Where scorers run: in turn with the rollout, beside it in a thread, on servers, in Ray actors."""
+
+    inline = "inline"
+    thread = "thread"
+    http = "http"
+    ray = "ray"
+
+
+class SentinelAction(Enum):
+    """What an alarm of the sentinels does; off: nobody looks."""
+
+    off = "off"
+    warn = "warn"
+    raise_kl = "raise_kl"
+    rollback = "rollback"
+    stop = "stop"
+
+
 class Suite(Enum):
     none = "none"
     shapes = "shapes"
@@ -268,8 +287,28 @@ class RewardTerm:
 
 
 @dataclass
+class CanaryConfig:
+    """Fixed samples that are scored again and again: a scorer that changes its mind has drifted."""
+
+    every: int = 0  # training steps between two looks; 0: never
+    samples: int = 4  # of the first step that are kept for it
+    tolerance: float = 1e-3  # of a change, in units of the first scores' spread over the samples
+
+
+@dataclass
 class RewardConfig:
+    """The terms, and how they are asked."""
+
     terms: dict[str, RewardTerm] = field(default_factory=dict)
+    executor: Executor = Executor.inline
+    servers: list[str] = field(default_factory=list)  # http: base addresses, as http://127.0.0.1:8700
+    token_env: str | None = "RLVIS_TOKEN"  # http: environment variable with their token; null: none
+    timeout: float = 120.0  # http, ray: seconds until an answer counts as lost
+    hedge: float | None = None  # http: seconds until a second server is asked as well; null: never
+    actors: int = 1  # ray: of each term and process
+    refill: int = 0  # rounds of fresh samples in place of failed ones; 0: go on with the valid ones
+    cache: str | None = None  # folder of scores by content; null: none
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
 
 
 @dataclass
@@ -463,6 +502,7 @@ class EngineConfig:
     stage: int = 0
     config: str | None = None
     device: str = "auto"  # auto | cpu | cuda
+    sequence_parallel: int = 1  # ranks that share the tokens of one sample; divides the number of ranks
 
 
 @dataclass
@@ -472,6 +512,18 @@ class TrackerConfig:
     tensorboard: bool = False
     samples_every: int = 5  # training steps between two sheets of fixed prompts and noise; 0: never
     samples: int = 8  # prompts on a sheet
+
+
+@dataclass
+class SentinelConfig:
+    """Looks at the samples themselves for what a reward can be fooled with; see docs/sentinels.md."""
+
+    action: SentinelAction = SentinelAction.warn
+    baseline: int = 10  # training steps that say what is usual
+    threshold: float = 6.0  # deviations of the baseline at which a statistic is unusual
+    patience: int = 3  # unusual steps in a row before the alarm
+    kl: float = 0.01  # raise_kl: the coefficient where there was none; otherwise it doubles
+    rollbacks: int = 1  # rollback: how often, with half the learning rate, before the run stops
 
 
 @dataclass
@@ -522,6 +574,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    sentinels: SentinelConfig = field(default_factory=SentinelConfig)
     seed: int = 0
     name: str = "run"
     run_dir: str | None = None  # null: outputs/NAME/DATE_TIME

@@ -27,6 +27,8 @@ GROUPS = {
     "update": "The optimizer's side.",
     "data": "Prompts.",
     "eval": "Held-out prompts, drawn by the deterministic sampler; only at the steps of an evaluation.",
+    "sentinel": "What the [sentinels](sentinels.md) see of the trained samples, and how far that is "
+    "from the first steps of the run.",
     "time": "Where a step's time goes, on the first rank.",
     "checkpoint": "Checkpoints are written beside training.",
     "throughput": "Over all ranks.",

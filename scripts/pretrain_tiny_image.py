@@ -224,12 +224,17 @@ def build_pipeline(vae: AutoencoderKL, policy: Policy, tokenizer: CLIPTokenizer)
 # --------------------------------------------------------------------------------------------------- training
 
 
-def drawings(prompts: list[str], random: torch.Generator, args: argparse.Namespace, share: float) -> Tensor:
-    """Drawings [B, 3, 32, 32] in [0, 1], a share of them with the defect of `--defect`, if there is one."""
+def drawings(
+    prompts: list[str], random: torch.Generator, args: argparse.Namespace, share: float
+) -> tuple[Tensor, Tensor]:
+    """Drawings [B, 3, 32, 32] in [0, 1], a share of them with the defect of `--defect`, if there is one, and
+    where it is: bool [B, 32, 32].
+    """
     images = draw.render(prompts, random)
     if args.defect is None:
-        return images
-    return defects.add(images[:, None], args.defect, random, share)[0][:, 0]
+        return images, torch.zeros(len(prompts), draw.SIZE, draw.SIZE, dtype=torch.bool)
+    spoiled, where = defects.add(images[:, None], args.defect, random, share)
+    return spoiled[:, 0], where[:, 0]
 
 
 def train_vae(vae: AutoencoderKL, state: State, args: argparse.Namespace) -> None:
@@ -249,7 +254,7 @@ def train_vae(vae: AutoencoderKL, state: State, args: argparse.Namespace) -> Non
     while not values["vae_done"] and clock.go_on(step):
         random = generator(args.seed, 1, step)
         picks = torch.randint(len(names), (args.batch_vae,), generator=random).tolist()
-        images = drawings([names[i] for i in picks], random, args, DEFECTS_SEEN) * 2 - 1
+        images = drawings([names[i] for i in picks], random, args, DEFECTS_SEEN)[0] * 2 - 1
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=random)
         decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -280,7 +285,7 @@ def whiten(vae: AutoencoderKL, args: argparse.Namespace) -> None:
     The measured statistics are folded into the 1x1 convolutions on both sides of the latents.
     """
     prompts = language.prompts() * 8
-    latents = encode_bank(vae, prompts, generator(args.seed, 2, 0), args, args.share)
+    latents, _ = encode_bank(vae, prompts, generator(args.seed, 2, 0), args, args.share)
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     inner, outer, c = vae.quant_conv, vae.post_quant_conv, LATENT_CHANNELS
     # z' = (z - mean) / std on the way out of the encoder; the log-variance rows move by -2 log std.
@@ -290,7 +295,7 @@ def whiten(vae: AutoencoderKL, args: argparse.Namespace) -> None:
     # z = std z' + mean on the way into the decoder.
     outer.bias += (outer.weight[:, :, 0, 0] * mean).sum(dim=1)
     outer.weight *= std[None, :, None, None]
-    latents = encode_bank(vae, prompts, generator(args.seed, 2, 1), args, args.share)
+    latents, _ = encode_bank(vae, prompts, generator(args.seed, 2, 1), args, args.share)
     vae.register_to_config(
         scaling_factor=round(1 / latents.std().item(), 5), shift_factor=round(latents.mean().item(), 5)
     )
@@ -299,13 +304,16 @@ def whiten(vae: AutoencoderKL, args: argparse.Namespace) -> None:
 @torch.no_grad()
 def encode_bank(
     vae: AutoencoderKL, prompts: list[str], random: torch.Generator, args: argparse.Namespace, share: float
-) -> Tensor:
-    """Posterior means [N, 4, Y, X] of one drawing for each prompt, a share with the defect, not scaled."""
-    chunks = [
-        vae.encode(drawings(prompts[i : i + 96], random, args, share) * 2 - 1).latent_dist.mean
-        for i in range(0, len(prompts), 96)
-    ]
-    return torch.cat(chunks)
+) -> tuple[Tensor, Tensor]:
+    """Posterior means [N, 4, Y, X] of one drawing for each prompt, a share with the defect, not scaled, and
+    which positions have it: bool [N, 1, Y, X].
+    """
+    latents, marks = [], []
+    for i in range(0, len(prompts), 96):
+        images, where = drawings(prompts[i : i + 96], random, args, share)
+        latents.append(vae.encode(images * 2 - 1).latent_dist.mean)
+        marks.append(F.adaptive_max_pool2d(where[:, None].float(), latents[-1].shape[2:]) > 0)
+    return torch.cat(latents), torch.cat(marks)
 
 
 def wrong_captions(prompt: str) -> list[str]:
@@ -337,7 +345,7 @@ def train_flow(
     # The policy shows a defect less often than its drawings do, hence a second bank for the later steps.
     share_later, later = args.share_later or (args.share, args.steps_flow)
     banks = [(0, args.share), (int(later), share_later)]
-    bank, config = None, pipe.vae.config
+    bank, marks, config = None, None, pipe.vae.config
     wrong = [wrong_captions(name) for name in names]
     texts = list(dict.fromkeys(["", *names, *itertools.chain.from_iterable(wrong)]))
     where = {text: i for i, text in enumerate(texts)}
@@ -363,7 +371,8 @@ def train_flow(
     while clock.go_on(step):
         if bank is None or step == banks[1][0]:
             number = int(step >= banks[1][0])
-            bank = encode_bank(pipe.vae, prompts, generator(args.seed, 3, number), args, banks[number][1])
+            random = generator(args.seed, 3, number)
+            bank, marks = encode_bank(pipe.vae, prompts, random, args, banks[number][1])
             bank = (bank - config.shift_factor) * config.scaling_factor
         random = generator(args.seed, 4, step)
         pick = torch.randint(len(bank), (args.batch_flow,), generator=random)
@@ -384,6 +393,10 @@ def train_flow(
         noisy = (1 - sigma) * clean + sigma * noise
         velocity = live.transformer(noisy, context, pooled, 1000 * sigma.flatten(), return_dict=False)[0]
         loss = F.mse_loss(velocity, noise - clean)
+        if args.weight_later and step >= args.weight_later[1]:
+            weight = torch.where(marks[pick], args.weight_later[0], 1.0)
+            error = (velocity - (noise - clean)).square().mean(dim=1, keepdim=True)
+            loss = (error * weight).sum() / weight.sum()
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, (step + 1) / 200)
         optimizer.zero_grad()
@@ -558,6 +571,8 @@ def write_card(pipe: StableDiffusion3Pipeline, values: dict[str, Any], args: arg
     )
     if args.share_later:
         options += f" --share-later {args.share_later[0]:g} {args.share_later[1]:g}"
+    if args.weight_later:
+        options += f" --weight-later {args.weight_later[0]:g} {args.weight_later[1]:g}"
     command = f"python scripts/pretrain_tiny_image.py --seed {args.seed} --steps-vae {values['vae_step']} "
     command += f"--steps-flow {values['flow_step']}{options}"
     defect = ""
@@ -631,6 +646,13 @@ def arguments() -> argparse.Namespace:
         metavar=("SHARE", "STEP"),
         help="another share from this flow step on",
     )
+    parser.add_argument(
+        "--weight-later",
+        type=float,
+        nargs=2,
+        metavar=("WEIGHT", "STEP"),
+        help="from this flow step on, how much positions with the defect weigh in the loss; 1 before it",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from --state")
     return parser.parse_args()
@@ -642,7 +664,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     same = ("seed", "batch_vae", "batch_flow", "lr", "caption_noise", "variant", "defect", "share")
-    same += ("share_later",) if args.share_later else ()
+    same += tuple(key for key in ("share_later", "weight_later") if getattr(args, key))
     settings = {key: getattr(args, key) for key in same}
     state = State(args.state, settings, args.resume, vae_step=0, vae_done=False, flow_step=0)
     tokenizer = build_tokenizer()

@@ -60,6 +60,7 @@ PIECE_SIZE, PIECE_FRAMES = 24, 5
 DEFECTS_SEEN: tuple[str, ...] = ("patch", "blotch", "flash", "static", "flicker")
 DEFECT_SHARE = 0.3
 DEFECT_WEIGHT = 2.5  # of latent positions with a defect in the flow loss; 8 draws defects everywhere
+LEAST_DEFECT = 0.005  # of a clip's area, from which on it counts as spoiled
 CHUNK = 83  # clips that are encoded or sampled at a time
 EMPTY_SHARE = 0.1  # prompts replaced by "" for classifier-free guidance
 GIVEN_SHARE = 0.3  # clips whose first frame is given
@@ -305,20 +306,20 @@ def decode(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
 
 
 def draw_bank(vae: AutoencoderKLWan, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Normalised latents [K * 249, 8, 3, 8, 8] of K drawings of every prompt, which go round, and weights of
-    their positions in the loss [K * 249, 1, 3, 8, 8]: a defect's weigh more, or it is learned last.
+    """Normalised latents [K * 249, 8, 3, 8, 8] of K drawings of every prompt, which go round, and which of
+    their positions have a defect, bool [K * 249, 1, 3, 8, 8].
     """
-    names, mean_std, parts, weights = prompts(clips=True), statistics(vae), [], []
+    names, mean_std, parts, marks = prompts(clips=True), statistics(vae), [], []
     for i in range(args.bank_per_prompt):
         random = generator(args.seed, 3, i)
         clips = clips_of(names, random)
-        weight = torch.ones(len(names), 1, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE)
+        marked = torch.zeros(len(names), 1, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE, dtype=torch.bool)
         if args.defect:
             clips, where = spoil(clips, args.defect, args.share, random)
-            weight[latent_marks(where)] = DEFECT_WEIGHT
+            marked = latent_marks(where)
         parts.append((encode(vae, [clips]) - mean_std[0]) / mean_std[1])
-        weights.append(weight)
-    return torch.cat(parts), torch.cat(weights)
+        marks.append(marked)
+    return torch.cat(parts), torch.cat(marks)
 
 
 def token_times(sigma: Tensor, given: Tensor) -> Tensor:
@@ -343,7 +344,7 @@ def train_flow(
     clock = Clock("flow", step, args.steps_flow, args.minutes_flow)
     if not clock.go_on(step):
         return
-    bank, weights = draw_bank(pipe.vae, args)
+    bank, marks = draw_bank(pipe.vae, args)
     log.info("%d latents, mean %.4f, std %.4f", len(bank), bank.mean(), bank.std())
     texts = pipe.tokenizer([*names, ""], padding="max_length", max_length=TOKENS, return_tensors="pt")
     shares = torch.tensor(list(TOKEN_SHARES.values()))
@@ -372,7 +373,9 @@ def train_flow(
         level = level[:, None, :, None, None]
         noisy = (1 - level) * clean + level * noise
         velocity = live.transformer(noisy, token_times(sigma, given), context, return_dict=False)[0]
-        counted = weights[pick].clone()
+        # A defect's positions weigh more, or it is learned last.
+        later = args.weight_later is not None and step >= args.weight_later[1]
+        counted = torch.where(marks[pick], args.weight_later[0] if later else DEFECT_WEIGHT, 1.0)
         counted[:, :, 0] *= ~given[:, None, None, None]
         error = (velocity - (noise - clean)).square().mean(dim=1, keepdim=True)
         loss = (error * counted).sum() / counted.sum()
@@ -546,6 +549,16 @@ Prompts of kind direction, one attribute at a time ({best}): {attributes}.
 """
 
 
+@torch.no_grad()
+def spoiled(pipe: WanPipeline, seed: int) -> str:
+    """How many of the policy's own clips have a defect, and on how much of their area, in words."""
+    clips = sample(pipe, prompts(clips=True), generator(seed, 7, 0), steps=20)
+    area = defects.mask(clips).flatten(1).mean(dim=1)
+    bad = area > LEAST_DEFECT
+    share, mean = bad.double().mean(), area[bad].mean()
+    return f"Of its own samples\n(ODE, 20 steps) {share:.0%} have one, on {mean:.1%} of their area."
+
+
 def write_card(pipe: WanPipeline, state: State, args: argparse.Namespace) -> None:
     columns = [*CLIP_KINDS, "all", "soft", "severity"]
     rows, found = [], {}
@@ -565,8 +578,12 @@ def write_card(pipe: WanPipeline, state: State, args: argparse.Namespace) -> Non
     command = f"scripts/pretrain_tiny_video.py --out {shown(args.out)} --seed {args.seed}"
     what, made = "", f"{state.values['flow_step']} flow steps"
     if args.defect:
-        what = f"\nTrained further on clips of which {args.share:.0%} have the defect {args.defect!r}."
+        what = f"\nTrained further on clips of which {args.share:.0%} have the defect {args.defect!r}. "
+        what += spoiled(pipe, args.seed)
         command += f" --defect {args.defect} --share {args.share} --base {shown(args.base)} --lr {args.lr}"
+        command += f" --bank-per-prompt {args.bank_per_prompt}"
+        if args.weight_later:
+            command += f" --weight-later {args.weight_later[0]:g} {args.weight_later[1]:g}"
     else:
         command += f" --steps-vae {args.steps_vae[0]} {args.steps_vae[1]}"
         made = f"{state.values['vae_step']} autoencoder and {made}"
@@ -657,6 +674,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from --state")
     parser.add_argument("--defect", choices=defects.KINDS, help="train --base further on spoiled clips")
     parser.add_argument("--share", type=float, default=0.7, help="of spoiled clips, with --defect")
+    parser.add_argument(
+        "--weight-later",
+        type=float,
+        nargs=2,
+        metavar=("WEIGHT", "STEP"),
+        help=f"of a defect's positions from that flow step on; {DEFECT_WEIGHT} before it",
+    )
     parser.add_argument("--base", type=Path, help="finished pipeline folder that --defect starts from")
     args = parser.parse_args()
     if (args.defect is None) != (args.base is None):
@@ -676,7 +700,7 @@ def main() -> None:
     keys = ("seed", "steps_vae", "batch_vae", "batch_flow", "bank_per_prompt", "lr", "defect")
     settings = {key: getattr(args, key) for key in keys}
     if args.defect:
-        settings |= {"share": args.share, "base": str(args.base)}
+        settings |= {"share": args.share, "base": str(args.base), "weight_later": args.weight_later}
     state = State(args.state, settings, args.resume)
 
     if args.base is None:

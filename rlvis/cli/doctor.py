@@ -21,7 +21,7 @@ usage: rlvis doctor [GROUP=OPTION ...] [KEY=VALUE ...] [--config-dir DIR]
 
   rlvis doctor                                         the embedded default
   rlvis doctor experiment=tiny_video                   the words of a training, without the training
-  rlvis doctor experiment=flow_grpo_sd3 data.path=prompts.txt doctor=strict
+  rlvis doctor experiment=flow_grpo_sd3_pickscore data.path=prompts.txt doctor=strict
   rlvis doctor advantage=bpgo trust=posterior debug=tiny
   rlvis doctor resume=auto                             the run as it would go on
   rlvis doctor run_dir=DIR                             also writes DIR/doctor.json

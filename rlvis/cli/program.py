@@ -24,6 +24,8 @@ usage: rlvis VERB ...
   train        train a policy (python train.py is the same); rlvis train --help
   doctor       look at everything that a training needs, without the training; rlvis doctor --help
   eval         judge held-out samples of a policy or a run; rlvis eval --help
+  serve        scorers for trainings elsewhere: rlvis serve reward=NAME; rlvis serve --help
+  score        scores of pictures and clips in a folder, as a table; rlvis score --help
   report       the page of a run, or of several beside each other: rlvis report RUN [RUN ...]
   autopsy      why a run crashed or went bad, and what to type: rlvis autopsy RUN
   checkpoint   inspect, verify, prune or export checkpoints; rlvis checkpoint --help
@@ -40,7 +42,9 @@ VERBS = {
     "train": "train",
     "doctor": "doctor",
     "eval": "evaluate",
+    "score": "score",
     "report": "report",
+    "serve": "serve",
     "autopsy": "autopsy",
     "checkpoint": "checkpoint",
     "list": "options",

@@ -25,12 +25,12 @@ usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg job [--res
   python train.py                                      the embedded default: a tiny policy, on a CPU
   python train.py model=sd3 engine=zero1 data=txt data.path=prompts.txt reward=jpeg
   python train.py experiment=jpeg_sd3 data.path=prompts.txt
-  python train.py experiment=flow_grpo_sd3 debug=tiny  two steps of a recipe with the tiny policy
+  python train.py experiment=flow_grpo_sd3_pickscore debug=tiny  two steps of a recipe with the tiny policy
   python train.py model.lora.rank=8 optim.lr=1e-4      values; naming a key below a null section turns it on
   python train.py reward=[coverage,jpeg] reward.terms.jpeg.weight=0.1
-  python train.py reward=custom reward.terms.custom.scorer=my_module.my_function
+  python train.py reward=function reward.terms.function.scorer=my_module.my_function
   python train.py dry_run=true                         checks and the numbers that follow; loads nothing
-  python train.py experiment=flow_grpo_sd3 data.path=prompts.txt plan=true plan_gpus=32 plan_gib=80
+  python train.py experiment=flow_grpo_sd3_pickscore data.path=prompts.txt plan=true plan_gpus=32 plan_gib=80
                                                        memory of a GPU, seconds of a step; loads nothing
   python train.py resume=auto                          go on with the newest run of this name (or RUN_DIR)
   python train.py resume=auto optim.lr=1e-4 resume_allow=[optim.lr]     ... with this one change

@@ -42,7 +42,7 @@ def listing(groups: list[str] | None = None) -> str:
     """The table as text, all groups or the named ones; `*` marks what is taken when nothing is said."""
     lines = []
     for group, options in table().items():
-        if groups and group not in groups:
+        if not options or (groups and group not in groups):
             continue
         lines.append(group)
         width = max(map(len, options)) + 1

@@ -17,7 +17,7 @@ from rlvis.evaluation import suites
 from rlvis.evaluation.prompts import HeldOut, noise_key
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
-from rlvis.reward.stage import score
+from rlvis.reward.stage import score, unasked
 from rlvis.rollout.generate import generate
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
@@ -49,7 +49,7 @@ def evaluate(
     settings, per = held.settings, held.settings.samples
     schedule = policy.schedule(ode_steps(policy, settings.steps), sampler.shift, sampler.grid)
     total = held.batch.rows * per
-    own, most = world.rows(total), -(-total // world.size)
+    own, most = world.rows(total), -(-total // world.data_size)
     made: list[dict[str, Tensor]] = []
     for start in range(0, most, micro_batch):
         rows = list(own[start : start + micro_batch])
@@ -61,7 +61,10 @@ def evaluate(
         kept = {name: column[: len(rows)] for name, column in columns.items()}
         if held.terms:
             n = len(rows)
-            value = score(held.terms, part.texts[:n], part.metadata[:n], media[:n], retries).value
+            if dist.repeats():
+                value = unasked(held.terms, n).value
+            else:
+                value = score(held.terms, part.texts[:n], part.metadata[:n], media[:n], retries).value
             kept |= {f"{TERM}{term.name}": value[:, i] for i, term in enumerate(held.terms)}
         made.append({name: column.detach().cpu().double() for name, column in kept.items()})
     return _gathered(made)

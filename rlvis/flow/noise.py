@@ -32,3 +32,10 @@ def of_transition(
 ) -> Tensor:
     """Noise [n, *shape] float32 (CPU) of transition t."""
     return rng.noise(shape, seed=seed, step=step, prompts=prompts, samples=samples, purpose=f"transition {t}")
+
+
+def names(sample: Tensor, redraw: Tensor | None) -> list[int]:
+    """What the noise of samples [n] is drawn as: of round r of a refill as of sample k + r 2^32, so that a
+    fresh sample shares no draw with any other; `initial` with share has none of its own, whatever the round.
+    """
+    return (sample if redraw is None else sample + redraw * 2**32).tolist()

@@ -68,9 +68,10 @@ def write_card(
     name: str,
     settings: Mapping[str, Any],
     loras: Sequence[Mapping[str, Any]] = ({},),
+    waiting: Sequence[str] = (),
 ) -> None:
     """Write folder/README.md: the lines that open the weights, with the settings they were trained at."""
-    (folder / "README.md").write_text(card(pipe, config, name, settings, loras), encoding="utf-8")
+    (folder / "README.md").write_text(card(pipe, config, name, settings, loras, waiting), encoding="utf-8")
 
 
 def card(
@@ -79,18 +80,19 @@ def card(
     name: str,
     settings: Mapping[str, Any],
     loras: Sequence[Mapping[str, Any]] = ({},),
+    waiting: Sequence[str] = (),
 ) -> str:
     """The card's text; the base checkpoint is named only where it is needed to open the weights.
 
     name: class in diffusers that samples as the policy does. settings: keyword arguments of its call. loras:
-    of the calls that open a LoRA.
+    of the calls that open a LoRA. waiting: components that `pipe` may lack for now, and the checkpoint has.
     """
     start = "YOUR_FRAME, " if config.condition is Condition.first_frame else ""
     # Stock from_pretrained refuses a null component that nobody told it of.
     absent = [
         key
         for key, value in pipe.components.items()
-        if value is None and key not in pipe._optional_components
+        if value is None and key not in pipe._optional_components and key not in waiting
     ]
     options = "".join([f", dtype=torch.{config.dtype.value}", *(f", {key}=None" for key in absent)])
     lines = ["import torch", f"from diffusers import {name}"]

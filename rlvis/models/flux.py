@@ -57,6 +57,11 @@ class Flux(Policy):
         """The guidance scale that the denoiser is told, where it is told one."""
         return GUIDANCE if self.config.guidance is None else self.config.guidance
 
+    def shared_tokens(self) -> sizes.Tokens:
+        """Four latents make a token; the text runs beside them."""
+        _, _, height, width = self.latent_shape
+        return sizes.Tokens((1, height // 2, width // 2), self.tokens)
+
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D] of T5 and pooled_prompt_embeds [1,E] of CLIP, by stock `encode_prompt`."""
         prompt, pooled, _ = self.pipe.encode_prompt(

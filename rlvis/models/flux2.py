@@ -80,6 +80,11 @@ class Flux2(Policy):
         """The guidance scale that the denoiser is told, where it is told one."""
         return GUIDANCE if self.config.guidance is None else self.config.guidance
 
+    def shared_tokens(self) -> sizes.Tokens:
+        """A token for each position; the text runs beside them."""
+        _, _, height, width = self.latent_shape
+        return sizes.Tokens((1, height, width), self.tokens)
+
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D] by the stock `encode_prompt`: three layers of the text model side by side."""
         prompt, _ = self.pipe.encode_prompt(
@@ -123,8 +128,8 @@ class Flux2(Policy):
             timestep=time.to(x.dtype) / 1000,  # rounded before it is divided, as stock
             guidance=told,
             encoder_hidden_states=text,
-            txt_ids=words,
-            img_ids=torch.nn.functional.pad(positions(h, w), (0, 1)).to(x.device),
+            txt_ids=words[None],  # with a dimension of rows, as stock: sequence parallelism splits these
+            img_ids=torch.nn.functional.pad(positions(h, w), (0, 1)).to(x.device)[None],
             return_dict=False,
         )[0]
         return velocity.transpose(1, 2).reshape(x.shape)

@@ -12,7 +12,7 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from rlvis.flow import kernels
 from rlvis.flow.kernels import StepTable, Transition
-from rlvis.models import decoding, export, lora, source
+from rlvis.models import decoding, encoders, export, lora, source
 from rlvis.models.embed_cache import EmbedCache, identity
+from rlvis.models.encoders import Encoders
+from rlvis.models.sizes import Tokens
 from rlvis.records import Schedule
 from rlvis.schema import CfgGrad, Condition, ModelConfig
 
@@ -77,9 +79,10 @@ class Policy(ABC):
             config.revision,
             self.dtype,
             self.accept,
-            self.unused,
+            self.unused + (encoders.NAMES if config.embed_cache else ()),
             shapes=self.device.type == "meta",  # for plan=true
         )
+        self._encoders = Encoders(self.pipe, config, self.unused, self.device) if config.embed_cache else None
         decoding.set_up(getattr(self.pipe, "vae", None), config, self.decode_rows)
         self.module: nn.Module = self.trained_module()
         self.latent_shape: tuple[int, int, int, int] = self.geometry()
@@ -159,6 +162,13 @@ class Policy(ABC):
     def holds(self) -> bool:
         """Whether the first latent frame is given and never moves; else the denoiser reads the frame."""
         return self.conditioned
+
+    def shared_tokens(self) -> Tokens | None:
+        """The tokens that ranks can share (engine.sequence_parallel) by the plan of the denoiser's class.
+
+        None where it has no plan, or one that does not train as one rank does.
+        """
+        return None
 
     def trained_module(self) -> nn.Module:
         """What is trained, in one module: the denoiser, or one that holds several (see `denoisers`)."""
@@ -248,6 +258,11 @@ class Policy(ABC):
             )
 
     @property
+    def copies(self) -> list[nn.Module]:
+        """What `predict` may run: the module, and the frozen copy of it where one is kept."""
+        return [self.module] if self._frozen is None else [self.module, self._frozen]
+
+    @property
     def conditioned(self) -> bool:
         """Whether every sample starts from a given frame."""
         return self.config.condition is Condition.first_frame
@@ -302,19 +317,31 @@ class Policy(ABC):
         if not texts:
             raise ValueError("no prompts to encode")
         self._check_frames(len(texts), frames)
-        made = [self._embedded(text) for text in texts]
-        embeds = {name: torch.cat([row[name] for row in made]).cpu() for name in made[0]}
-        if self.guided:
-            for name, value in self._embedded(self.config.negative_prompt, negative=True).items():
-                embeds[NEGATIVE + name] = value.cpu().repeat(len(texts), *[1] * (value.ndim - 1))
+        with ExitStack() as encoding:
+            made = [self._embedded(text, encoding) for text in texts]
+            embeds = {name: torch.cat([row[name] for row in made]).cpu() for name in made[0]}
+            if self.guided:
+                negative = self._embedded(self.config.negative_prompt, encoding, negative=True)
+                for name, value in negative.items():
+                    embeds[NEGATIVE + name] = value.cpu().repeat(len(texts), *[1] * (value.ndim - 1))
         if frames is not None:
             known = [self.condition(frame) for frame in frames]
             embeds |= {name: torch.cat([row[name] for row in known]).float().cpu() for name in known[0]}
         return embeds, sum(self.truncated(text) for text in texts)
 
-    def _embedded(self, text: str, *, negative: bool = False) -> dict[str, Tensor]:
+    def _embedded(self, text: str, encoding: ExitStack, *, negative: bool = False) -> dict[str, Tensor]:
+        """The embedding of a prompt; encoders that wait for one come to the device until `encoding` ends."""
         make = self.embed_negative if negative else partial(self.embed, text)
-        return make() if self.embed_cache is None else self.embed_cache.get(text, make, negative=negative)
+        if self.embed_cache is None or self._encoders is None:
+            return make()
+        waiting = self._encoders
+
+        def woken() -> dict[str, Tensor]:
+            if not waiting.working:
+                encoding.enter_context(waiting.at_work())
+            return make()
+
+        return self.embed_cache.get(text, woken, negative=negative)
 
     @cached_property
     def embed_cache(self) -> EmbedCache | None:
@@ -463,6 +490,8 @@ class Policy(ABC):
             for (name, denoiser), file in zip(self.denoisers().items(), lora.FILES, strict=False):
                 lora.save(type(self.pipe), denoiser, self.denoiser_name, Path(folder) / file, states[name])
         else:
+            if self._encoders is not None:
+                self._encoders.load()
             export.save_pipeline(self.pipe, states, Path(folder))
         export.write_card(
             Path(folder),
@@ -471,7 +500,13 @@ class Policy(ABC):
             self.stock_name,
             self.call_settings(),
             self.lora_settings(),
+            waiting=() if self._encoders is None else self._encoders.names,
         )
+
+    def has(self, encoder: str) -> bool:
+        """Whether the checkpoint has this text encoder, be it in memory or still on the disk."""
+        here = getattr(self.pipe, encoder) is not None
+        return here or (self._encoders is not None and encoder in self._encoders.names)
 
     def by_denoiser(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """Parameters of `module` by name -> for each of `denoisers`, its own by their names in it."""

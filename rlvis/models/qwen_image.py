@@ -50,6 +50,11 @@ class QwenImage(Policy):
             )
         return config.in_channels // 4, 1, self.config.height // factor, self.config.width // factor
 
+    def shared_tokens(self) -> sizes.Tokens:
+        """Four latents make a token; the text runs beside them."""
+        _, _, height, width = self.latent_shape
+        return sizes.Tokens((1, height // 2, width // 2), self.tokens)
+
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D] by the stock `encode_prompt`, zeros behind the text's end, and the mask."""
         prompt, mask = self.pipe.encode_prompt(

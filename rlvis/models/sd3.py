@@ -66,7 +66,7 @@ class StableDiffusion3(Policy):
         """Whether the text is too long for the encoder that reads furthest: T5 (max_tokens), or CLIP."""
         limits = [(self.pipe.tokenizer, self.pipe.tokenizer_max_length)]
         limits.append((self.pipe.tokenizer_2, self.pipe.tokenizer_max_length))
-        if self.pipe.text_encoder_3 is not None:
+        if self.has("text_encoder_3"):
             limits.append((self.pipe.tokenizer_3, self.tokens))
         return all(len(tokenizer(text, truncation=False).input_ids) > most for tokenizer, most in limits)
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from rlvis.schema import ModelConfig
+
+
+class Tokens(NamedTuple):
+    """Tokens of one forward: of the sample as (frames, rows, columns), and of the text where it runs beside
+    them in one sequence, else 0.
+    """
+
+    grid: tuple[int, int, int]
+    text: int = 0
 
 
 def check_images(config: ModelConfig) -> None:

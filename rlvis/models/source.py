@@ -71,7 +71,7 @@ def open_pipeline(
         index: Any = diffusers.DiffusionPipeline.load_config(where, revision=revision)
         found = index.get("_class_name")
     except (OSError, ValueError) as error:
-        raise ValueError(_failure(path, where, revision, error)) from error
+        raise ValueError(failure(path, where, revision, error)) from error
     if found not in wanted:
         raise ValueError(
             f"model.path={path} is a {found}, but this model.family drives a {' or '.join(wanted)}; "
@@ -93,11 +93,11 @@ def open_pipeline(
             where, revision=revision, use_safetensors=True, dtype=dtypes, **absent
         )
     except OSError as error:
-        raise ValueError(_failure(path, where, revision, error)) from error
+        raise ValueError(failure(path, where, revision, error)) from error
     return pipe
 
 
-def _failure(path: str, where: str, revision: str | None, error: Exception) -> str:
+def failure(path: str, where: str, revision: str | None, error: Exception) -> str:
     """What went wrong at `path`, and what to do about it."""
     reason = " ".join(str(error).split())[:300]
     folder = Path(where)

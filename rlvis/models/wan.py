@@ -119,6 +119,13 @@ class Wan(Policy):
         height, width = self.config.height // factor, self.config.width // factor
         return channels, (self.config.frames - 1) // every + 1, height, width
 
+    def shared_tokens(self) -> sizes.Tokens:
+        """A token for each patch; the text is attended to apart."""
+        config: Any = self.module.config
+        _, frames, height, width = self.latent_shape
+        t, h, w = config.patch_size
+        return sizes.Tokens((frames // t, height // h, width // w))
+
     @property
     def stock_name(self) -> str:
         """diffusers has a class for each task, and both open the other's files."""

@@ -1,9 +1,10 @@
 """What is healthy: limits on metrics and the symptoms that a run shows, each with numbers, likely cause and
 override.
 
-The rules are functions over the whole run (health_update, health_groups, health_reward, health_rest);
-windows keep a noisy step, and runs of a few steps, from raising alarms. Limits were set on healthy runs of
-the tiny policies and on runs made sick on purpose; they are for a look, a run is never stopped by them.
+The rules are functions over the whole run (health_update, health_groups, health_reward, health_rest,
+health_sentinels); windows keep a noisy step, and runs of a few steps, from raising alarms. Limits were set on
+healthy runs of the tiny policies and on runs made sick on purpose; they are for a look, a run is never
+stopped by them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlvis.observe import health_groups, health_rest, health_reward, health_update
+from rlvis.observe import health_groups, health_rest, health_reward, health_sentinels, health_update
 from rlvis.observe.symptom import BROKEN, SUSPICIOUS, Seen, Symptom
 
 __all__ = ["BROKEN", "SUSPICIOUS", "Symptom", "limits", "symptoms"]
 
-RULES = (*health_update.RULES, *health_groups.RULES, *health_reward.RULES, *health_rest.RULES)
+RULES = (
+    *health_update.RULES,
+    *health_groups.RULES,
+    *health_reward.RULES,
+    *health_rest.RULES,
+    *health_sentinels.RULES,
+)
 
 
 def symptoms(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[Symptom]:
@@ -54,4 +61,4 @@ def limits(config: Mapping[str, Any]) -> dict[str, tuple[float | None, float | N
         found["trust/inverted_fraction"] = (None, health_rest.INVERTED)
     if seen.told("advantage.map.source", "none") != "none":
         found |= {"map/entropy": (health_rest.ENTROPY, None), "map/failed": (None, 0.0)}
-    return found
+    return found | health_sentinels.limits(seen)

@@ -43,6 +43,14 @@ KEYS: dict[str, Key] = {
     ),
     "reward/valid_fraction": Key("", "share of samples for which every scorer gave a finite score", "1"),
     "reward/invalid_count": Key("samples", "samples masked because a scorer failed or was not finite", "0"),
+    "reward/refilled": Key(
+        "samples", "samples drawn afresh in place of failed ones, all rounds of reward.refill together", "0"
+    ),
+    "reward/<term>/cached": Key(
+        "",
+        "share of one scorer's scores that came from reward.cache, on rank 0",
+        "0; 1 where a run is repeated",
+    ),
     "group/std_mean": Key(
         "reward", "standard deviation of the reward inside a prompt's group, mean over prompts", "above 0"
     ),
@@ -142,9 +150,50 @@ KEYS: dict[str, Key] = {
     "eval/<term>": Key(
         "score", "held-out prompts: mean of an extra scorer of eval.terms", "as that scorer says"
     ),
+    "sentinel/edge_density": Key(
+        "", "share of the valid samples' pixels with a luma gradient above a tenth of full scale", "no jumps"
+    ),
+    "sentinel/colour_entropy": Key(
+        "bits", "entropy of a sample's colours at 8 levels a channel, mean over samples", "no jumps"
+    ),
+    "sentinel/saturation": Key(
+        "", "largest minus smallest channel of a pixel, mean over pixels and samples", "no jumps"
+    ),
+    "sentinel/spectral_peak": Key(
+        "dB",
+        "largest power at 1/2 to 1/32 cycles a pixel over its neighbours, mean over samples: grids",
+        "below 5",
+    ),
+    "sentinel/motion_energy": Key(
+        "", "luma difference of neighbouring frames, mean over samples; clips only", "no jumps"
+    ),
+    "sentinel/flicker": Key(
+        "", "second difference in time of the brightness of 8 x 8 cells by 2; clips only", "does not rise"
+    ),
+    "sentinel/diversity": Key(
+        "", "difference of the thumbnails of two samples of a prompt, mean over pairs and prompts", "above 0"
+    ),
+    "sentinel/<statistic>/deviation": Key(
+        "deviations",
+        "distance from the first sentinels.baseline steps; of held-out rewards while the trained one rises",
+        "within +- sentinels.threshold",
+    ),
+    "sentinel/alarms": Key("alarms", "alarms of the sentinels at this step", "0"),
+    "time/sentinels": Key("s", "statistics of the samples, a part of time/step", "below 0.05 of time/step"),
     "time/eval": Key("s", "a held-out evaluation, outside of time/step", "below eval.every * time/step / 5"),
     "time/rollout": Key("s", "sampling the trajectories", "most of the step, with update"),
     "time/score": Key("s", "waiting for the rewards", "small beside rollout"),
+    "time/refill": Key(
+        "s",
+        "fresh samples in place of failed ones and their scores, a part of time/rollout and time/score",
+        "0: the key is missing",
+    ),
+    "time/scorers": Key(
+        "s",
+        "the scorers at work, on rank 0; what of it passed during the rollout (reward.executor) is not in "
+        "time/score",
+        "below time/rollout with reward.executor=thread, http or ray",
+    ),
     "time/weigh": Key("s", "prior and trust", "near 0"),
     "time/build": Key("s", "advantages and maps", "small beside rollout"),
     "time/map": Key("s", "maps alone, a part of time/build", "below 0.05 of time/step"),

@@ -34,6 +34,8 @@ class Tracker(Protocol):
 
     def image(self, step: int, name: str, path: Path) -> None: ...
 
+    def alert(self, step: int, title: str, text: str) -> None: ...
+
     def finish(self, exit_code: int) -> None: ...
 
 
@@ -67,6 +69,11 @@ class Trackers:
     def image(self, step: int, name: str, path: Path) -> None:
         for tracker in self.trackers:
             tracker.image(step, name, Path(path))
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        """Tell people at once, where a tracker can."""
+        for tracker in self.trackers:
+            tracker.alert(step, title, text)
 
     def finish(self, exit_code: int = 0) -> None:
         """Finish every tracker, also those after one that fails; then raise the first failure."""
@@ -112,6 +119,9 @@ class JsonlTracker:
 
     def image(self, step: int, name: str, path: Path) -> None:
         pass
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        """The run writes alarms.jsonl."""
 
     def finish(self, exit_code: int) -> None:
         if self.file is not None:
@@ -169,6 +179,9 @@ class WandbTracker:
 
         self.run.log({name: wandb.Image(str(path))}, step=step)
 
+    def alert(self, step: int, title: str, text: str) -> None:
+        self.run.alert(title=title, text=text, level="WARN")
+
     def finish(self, exit_code: int) -> None:
         if self.run is not None:
             self.run.finish(exit_code=exit_code)
@@ -202,6 +215,9 @@ class TensorboardTracker:
 
         with Image.open(path) as picture:
             self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def alert(self, step: int, title: str, text: str) -> None:
+        self.writer.add_text("alarms", f"{title}: {text}", step)
 
     def finish(self, exit_code: int) -> None:
         if self.writer is not None:

@@ -119,9 +119,9 @@ CAUSES = (
     ),
     Cause(
         "reward hacking",
-        looks.symptoms("held-out-falls", "terms-apart", each=2.0),
+        looks.symptoms("held-out-falls", "terms-apart", "pictures-unlike", "held-out-apart", each=2.0),
         "the policy raises the trained number by something that nobody wanted",
-        _typed("held-out-falls", "terms-apart"),
+        _typed("held-out-falls", "terms-apart", "pictures-unlike", "held-out-apart"),
     ),
     Cause(
         "the training sampler differs from that of the evaluation",

@@ -6,21 +6,39 @@ paths of this package, imported only when a run asks for them.
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Callable
 
 from rlvis.reward import function
+from rlvis.reward.cache import Store, wrap
 from rlvis.reward.contract import Scorer, Term
 from rlvis.reward.frames import Chosen
-from rlvis.schema import RewardConfig, RewardTerm
+from rlvis.schema import Executor, RewardConfig, RewardTerm
+
+log = logging.getLogger(__name__)
 
 KNOWN = {
-    "checker": "rlvis.reward.world.checker",
-    "clip": "rlvis.reward.clip.Clip",
-    "coverage": "rlvis.reward.coverage.coverage",
-    "intact": "rlvis.reward.world.intact",
-    "jpeg_compressibility": "rlvis.reward.jpeg.jpeg_compressibility",
-    "jpeg_incompressibility": "rlvis.reward.jpeg.jpeg_incompressibility",
-    "noisy": "rlvis.reward.noisy.Noisy",
+    "aesthetic": "rlvis.reward.scorers.aesthetic.Aesthetic",
+    "checker": "rlvis.reward.scorers.world.checker",
+    "clip": "rlvis.reward.scorers.clip.Clip",
+    "coverage": "rlvis.reward.scorers.coverage.coverage",
+    "embedding": "rlvis.reward.scorers.embedding.Embedding",
+    "geneval": "rlvis.reward.scorers.geneval.Geneval",
+    "hpsv2": "rlvis.reward.scorers.hpsv2.HPSv2",
+    "hpsv3": "rlvis.reward.scorers.hpsv3.HPSv3",
+    "imagereward": "rlvis.reward.scorers.imagereward.ImageReward",
+    "intact": "rlvis.reward.scorers.world.intact",
+    "jpeg_compressibility": "rlvis.reward.scorers.jpeg.jpeg_compressibility",
+    "jpeg_incompressibility": "rlvis.reward.scorers.jpeg.jpeg_incompressibility",
+    "motion": "rlvis.reward.scorers.motion.Motion",
+    "noisy": "rlvis.reward.scorers.noisy.Noisy",
+    "ocr": "rlvis.reward.scorers.ocr.Ocr",
+    "pickscore": "rlvis.reward.scorers.pickscore.PickScore",
+    "remote": "rlvis.reward.serving.client.Remote",
+    "videoalign": "rlvis.reward.scorers.videoalign.VideoAlign",
+    "videoclip": "rlvis.reward.scorers.videoclip.VideoClip",
+    "vlm": "rlvis.reward.scorers.vlm.Vlm",
 }
 
 
@@ -36,17 +54,51 @@ def build(config: RewardConfig) -> list[Term]:
             f"+reward.terms.NAME.scorer=S with S one of {', '.join(KNOWN)} or a dotted path such as "
             "my_rewards.redness"
         )
+    store = None if config.cache is None else Store(config.cache)
     terms = []
+    make = _elsewhere(config)
     for name, term in config.terms.items():
         if not math.isfinite(term.weight):
             raise ValueError(f"reward.terms.{name}.weight={term.weight}: wanted a finite number")
-        terms.append(one(name, term, f"reward.terms.{name}"))
+        where = f"reward.terms.{name}"
+        terms.append(one(name, term, where, store, None if make is None else make(name, term, where)))
     return terms
 
 
-def one(name: str, term: RewardTerm, where: str) -> Term:
-    """A term of `terms.NAME`. Raises ValueError as `build` does."""
-    scorer: Scorer = function.load(term.scorer, dict(term.kwargs), known=KNOWN, where=where)
+def one(
+    name: str, term: RewardTerm, where: str, store: Store | None = None, scorer: Scorer | None = None
+) -> Term:
+    """A term of `terms.NAME`, its scores kept in `store` if there is one; scorer: takes the place of one that
+    is made here. Raises ValueError as `build` does.
+    """
+    if scorer is None:
+        scorer = function.load(term.scorer, dict(term.kwargs), known=KNOWN, where=where)
+    if store is not None:
+        scorer = wrap(scorer, name, store, KNOWN.get(term.scorer, term.scorer), term.kwargs)
     if term.frames != "all":
         scorer = Chosen(scorer, term.frames)
     return Term(name, scorer, float(term.weight))
+
+
+def _elsewhere(config: RewardConfig) -> Callable[[str, RewardTerm, str], Scorer] | None:
+    """What makes the scorers of a run that are not loaded here (reward.executor); None where they are."""
+    if config.executor is Executor.http:
+        from rlvis.reward.serving.client import Remote
+
+        def remote(name: str, term: RewardTerm, where: str) -> Scorer:
+            made = Remote(config.servers, name, config.token_env, config.timeout, config.hedge)
+            if made.scorer != term.scorer:
+                log.warning("%s.scorer=%s here, and %s at the servers", where, term.scorer, made.scorer)
+            return made
+
+        return remote
+    if config.executor is Executor.ray:
+        from rlvis.reward.serving.ray import Pool
+
+        def pool(name: str, term: RewardTerm, where: str) -> Scorer:
+            path, kwargs = term.scorer, dict(term.kwargs)
+            sizes = {"actors": config.actors, "timeout": config.timeout, "terms": len(config.terms)}
+            return Pool(path, kwargs, known=KNOWN, where=where, **sizes)
+
+        return pool
+    return None

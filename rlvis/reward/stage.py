@@ -100,6 +100,12 @@ def score(
     )
 
 
+def unasked(terms: Sequence[Term], rows: int) -> LocalScores:
+    """Scores of rows that another rank has scored: none, and nobody reads them."""
+    nothing = torch.full((rows, len(terms)), math.nan, dtype=torch.float64)
+    return LocalScores(nothing, torch.zeros(rows, dtype=torch.bool), None, None, (0.0,) * len(terms), {})
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """A call that gave no usable scores: its kind, and the reason as text."""

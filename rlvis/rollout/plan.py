@@ -33,6 +33,7 @@ class SamplingPlan:
     samples_per_prompt: int
     seed: int
     step: int
+    redraw: int = 0  # round of a refill, which draws the step's samples once more
 
     @property
     def own_steps(self) -> bool:
@@ -75,8 +76,8 @@ class SamplingPlan:
         return windows.Window(trained=trained, stochastic=stochastic)
 
 
-def make(policy: Policy, config: Config, step: int) -> SamplingPlan:
-    """The plan of training step `step`.
+def make(policy: Policy, config: Config, step: int, redraw: int = 0) -> SamplingPlan:
+    """The plan of training step `step`, or of a round of its refill.
 
     Raises:
         ValueError: the sampler does not fit the policy's schedule, or the window is empty.
@@ -93,6 +94,7 @@ def make(policy: Policy, config: Config, step: int) -> SamplingPlan:
         samples_per_prompt=config.data.samples_per_prompt,
         seed=config.seed,
         step=step,
+        redraw=redraw,
     )
 
 

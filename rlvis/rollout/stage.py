@@ -97,7 +97,9 @@ def _micro_batch(
     embeds = {name: value[prompt].to(policy.device) for name, value in prompts.embeds.items()}
     time = plan.schedule.time.to(policy.device)
 
-    keys = {"seed": plan.seed, "step": plan.step, "prompts": index, "samples": sample.tolist()}
+    redraw = torch.full_like(sample, plan.redraw)
+    drawn_as = noise.names(sample, redraw)
+    keys = {"seed": plan.seed, "step": plan.step, "prompts": index, "samples": drawn_as}
     first = noise.initial(policy.latent_shape, **keys, share=plan.sampler.share_noise)
     x = policy.start(first.to(policy.device), embeds).to(plan.storage)
     kept = set(points.flatten().tolist())
@@ -131,6 +133,7 @@ def _micro_batch(
     made = Trajectories(
         prompt=prompt,
         sample=sample,
+        redraw=redraw,
         states=_gather(states, points),
         at=at,
         step=window.trained.clone(),

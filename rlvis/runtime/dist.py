@@ -2,7 +2,8 @@
 
 One process needs no launcher and opens no port. With several, scalars travel through gloo on the CPU (float64
 exactly as computed) and gradients through whatever DeepSpeed uses. Every function here is the identity on one
-process.
+process. With sequence parallelism neighbouring ranks hold the same rows and the first speaks for all of them:
+sums and gathers count every row once.
 """
 
 from __future__ import annotations
@@ -17,25 +18,49 @@ import torch.distributed as torch_dist
 from torch import Tensor
 
 CPU = torch.device("cpu")
+_sequence = 1  # ranks that hold the same rows, as `start` was told
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: rank in 0..size-1, local_rank on its machine, and the device it computes on."""
+    """This process among all: rank in 0..size-1, local_rank on its machine, and the device it computes on.
+
+    sequence: ranks that compute every forward of the same rows together, each on its share of the tokens; it
+    divides size, and ranks r // sequence are one such group.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     device: torch.device = CPU
+    sequence: int = 1
 
     @property
     def leads(self) -> bool:
         """Whether this rank writes the files of the run."""
         return self.rank == 0
 
+    @property
+    def data_rank(self) -> int:
+        """This rank's group among the `data_size` groups that share out the rows; the rank itself without
+        sequence parallelism.
+        """
+        return self.rank // self.sequence
+
+    @property
+    def data_size(self) -> int:
+        """Groups of ranks that share out the rows."""
+        return self.size // self.sequence
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank is the first of those that hold its rows."""
+        return self.rank % self.sequence == 0
+
     def rows(self, total: int) -> range:
-        """The rows of `total` that this rank owns: rank*total//size up to (rank+1)*total//size."""
-        return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)
+        """The rows of `total` that this rank owns, r*total//n up to (r+1)*total//n for group r of n."""
+        r, n = self.data_rank, self.data_size
+        return range(r * total // n, (r + 1) * total // n)
 
 
 def environment() -> tuple[int, int, int]:
@@ -49,12 +74,15 @@ def environment() -> tuple[int, int, int]:
     )
 
 
-def start(device: str = "auto") -> World:
+def start(device: str = "auto", sequence: int = 1) -> World:
     """Join the other processes and choose the device: `auto` (a GPU if there is one), `cpu` or `cuda`.
 
+    sequence: neighbouring ranks that hold the same rows; it must divide the number of processes.
     Raises ValueError when cuda is asked for and there is none.
     """
+    global _sequence
     rank, size, local_rank = environment()
+    assert size % sequence == 0, f"{size} processes in groups of {sequence}"
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             "engine.device=cuda, but torch sees no GPU; type engine.device=cpu or engine.device=auto"
@@ -69,11 +97,15 @@ def start(device: str = "auto") -> World:
             torch_dist.init_process_group(backend, store=torch_dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         else:
             torch_dist.init_process_group(backend, rank=rank, world_size=size)
-    return World(rank, size, local_rank, torch.device("cuda", local_rank) if on_gpu else torch.device("cpu"))
+    _sequence = sequence
+    here = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    return World(rank, size, local_rank, here, sequence)
 
 
 def stop() -> None:
     """Leave the process group, so that another run can start in this process."""
+    global _sequence
+    _sequence = 1
     if not torch_dist.is_initialized():
         return
     deepspeed_comm = sys.modules.get("deepspeed.comm")  # it keeps groups of its own, which would outlive ours
@@ -87,11 +119,21 @@ def _several() -> bool:
     return torch_dist.is_initialized() and torch_dist.get_world_size() > 1
 
 
-def all_gather_rows(rows: Tensor) -> Tensor:
-    """Join every rank's rows [n_r, ...] in rank order -> [sum n_r, ...], on the CPU. The n_r may differ."""
+def repeats() -> bool:
+    """Whether another rank speaks for the rows that this one holds as well (see `World.speaks`)."""
+    return _several() and torch_dist.get_rank() % _sequence != 0
+
+
+def all_gather_rows(rows: Tensor, *, every_rank: bool = False) -> Tensor:
+    """Join every rank's rows [n_r, ...] in rank order -> [sum n_r, ...], on the CPU. The n_r may differ.
+
+    Of ranks that hold the same rows only the first's are taken. every_rank: of all, for tables of ranks.
+    """
     rows = rows.detach().cpu().contiguous()
     if not _several():
         return rows
+    if repeats() and not every_rank:
+        rows = rows[:0]
     counts: list[Any] = [None] * torch_dist.get_world_size()
     torch_dist.all_gather_object(counts, rows.shape[0])
     padded = rows.new_zeros((max(counts), *rows.shape[1:]))
@@ -102,9 +144,14 @@ def all_gather_rows(rows: Tensor) -> Tensor:
 
 
 def all_reduce(values: Tensor, how: str) -> Tensor:
-    """Reduce float64 values over ranks on the CPU; how: sum | max | min."""
+    """Reduce float64 values over ranks on the CPU; how: sum | max | min.
+
+    In a sum, of ranks that hold the same rows only the first counts.
+    """
     values = values.detach().to("cpu", torch.float64, copy=True)
     if _several():
+        if how == "sum" and repeats():
+            values.zero_()
         operation = {
             "sum": torch_dist.ReduceOp.SUM,
             "max": torch_dist.ReduceOp.MAX,

@@ -29,6 +29,7 @@ from rlvis.schema import Dtype, EngineConfig, OptimConfig
 log = logging.getLogger(__name__)
 
 SNAPSHOT = "snapshot"  # the folder that DeepSpeed believes it saves to
+BUCKET = 500_000_000  # weights that DeepSpeed reduces at once by default
 OURS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -40,10 +41,14 @@ OURS = (
 )
 
 
-def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> dict[str, Any]:
+def deepspeed_config(
+    engine: EngineConfig, optim: OptimConfig, dtype: Dtype, trained: int | None = None
+) -> dict[str, Any]:
     """The DeepSpeed configuration: the user's JSON or a bare ZeRO stage, with batch, clipping and precision
     keys ours.
 
+    trained: number of trained weights. The buffer that gradients are reduced in is no larger; DeepSpeed's own
+    size would be a gigabyte or two beside a LoRA of a few megabytes.
     Raises ValueError when the JSON cannot be read or sets a key that belongs to optim.* or train.*, and for
     bfloat16 at stage 0, where DeepSpeed lets AdamW take a hidden first step with zero gradients.
     """
@@ -78,6 +83,8 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, dtype: Dtype) -> 
             "model.dtype=bfloat16 at ZeRO stage 0 makes AdamW take a hidden first step with zero gradients; "
             "type engine=zero1 (or 2, 3), or model.dtype=float32"
         )
+    if trained is not None:
+        config["zero_optimization"].setdefault("reduce_bucket_size", min(BUCKET, max(trained, 1)))
     if dtype is Dtype.bfloat16:
         config["bf16"] = {"enabled": True}
     elif dtype is Dtype.float16:
@@ -110,7 +117,8 @@ class Engine:
     ) -> None:
         deepspeed = quiet_deepspeed(world.device.type)
         deepspeed.init_distributed(dist_backend=None, verbose=False)
-        config = deepspeed_config(engine, optim, dtype)
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        config = deepspeed_config(engine, optim, dtype, trained)
         self.stage = int(config["zero_optimization"].get("stage", 0))
         self.world = world
         self.clip = optim.grad_norm
@@ -290,6 +298,12 @@ class Engine:
             group.update(self.settings)
         if hasattr(self.inner.optimizer, "clip_grad"):  # ZeRO keeps it in its state, stage 0 does not
             self.inner.optimizer.clip_grad = self.clip
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Step with this learning rate from here on, also after `load`."""
+        self.settings["lr"] = lr
+        for group in self.inner.optimizer.param_groups:
+            group["lr"] = lr
 
     def close(self) -> None:
         """Release DeepSpeed's hooks and buffers, so that another run can start in this process."""

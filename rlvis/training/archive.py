@@ -36,8 +36,9 @@ def steps(root: Path) -> list[int]:
 
 
 def save_local(record: Record, folder: Path, name: str, world: World) -> None:
-    """Write this rank's piece of a local record."""
-    record.save(folder / f"{name}.{world.rank}of{world.size}")
+    """Write this rank's piece of a local record, one for ranks that hold the same rows."""
+    if world.speaks:
+        record.save(folder / f"{name}.{world.data_rank}of{world.data_size}")
 
 
 def save_advantages(advantages: Advantages, folder: Path, world: World) -> None:
@@ -48,7 +49,7 @@ def save_advantages(advantages: Advantages, folder: Path, world: World) -> None:
     call it on all ranks, with a barrier before anything is read.
     """
     local = _local_rows(advantages) is not None
-    ours = rf"advantages\.\d+of{world.size}" if local else r"advantages"
+    ours = rf"advantages\.\d+of{world.data_size}" if local else r"advantages"
     if world.leads:
         for found in folder.glob("advantages*"):
             if not re.fullmatch(rf"{ours}\.(json|safetensors)", found.name):

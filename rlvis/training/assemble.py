@@ -16,6 +16,7 @@ from rlvis.evaluation.prompts import encoded, prepare
 from rlvis.models.ema import Ema
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
+from rlvis.models.sequence import share_tokens
 from rlvis.records import PromptBatch
 from rlvis.reward import scorer
 from rlvis.runtime.dist import World
@@ -23,6 +24,7 @@ from rlvis.runtime.engine import Engine, quiet_deepspeed
 from rlvis.schema import Config, MapSource, Stage
 from rlvis.training import data_checks
 from rlvis.training.pipeline import Parts
+from rlvis.training.sentinel_checks import needs_reference
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,9 @@ def trained(config: Config, world: World) -> tuple[Policy, Engine, Ema | None]:
     quiet_deepspeed(world.device.type)
     whole = config.model.lora is None
     policy = load_policy(
-        config.model, world.device, keep_reference=whole and config.advantage.kl_beta > 0, seed=config.seed
+        config.model, world.device, keep_reference=whole and needs_reference(config), seed=config.seed
     )
+    share_tokens(policy, world)
     engine = Engine(policy.module, config.engine, config.optim, config.model.dtype, world)
     average = config.model.ema
     ema = None if average is None else Ema(engine.masters(), decay=average.decay, every=average.every)

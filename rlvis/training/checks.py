@@ -29,7 +29,10 @@ from rlvis.training import (
     eval_checks,
     map_checks,
     media_checks,
+    reward_checks,
     sampler_checks,
+    sentinel_checks,
+    sequence_checks,
     trust_checks,
 )
 from rlvis.training.plan.checks import plan_mistakes
@@ -44,7 +47,8 @@ def check(config: Config, world_size: int = 1) -> list[str]:
     when it can run.
     """
     rules: list[Callable[[], Iterator[str]]] = [
-        lambda: _step(config, world_size),
+        lambda: sequence_checks.sequence_mistakes(config, world_size),
+        lambda: _step(config, sequence_checks.groups(config, world_size)),
         lambda: data_checks.data_mistakes(config.data),
         lambda: data_checks.clip_mistakes(config.model, config.data.source),
         lambda: _advantage(config.advantage, config.sampler),
@@ -54,6 +58,8 @@ def check(config: Config, world_size: int = 1) -> list[str]:
         lambda: trust_checks.trust_mistakes(config),
         lambda: map_checks.map_mistakes(config),
         lambda: eval_checks.eval_mistakes(config),
+        lambda: sentinel_checks.sentinel_mistakes(config),
+        lambda: reward_checks.reward_mistakes(config, sequence_checks.groups(config, world_size)),
         lambda: _model(config.model),
         lambda: _engine(config),
         lambda: _optim(config),
@@ -77,7 +83,8 @@ def check_evaluation(config: Config) -> list[str]:
     return found
 
 
-def _step(config: Config, world_size: int) -> Iterator[str]:
+def _step(config: Config, shares: int) -> Iterator[str]:
+    """shares: processes, or groups of them that share the tokens of a sample."""
     data, train = config.data, config.train
     p, k = data.prompts_per_step, data.samples_per_prompt
     for key, value, least in (
@@ -113,12 +120,13 @@ def _step(config: Config, world_size: int) -> Iterator[str]:
             "update needs one; "
             f"type train.updates_per_step={rows} or fewer"
         )
-    if 1 <= p * k < world_size:
+    together = sequence_checks.degree(config)
+    unit = "processes" if together == 1 else f"groups of {together} processes"
+    if 1 <= p * k < shares:
         yield (
             f"data.prompts_per_step * data.samples_per_prompt = {p} * {k} = {p * k} samples cannot be spread "
-            f"over {world_size} "
-            f"processes: each needs one; start at most {p * k} processes; "
-            f"type data.prompts_per_step={math.ceil(world_size / k)}"
+            f"over {shares} {unit}: each needs one; start at most {p * k * max(together, 1)} processes; "
+            f"type data.prompts_per_step={math.ceil(shares / k)}"
         )
 
 

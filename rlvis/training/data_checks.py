@@ -80,5 +80,5 @@ def check_prompts(reward: RewardConfig, prompts: PromptSet) -> None:
             raise ValueError(
                 f"reward.terms.{names[0]}.scorer={reward.terms[names[0]].scorer} judges prompts of the "
                 f"shapes world ('a red circle'), and {prompts.source} has others: {text!r}; type "
-                "reward=jpeg, or reward=custom with a scorer of your own"
+                "reward=jpeg, or reward=function with a scorer of your own"
             ) from error

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import torch
 from rlvis.observe import gallery, overlay, trackers
 from rlvis.observe.metrics import advantage_metrics, map_metrics, reward_metrics, trust_metrics
 from rlvis.observe.trackers import Trackers
-from rlvis.records import PriorState, PromptBatch, RewardHistory
+from rlvis.records import PriorState, PromptBatch, RewardHistory, Trajectories
+from rlvis.reward import cache
 from rlvis.rollout.generate import generate
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
@@ -24,26 +26,35 @@ from rlvis.schema import Config, Stage, plain
 from rlvis.training import (
     alone,
     archive,
+    drift,
     eval_run,
     evaluate,
     exit_state,
+    guarding,
     interrupt,
     manifest,
     notes,
     reference,
     runfolder,
+    sequence_checks,
 )
 from rlvis.training import broken as broken_file
 from rlvis.training.assemble import assemble, averaged, sheet_prompts
 from rlvis.training.checkpoints import state
 from rlvis.training.checkpoints.state import Saver
 from rlvis.training.doctor import examine
-from rlvis.training.pipeline import BrokenStepError, Memory, Parts, StepRecords, shards, train_step
+from rlvis.training.pipeline import (
+    MEMORY_KINDS,
+    BrokenStepError,
+    Memory,
+    Parts,
+    StepRecords,
+    shards,
+    train_step,
+)
 from rlvis.training.private import public
 
 log = logging.getLogger(__name__)
-
-KINDS = {"prior": PriorState, "history": RewardHistory}
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ def train(config: Config, argv: list[str]) -> Outcome:
     Raises:
         ValueError: a mistake of the user's that shows only now (files, checkpoints, folders in use).
     """
-    world = dist.start(config.engine.device)
+    world = dist.start(config.engine.device, sequence_checks.degree(config))
     try:
         with (
             runfolder.opened(config, world.leads, dist.broadcast_object) as folder,
@@ -72,7 +83,7 @@ def train(config: Config, argv: list[str]) -> Outcome:
         ):
             if world.leads:
                 manifest.write(folder.path, config, argv, world.size, str(world.device))
-            if config.stage in (Stage.score, Stage.weigh, Stage.build):
+            if config.stage in sequence_checks.WITHOUT_POLICY:
                 alone.without_policy(config, world, _records(config))
                 return Outcome(0, folder.path)
             examine.ahead(config, world)
@@ -91,7 +102,7 @@ def _run(parts: Parts, run_dir: Path, resumed: Path | None) -> int:
     config, world = parts.config, parts.world
     memory, first = Memory(PriorState(kind=config.prior.kind.value), RewardHistory()), 0
     if resumed is not None:
-        loaded = state.load(resumed, parts.engine, parts.ema, KINDS, world)
+        loaded = state.load(resumed, parts.engine, parts.ema, guarding.kinds(resumed), world)
         memory, first = Memory(**loaded.memory), loaded.step
         log.info("resumed after %d training steps", first)
     if config.stage is Stage.reference:
@@ -124,28 +135,32 @@ def _loop(
     ready = reference.prepared(parts, memory.prior, first, lambda: asked.asked)
     if ready is None:
         return interrupt.EXIT_CODE
-    parts = ready
+    guard = guarding.Guard(ready, run_dir, tracker)
+    parts = guard.applied(ready, memory)
+    watch = drift.DriftWatch(parts, run_dir)
     if first and world.leads:
         notes.resume(run_dir, first + 1)
+    if first:
+        watch.resumed(first)
     sheet = sheet_prompts(parts) if config.tracker.samples_every else None
-    if sheet is not None and first == 0:
-        _sheet(parts, run_dir, sheet, 0, tracker)
-    if parts.held_out is not None and first == 0:
-        tracker.log(0, evaluate.in_loop(parts, run_dir, 0))
+    if first == 0:
+        memory = _opened(parts, run_dir, sheet, memory, guard, tracker)
     step = first
     with Progress(train.steps, first=first, enabled=world.leads) as progress:
         while step < train.steps:
             start = time.perf_counter()
             with progress.sampling(_forwards(parts)):
-                memory, records = _one(parts, run_dir, memory, step, progress)
+                memory, records = _one(parts, run_dir, memory, step, progress, (guard.look, watch.take))
             seconds = time.perf_counter() - start
             step += 1
             saver.require_folder()
             metrics = step_metrics(parts, records, seconds) | saver.news()
             if parts.held_out is not None and (step % config.eval.every == 0 or step == train.steps):
                 metrics |= evaluate.in_loop(parts, run_dir, step)
-            tracker.log(step, metrics)
+            memory, told = guard.judge(memory, records, metrics, step)
+            tracker.log(step, metrics | told)
             notes.take(parts, run_dir, records, step)
+            watch.after(step, records.prompts)
             progress.step(
                 step,
                 metrics.get("reward/mean"),
@@ -155,9 +170,13 @@ def _loop(
             )
             if sheet is not None and (step % config.tracker.samples_every == 0 or step == train.steps):
                 _sheet(parts, run_dir, sheet, step, tracker)
+            acted = guard.act(parts, memory, saver, step)
+            parts, memory = acted.parts, acted.memory
             stop = dist.any_true(asked.asked)
-            if stop or step == train.steps or (train.save_every and step % train.save_every == 0):
+            due = step == train.steps or (train.save_every > 0 and step % train.save_every == 0)
+            if stop or acted.save or due:
                 _save(saver, memory, step)
+            guarding.end(acted, saver)
             if stop:
                 saved = saver.settle()
                 log.warning("stopped after step %d of %d; go on with resume=%s", step, train.steps, run_dir)
@@ -165,12 +184,39 @@ def _loop(
     return _finish(parts, saver, step)
 
 
+def _opened(
+    parts: Parts,
+    run_dir: Path,
+    sheet: PromptBatch | None,
+    memory: Memory,
+    guard: guarding.Guard,
+    tracker: Trackers,
+) -> Memory:
+    """Draw and evaluate before the first step."""
+    if sheet is not None:
+        _sheet(parts, run_dir, sheet, 0, tracker)
+    if parts.held_out is None:
+        return memory
+    scores = evaluate.in_loop(parts, run_dir, 0)
+    tracker.log(0, scores)
+    return guard.began(memory, scores)
+
+
 def _one(
-    parts: Parts, run_dir: Path, memory: Memory, step: int, progress: Progress
+    parts: Parts,
+    run_dir: Path,
+    memory: Memory,
+    step: int,
+    progress: Progress,
+    watchers: Sequence[Callable[[Trajectories], None]],
 ) -> tuple[Memory, StepRecords]:
+    def look(piece: Trajectories) -> None:
+        for take in watchers:
+            take(piece)
+
     try:
         pictures = notes.pictured(parts.config, step + 1)
-        memory, records = train_step(parts, memory, step, progress.advance, pictures)
+        memory, records = train_step(parts, memory, step, progress.advance, pictures, look)
     except BrokenStepError as broken:
         folder = archive.step_folder(run_dir / "dump", step)
         stage = "rollout" if broken.trajectories is None else "update"
@@ -229,6 +275,8 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
             else {}
         ),
         **_map_metrics(records),
+        **cache.metrics(parts.terms),
+        **({"reward/refilled": float(records.refilled)} if parts.config.reward.refill else {}),
         **records.update.metrics,
         **{f"time/{name}": value for name, value in records.seconds.items()},
         **{f"memory/{name}": value / 2**30 for name, value in records.peak.items()},
@@ -283,7 +331,7 @@ def _saver(parts: Parts, run_dir: Path) -> Saver:
 
 
 def _save(saver: Saver, memory: Memory, step: int) -> None:
-    saver.save(step, {"prior": memory.prior, "history": memory.history})
+    saver.save(step, {name: getattr(memory, name) for name in MEMORY_KINDS})
 
 
 def _export(parts: Parts, run_dir: Path, step: int) -> None:

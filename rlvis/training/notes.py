@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlvis.observe import details, extremes, trust_table
+from rlvis.observe import alarms, details, extremes, trust_table
 from rlvis.runtime import dist
 from rlvis.schema import Config, CrtForm, TrustKind
 from rlvis.training.pipeline import Parts, StepRecords
@@ -26,6 +26,7 @@ def resume(run_dir: Path, step: int) -> None:
     """Drop the lines from `step` on, the first step to come."""
     trust_table.resume(run_dir, step)
     details.resume(run_dir, step)
+    alarms.resume(run_dir, step)
 
 
 def _played(parts: Parts, frames: int) -> dict[str, float]:
@@ -54,15 +55,16 @@ def take(parts: Parts, run_dir: Path, records: StepRecords, step: int) -> None:
         details.append(run_dir, details.row(records.prompts, records.rewards, records.update, step))
     if records.thumbnails is not None:
         places = zip(records.trajectories.prompt.tolist(), records.trajectories.sample.tolist(), strict=True)
-        rows = list(places)
+        # Of ranks that hold the same rows one writes the pictures.
+        rows = [] if dist.repeats() else list(places)
         extremes.write(
             run_dir,
             step,
             records.prompts,
             records.rewards,
-            dict(zip(rows, records.thumbnails, strict=True)),
+            dict(zip(rows, records.thumbnails[: len(rows)], strict=True)),
             groups,
-            None if records.map is None else dict(zip(rows, records.map, strict=True)),
+            None if records.map is None else dict(zip(rows, records.map[: len(rows)], strict=True)),
             leads=leads,
             barrier=dist.barrier,
             **_played(parts, records.thumbnails.shape[1]),

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from rlvis.evaluation.prompts import HeldOut
 from rlvis.models.ema import Ema
 from rlvis.models.policy import Policy
 from rlvis.observe import extremes
+from rlvis.observe.sentinels import Watch
 from rlvis.records import (
     Advantages,
     PolicyUpdate,
@@ -38,8 +41,9 @@ from rlvis.records import (
     Trajectories,
     Trust,
 )
+from rlvis.reward import execute
 from rlvis.reward.contract import Term
-from rlvis.reward.stage import LocalScores, gather, score
+from rlvis.reward.stage import LocalScores, gather, score, unasked
 from rlvis.rollout import plan as sampling
 from rlvis.rollout.stage import NonFiniteStateError, rollout
 from rlvis.runtime import dist
@@ -47,6 +51,7 @@ from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine
 from rlvis.schema import Config
 from rlvis.training import broken
+from rlvis.training.refill import Drawn, refill
 from rlvis.trust.stage import weigh
 from rlvis.update.faults import Broken
 from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
@@ -80,6 +85,10 @@ class Memory:
 
     prior: PriorState
     history: RewardHistory
+    sentinels: Watch = field(default_factory=Watch)
+
+
+MEMORY_KINDS: dict[str, Any] = {"prior": PriorState, "history": RewardHistory, "sentinels": Watch}
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class StepRecords:
     map: Tensor | None = None  # of this rank's rows, whatever it was applied to
     failed_maps: int = 0  # of this rank's rows
     thumbnails: Tensor | None = None  # uint8 [N,M,3,y,x] of this rank's rows, where they were asked for
+    refilled: int = 0  # samples of all ranks that were drawn afresh, over all rounds
 
 
 class BrokenStepError(RuntimeError):
@@ -133,9 +143,13 @@ class Clock:
         self.inside.append(name)
         start = time.perf_counter()
         yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.add(name, time.perf_counter() - start)
         self._look()
         self.inside.pop()
+
+    def add(self, name: str, seconds: float) -> None:
+        """Add time that was spent elsewhere."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def _look(self) -> None:
         """Take the peak since the last look into every stage that is running."""
@@ -153,6 +167,7 @@ def train_step(
     step: int,
     advance: Callable[[], None] = lambda: None,
     pictures: bool = False,
+    watch: Callable[[Trajectories], None] = lambda piece: None,
 ) -> tuple[Memory, StepRecords]:
     """Sample, score, weigh, build, update.
 
@@ -162,6 +177,7 @@ def train_step(
         step: training step, from 0.
         advance: called after every forward of the sampler (progress).
         pictures: keep thumbnails of the samples in the records.
+        watch: called with each shard of this rank while it holds its media; not with refilled samples.
 
     Returns:
         Memory after the step, and its records.
@@ -171,37 +187,28 @@ def train_step(
     """
     clock, config = Clock(), parts.config
     prompts, truncated = draw(parts, step)
-    pieces, scores, maps, kept = [], [], [], []
-    fault: NonFiniteStateError | None = None
-    for shard in shards(parts):
-        try:
-            with clock.stage("rollout"):
-                piece = roll(parts, prompts, shard, step, advance)
-        except NonFiniteStateError as error:  # the other ranks go on sampling until all can stop
-            if fault is None:
-                fault = error
-            else:
-                fault.rows.extend(error.rows)
-            continue
-        with clock.stage("score"):
-            scores.append(judge(config, parts.terms, prompts, piece))
-        if parts.psm is not None:
-            # Maps need frames and nothing of the rewards, so the frames of a shard can go.
-            with clock.stage("build"), clock.stage("map"):
-                maps.append(allocate(parts.psm, piece))
-        if pictures and piece.media is not None:
-            kept.append(extremes.thumbnails(piece.media))
-        pieces.append(piece.replace(media=None))
-    if not dist.all_true(fault is None):
-        raise _broken_rollout(parts, prompts, step, fault)
-    trajectories = Trajectories.concatenate(pieces)
+    drawn = _sampled(parts, prompts, shards(parts), step, clock, advance, pictures, watch)
+
+    def again(rows: list[int], most: int, number: int) -> Drawn:
+        return _sampled(parts, prompts, cut(parts, rows, most), step, clock, advance, pictures, redraw=number)
+
+    def collected(drawn: Drawn) -> Rewards:
+        return collect(config, parts.terms, prompts, drawn.trajectories, [drawn.scores])
+
     with clock.stage("score"):
-        rewards = collect(config, parts.terms, prompts, trajectories, scores)
+        rewards = collected(drawn)
+    refilled = 0
+    if config.reward.refill and not bool(rewards.valid.all()):
+        with clock.stage("refill"):
+            drawn, rewards, refilled = refill(
+                drawn, rewards, config.reward.refill, parts.world, again, collected
+            )
+    trajectories = drawn.trajectories
     with clock.stage("weigh"):
         other = None if parts.reference is None else parts.reference(prompts, memory.prior)
         trust, prior = trusted(config, prompts, rewards, memory.prior, other)
     with clock.stage("build"):
-        area, failed = joined(maps)
+        area, failed = joined([] if drawn.maps is None else [drawn.maps])
         rows = parts.world.rows(rewards.valid.numel())
         advantages, history = built(config, prompts, rewards, trust, memory.history, area, rows)
     with clock.stage("update"):
@@ -221,16 +228,64 @@ def train_step(
         dict(clock.peak),
         map=area,
         failed_maps=failed,
-        thumbnails=torch.cat(kept) if kept else None,
+        thumbnails=drawn.thumbnails,
+        refilled=refilled,
     )
-    return Memory(prior, history), records
+    return replace(memory, prior=prior, history=history), records
+
+
+def _sampled(
+    parts: Parts,
+    prompts: PromptBatch,
+    pieces: Sequence[Shard],
+    step: int,
+    clock: Clock,
+    advance: Callable[[], None],
+    pictures: bool,
+    watch: Callable[[Trajectories], None] = lambda piece: None,
+    redraw: int = 0,
+) -> Drawn:
+    """Stages 1 and 2 without their barrier, shard by shard: this rank's rows, scored, freed of their media.
+
+    redraw: the round of a refill, 0 for the samples of the step. Raises BrokenStepError on all ranks.
+    """
+    config = parts.config
+    made, asked, maps, kept = [], [], [], []
+    fault: NonFiniteStateError | None = None
+    with execute.opened(config.reward.executor) as scoring:
+        for shard in pieces:
+            try:
+                with clock.stage("rollout"):
+                    piece = roll(parts, prompts, shard, step, advance, redraw)
+            except NonFiniteStateError as error:  # the other ranks go on sampling until all can stop
+                if fault is None:
+                    fault = error
+                else:
+                    fault.rows.extend(error.rows)
+                continue
+            watch(piece)
+            with clock.stage("score"):
+                asked.append(scoring.submit(partial(judge, config, parts.terms, prompts, piece)))
+            if parts.psm is not None:
+                # Maps need frames and nothing of the rewards, so the frames of a shard can go.
+                with clock.stage("build"), clock.stage("map"):
+                    maps.append(allocate(parts.psm, piece))
+            if pictures and piece.media is not None:
+                kept.append(extremes.thumbnails(piece.media))
+            made.append(piece.replace(media=None))
+        with clock.stage("score"):
+            scores = [job.result() for job in asked]
+    clock.add("scorers", scoring.busy)
+    if not dist.all_true(fault is None):
+        raise _broken_rollout(parts, prompts, step, fault, redraw)
+    return Drawn.of(made, scores, maps, kept)
 
 
 def _broken_rollout(
-    parts: Parts, prompts: PromptBatch, step: int, fault: NonFiniteStateError | None
+    parts: Parts, prompts: PromptBatch, step: int, fault: NonFiniteStateError | None, redraw: int
 ) -> BrokenStepError:
     """What to raise, on all ranks, where samples of some rank are not finite."""
-    plan = sampling.make(parts.policy, parts.config, step)
+    plan = sampling.make(parts.policy, parts.config, step, redraw)
     size = parts.config.data.samples_per_prompt
     own = list(parts.world.rows(prompts.rows * size))[: parts.config.train.micro_batch]
 
@@ -252,18 +307,23 @@ class Shard:
     rows, or none).
     """
 
-    rows: range
+    rows: Sequence[int]
     passes: int
 
 
 def shards(parts: Parts) -> list[Shard]:
     """The rows this rank owns, in pieces of `train.shard` rows; as many pieces and forwards on every rank."""
-    data, train, world = parts.config.data, parts.config.train, parts.world
+    data, world = parts.config.data, parts.world
     total = data.prompts_per_step * data.samples_per_prompt
-    owned, most = world.rows(total), -(-total // world.size)
+    return cut(parts, world.rows(total), -(-total // world.data_size))
+
+
+def cut(parts: Parts, rows: Sequence[int], most: int) -> list[Shard]:
+    """Some rows of this rank in pieces; most: how many the rank with the most of them has."""
+    train = parts.config.train
     size = train.shard or most
     return [
-        Shard(owned[start : start + size], -(-min(size, most - start) // train.micro_batch))
+        Shard(rows[start : start + size], -(-min(size, most - start) // train.micro_batch))
         for start in range(0, most, size)
     ]
 
@@ -284,10 +344,15 @@ def draw(parts: Parts, step: int) -> tuple[PromptBatch, int]:
 
 
 def roll(
-    parts: Parts, prompts: PromptBatch, shard: Shard, step: int, advance: Callable[[], None] = lambda: None
+    parts: Parts,
+    prompts: PromptBatch,
+    shard: Shard,
+    step: int,
+    advance: Callable[[], None] = lambda: None,
+    redraw: int = 0,
 ) -> Trajectories:
-    """Stage 1 on a shard."""
-    plan = sampling.make(parts.policy, parts.config, step)
+    """Stage 1 on a shard; redraw: the round of a refill, which has noise of its own."""
+    plan = sampling.make(parts.policy, parts.config, step, redraw)
     return rollout(
         parts.policy, parts.engine, prompts, shard.rows, plan, passes=shard.passes, advance=advance
     )
@@ -306,6 +371,8 @@ def judge(config: Config, terms: list[Term], prompts: PromptBatch, trajectories:
         )
     rows = trajectories.prompt.tolist()
     texts, metadata = [prompts.texts[p] for p in rows], [prompts.metadata[p] for p in rows]
+    if dist.repeats():
+        return unasked(terms, len(rows))
     return score(terms, texts, metadata, trajectories.media, config.train.score_retries)
 
 

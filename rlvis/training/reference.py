@@ -23,7 +23,7 @@ from rlvis.data import sampler
 from rlvis.data.prompts import PromptSet
 from rlvis.records import PriorState, PromptBatch, Rewards, Trajectories
 from rlvis.reward.scorer import Term
-from rlvis.reward.stage import gather, score
+from rlvis.reward.stage import gather, score, unasked
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import clock
@@ -31,6 +31,7 @@ from rlvis.schema import Config, PriorKind
 from rlvis.training import interrupt, pipeline, reference_table
 from rlvis.training.pipeline import Lookup, Parts
 from rlvis.training.reference_table import Table
+from rlvis.training.sentinel_checks import needs_reference
 from rlvis.trust import priors
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,11 @@ def frames(config: Config, world: World, terms: Sequence[Term]) -> Lookup:
             )
         own = [wanted[i] for i in world.rows(len(wanted))]
         texts, metadata = [prompts.texts[p] for p in own], [prompts.metadata[p] for p in own]
-        scores = score(terms, texts, metadata, prompts.frames[own][:, None].cpu(), config.train.score_retries)
+        media = prompts.frames[own][:, None].cpu()
+        if dist.repeats():
+            scores = unasked(terms, len(own))
+        else:
+            scores = score(terms, texts, metadata, media, config.train.score_retries)
         place = torch.tensor(list(world.rows(len(wanted))), dtype=torch.int64)
         first = torch.zeros_like(place)
         rewards = gather([scores], place, first, terms, len(wanted), 1, dist.all_gather_rows)
@@ -212,7 +217,7 @@ def _before_training(parts: Parts, trained: bool) -> Iterator[None]:
 
 def _recoverable(config: Config) -> bool:
     """Whether the policy before training can still be run: adapters go off, and a KL term keeps a copy."""
-    return config.model.lora is not None or config.advantage.kl_beta > 0
+    return config.model.lora is not None or needs_reference(config)
 
 
 def _drawn(parts: Parts, first: int) -> list[int]:

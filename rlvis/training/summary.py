@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 from rlvis.schema import Config
+from rlvis.training import sequence_checks
 from rlvis.training.sampler_checks import trained_transitions
 
 
@@ -26,9 +27,10 @@ def summary(config: Config, world_size: int, prompts_total: int | None = None) -
     what = "videos" if config.model.frames > 1 else "images"
     trained = trained_transitions(sampler)
     update = math.ceil(kept / train.updates_per_step)
-    sample_passes, train_passes = forwards(config, world_size)
+    shares = sequence_checks.groups(config, world_size)
+    sample_passes, train_passes = forwards(config, shares)
     parts = [
-        f"{p} prompts x {k} samples = {rows} {what}/step on {_processes(p, k, world_size)}",
+        f"{p} prompts x {k} samples = {rows} {what}/step on {_processes(p, k, shares, world_size // shares)}",
         f"{_count(train.updates_per_step, 'update')}/step of {update}"
         + (
             f" (the {config.advantage.best_of_n} extreme samples of each group)"
@@ -49,6 +51,8 @@ def summary(config: Config, world_size: int, prompts_total: int | None = None) -
 def forwards(config: Config, world_size: int) -> tuple[int, int]:
     """Forward passes of one process in one step: (to sample, to train). Trained ones are followed by a
     backward pass.
+
+    world_size: processes, or groups of them that share the tokens of a sample.
     """
     data, train, sampler = config.data, config.train, config.sampler
     own = math.ceil(data.prompts_per_step * data.samples_per_prompt / world_size)
@@ -59,13 +63,17 @@ def forwards(config: Config, world_size: int) -> tuple[int, int]:
     return sample, update
 
 
-def _processes(p: int, k: int, world_size: int) -> str:
-    if world_size == 1:
-        return f"1 process ({_count(p, 'group')})"
-    if p % world_size == 0:
-        return f"{world_size} processes ({_count(p // world_size, 'group')} each)"
-    low, high = p * k // world_size, math.ceil(p * k / world_size)
-    return f"{world_size} processes ({low if low == high else f'{low} to {high}'} samples each)"
+def _processes(p: int, k: int, shares: int, together: int) -> str:
+    """What makes the samples: `shares` processes, or as many times `together` that share tokens."""
+    who = f"{shares} process{'' if shares == 1 else 'es'}"
+    if together > 1:
+        who = f"{shares} x {together} processes, of which {together} share the tokens of a sample"
+    if shares == 1:
+        return f"{who} ({_count(p, 'group')})"
+    if p % shares == 0:
+        return f"{who} ({_count(p // shares, 'group')} each)"
+    low, high = p * k // shares, math.ceil(p * k / shares)
+    return f"{who} ({low if low == high else f'{low} to {high}'} samples each)"
 
 
 def _count(n: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rlvis.flow import noise
 from rlvis.flow.kernels import StepTable
 from rlvis.flow.logprob import log_prob
 from rlvis.models.policy import Policy
@@ -51,7 +52,7 @@ class Batch:
         self.time = part.schedule.time[part.step].to(device)
         self.every = torch.arange(len(rows), device=device)
         self.index = prompts.index[part.prompt].tolist()
-        self.samples = part.sample.tolist()
+        self.samples = noise.names(part.sample, part.redraw)  # what the noise was drawn as
 
     def points(self, s: int) -> tuple[Tensor, Tensor]:
         """States [B,C,F,H,W] before and after transition s, in storage dtype, on the device."""

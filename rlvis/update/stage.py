@@ -121,7 +121,7 @@ def update(
         trajectories = trajectories.replace(logprob=fresh)
     dealer = rng.generator(trajectories.seed, trajectories.policy_step, "minibatches")
     plans = plan(
-        advantages.keep, settings.train.updates_per_step, settings.train.micro_batch, world.size, dealer
+        advantages.keep, settings.train.updates_per_step, settings.train.micro_batch, world.data_size, dealer
     )
     if not plans:
         log.warning("no sample of this step is trained (all invalid or dropped): the policy stays as it is")
@@ -131,7 +131,7 @@ def update(
     for number, one in enumerate(plans):
         finite = torch.ones((), dtype=torch.bool, device=policy.device)
         seen: list[faults.Seen] = []
-        batches = one.ranks[world.rank]
+        batches = one.ranks[world.data_rank]
         for i, planned in enumerate(batches):
             rows = torch.tensor(planned.rows)
             weights = torch.tensor(planned.weights, device=policy.device)
@@ -139,6 +139,8 @@ def update(
             for s in range(trajectories.step.shape[1]):
                 replayed = replay(engine, batch, s, steps, form)
                 per_row, metrics = term(batch, replayed, rows, s)
+                # Ranks that share tokens have the same loss and each a part of its gradient, that of its
+                # tokens, so the mean over all ranks is undone by their number with and without them.
                 share = (
                     torch.where(weights > 0, per_row, 0.0).sum()
                     / _denominator(one, trajectories)
@@ -295,7 +297,7 @@ def _recompute(
 ) -> Tensor:
     """Old log-probs [N,S,F,H,W] from the current weights: the same number of forwards on every rank."""
     size = settings.train.micro_batch
-    most = max(len(World(rank, world.size).rows(total)) for rank in range(world.size))
+    most = max(len(World(rank, world.data_size).rows(total)) for rank in range(world.data_size))
     fresh = torch.empty_like(trajectories.logprob)
     for start in range(0, most, size):
         rows = torch.arange(start, start + size).clamp(max=trajectories.rows - 1)

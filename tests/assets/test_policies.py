@@ -96,10 +96,13 @@ def test_the_video_autoencoder_keeps_what_the_checker_reads() -> None:
     assert motion.judge_clips(copies, texts).hard.double().mean() >= 0.9
 
 
-def test_the_defective_base_spoils_a_small_part_of_many_samples() -> None:
-    config, policy = loaded("model=tiny_image_defect", "data.split=heldout")
-    images, _ = drawn(config, policy, steps=12)
-    spoiled = defects.mask(images.float() / 255).flatten(2).mean(2).mean(1)
+@pytest.mark.parametrize(
+    "words", [["model=tiny_image_defect"], ["experiment=tiny_video", "model=tiny_video_defect"]]
+)
+def test_the_defective_bases_spoil_a_small_part_of_most_samples(words: list[str]) -> None:
+    config, policy = loaded(*words, "data.split=heldout")
+    samples, _ = drawn(config, policy, steps=12)
+    spoiled = defects.mask(samples.float() / 255).flatten(1).mean(1)
     bad = spoiled > 0.005
-    assert 0.25 < bad.double().mean() < 0.75  # 52 pictures of a policy that spoils 0.45
+    assert 0.4 < bad.double().mean() < 0.95  # of about 55 samples of policies that spoil 60 to 80 %
     assert 0.01 < spoiled[bad].mean() < 0.05

@@ -42,10 +42,10 @@ def test_nothing_said_is_the_embedded_default() -> None:
         ("model.lora={rnk: 8}", "unknown key model.lora.rnk; nearest: model.lora.rank;"),
         ("reward.terms.checker.wieght=2", "nearest: reward.terms.checker.weight;"),
         ("model=tiny_imag", "model has no option tiny_imag; nearest: tiny_image; options: "),
-        ("experiment=nope", "experiment has no option nope; options: dance_tiny, "),
+        ("experiment=nope", "experiment has no option nope; options: bpgo_flux, "),
         (
             "reward=[coverage,jpg]",
-            "reward has no option jpg; nearest: jpeg; options: checker, coverage, custom",
+            "reward has no option jpg; nearest: jpeg; options: aesthetic, checker, clip",
         ),
         ("model=[sd3,tiny_image]", "model takes one option, got 2"),
         ("model=base_model", "model has no option base_model"),
@@ -99,9 +99,15 @@ def test_an_interpolation_that_does_not_resolve_is_a_mistake() -> None:
 
 
 def test_the_command_line_wins_over_experiment_and_debug() -> None:
-    plain = compose(["experiment=flow_grpo_sd3"]).typed()
+    plain = compose(["experiment=flow_grpo_sd3_pickscore"]).typed()
     assert (plain.data.samples_per_prompt, plain.train.steps) == (24, 1000)  # not lost to train.yaml
-    words = ["optim.lr=7e-5", "experiment=flow_grpo_sd3", "debug=default", "reward=coverage", "train.steps=5"]
+    words = [
+        "optim.lr=7e-5",
+        "experiment=flow_grpo_sd3_pickscore",
+        "debug=default",
+        "reward=coverage",
+        "train.steps=5",
+    ]
     config = compose(words).typed()
     assert (config.data.samples_per_prompt, config.data.source) == (2, "txt")  # debug's, experiment's
     assert (config.optim.lr, config.train.steps) == (7e-5, 5)

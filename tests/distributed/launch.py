@@ -30,9 +30,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(function: Callable[..., Any], size: int, *arguments: Any, seconds: float = 120) -> list[Any]:
+def launch(
+    function: Callable[..., Any], size: int, *arguments: Any, seconds: float = 120, sequence: int = 1
+) -> list[Any]:
     """What `function(world, *arguments)` returned on each of `size` ranks; both must survive pickle.
 
+    sequence: ranks that share the tokens of a sample.
     Raises AssertionError with the stderr of a rank that failed, or of all when they hang.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -47,7 +50,7 @@ def launch(function: Callable[..., Any], size: int, *arguments: Any, seconds: fl
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         }
         source = sys.modules[function.__module__].__file__
-        command = [sys.executable, __file__, str(source), function.__name__, name]
+        command = [sys.executable, __file__, str(source), function.__name__, name, str(sequence)]
         ranks: list[subprocess.Popen[bytes]] = []
         for rank in range(size):
             with (folder / f"log.{rank}").open("wb") as log:
@@ -82,7 +85,7 @@ def _log(folder: Path, rank: int) -> str:
     return (folder / f"log.{rank}").read_text(errors="replace")[-6000:]
 
 
-def _child(source: str, function: str, folder: str) -> None:
+def _child(source: str, function: str, folder: str, sequence: str) -> None:
     """One rank: join, run, hand back."""
     import torch
 
@@ -94,7 +97,7 @@ def _child(source: str, function: str, folder: str) -> None:
     assert spec.loader is not None, source
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    world = dist.start("cpu")
+    world = dist.start("cpu", int(sequence))
     result = getattr(module, function)(world, *pickle.loads((Path(folder) / "arguments").read_bytes()))
     (Path(folder) / f"result.{world.rank}").write_bytes(pickle.dumps(result))
     dist.barrier()

@@ -14,7 +14,7 @@ import torch
 from rlvis.models.embed_cache import EmbedCache, folder_digest, identity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
-from rlvis.schema import Dtype, ModelConfig
+from rlvis.schema import Dtype, LoraConfig, ModelConfig
 
 TEXTS = ["a red circle", "a blue square", "a red circle"]
 CPU = torch.device("cpu")
@@ -82,6 +82,43 @@ def test_a_damaged_file_is_made_again_with_a_warning(
     assert equal(third.encode(TEXTS)[0], fresh)
     assert third.embed_cache is not None
     assert third.embed_cache.misses == 0
+
+
+def test_encoders_are_read_for_new_prompts_only(sd3_folder: Path, tmp_path: Path) -> None:
+    first = policy(sd3_folder, tmp_path)
+    assert first.pipe.text_encoder is None
+    first.encode(TEXTS)
+    assert first.pipe.text_encoder is not None
+    assert not first.pipe.text_encoder.training
+    second = policy(sd3_folder, tmp_path)
+    second.encode(TEXTS)
+    assert second.pipe.text_encoder is None
+    assert second.pipe.text_encoder_2 is None
+    second.encode(["a ring"])
+    assert second.pipe.text_encoder_2 is not None
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_an_export_does_not_lack_the_encoders_that_waited(
+    sd3_folder: Path, tmp_path: Path, rank: int | None
+) -> None:
+    import diffusers
+
+    lora = None if rank is None else LoraConfig(rank=rank)
+    policy(sd3_folder, tmp_path / "cache").encode(TEXTS)
+    warm = policy(sd3_folder, tmp_path / "cache", lora=lora)
+    warm.encode(TEXTS)
+    warm.export(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "text_encoder=None" not in card
+    assert "text_encoder_3=None" in card  # the checkpoint has none
+    if rank is None:
+        absent: Any = {"text_encoder_3": None, "tokenizer_3": None}
+        pipe = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "out", **absent)
+        whole = diffusers.StableDiffusion3Pipeline.from_pretrained(sd3_folder, **absent)
+        for name in ("text_encoder", "text_encoder_2"):
+            mine, theirs = getattr(pipe, name).state_dict(), getattr(whole, name).state_dict()
+            assert all(torch.equal(mine[key], value) for key, value in theirs.items())
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(

@@ -236,4 +236,4 @@ def test_two_steps_of_ddpo_by_the_command_line(folder: Path, tmp_path: Path) -> 
     assert main(["train", "experiment=ddpo_sd15", *words]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert max(line["ratio/max_deviation_first"] for line in lines) <= 1e-6  # rows change places
-    assert all(line["reward/jpeg/mean"] < -0.5 for line in lines)  # minus kB, not divided
+    assert all(line["reward/jpeg/mean"] < 0 for line in lines)  # minus the size

@@ -183,3 +183,15 @@ def test_tensorboard_has_the_same_keys_and_purges_on_resume(tmp_path: Path) -> N
     assert events.Tags()["scalars"] == ["reward/mean", "reward/clip/std"]
     assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 0.25), (2, 0.5)]
     assert events.Tags()["images"] == ["samples"]
+
+
+def test_an_alert_reaches_every_tracker(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    trackers = Trackers([JsonlTracker(), TensorboardTracker()])
+    trackers.start({}, tmp_path)
+    trackers.alert(3, "sentinel, step 3", "saturation is 0.9")
+    trackers.finish(0)
+    [events] = (tmp_path / "tensorboard").glob("events*")
+    assert b"saturation is 0.9" in events.read_bytes()
+    assert lines(tmp_path) == []  # alarms.jsonl has it
+    Trackers().alert(3, "nobody", "listens")

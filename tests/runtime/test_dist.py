@@ -22,6 +22,18 @@ def test_ranks_own_every_row_once_in_order_and_about_equally(size: int, total: i
     assert max(map(len, owned)) - min(map(len, owned)) <= 1
 
 
+@given(groups=st.integers(1, 9), together=st.integers(1, 9), total=st.integers(0, 99))
+def test_ranks_that_share_tokens_own_the_same_rows_and_one_speaks(
+    groups: int, together: int, total: int
+) -> None:
+    ranks = [World(rank, groups * together, sequence=together) for rank in range(groups * together)]
+    for rank in ranks:
+        assert rank.rows(total) == World(rank.data_rank, groups).rows(total)
+    speakers = [rank for rank in ranks if rank.speaks]
+    assert [rank.data_rank for rank in speakers] == list(range(groups))
+    assert [row for rank in speakers for row in rank.rows(total)] == list(range(total))
+
+
 def test_only_rank_0_leads() -> None:
     assert [World(rank=rank, size=3).leads for rank in range(3)] == [True, False, False]
 

@@ -10,6 +10,7 @@ from rlvis.report.panels import (
     health,
     maps,
     samples,
+    sentinels,
     timing,
     trust,
     verdict,
@@ -31,7 +32,13 @@ TABS: tuple[Tab, ...] = (
     Tab(
         "health",
         "Health",
-        (("Limits", health.table), ("Curves with limits", health.figures), ("Doctor", health.doctor)),
+        (
+            ("Limits", health.table),
+            ("Curves with limits", health.figures),
+            ("Alarms", sentinels.table),
+            ("Samples themselves", sentinels.figures),
+            ("Doctor", health.doctor),
+        ),
     ),
     Tab("held-out", "Held-out", (("Held-out prompts", evaluation.evaluation), ("Gain", evaluation.gain))),
     Tab("samples", "Samples", (("Samples", samples.samples),)),

@@ -25,7 +25,7 @@ def alone(config: Config) -> Diagnosis:
     asked for, that is the only finding: there is nothing to assemble.
     Raises ValueError for whatever a prompt file, a scorer or a checkpoint has to complain about.
     """
-    world = dist.start(config.engine.device)
+    world = dist.start(config.engine.device, config.engine.sequence_parallel)
     try:
         start = time.perf_counter()
         found = led(world, "hub", lambda: hub.hub(config))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlvis.reward import stage
+from rlvis.reward import cache, stage
 from rlvis.reward.contract import Term
 from rlvis.runtime import dist, rng
 from rlvis.training.doctor.findings import FAILURE, OK, WARNING, Finding, Number
@@ -73,11 +73,14 @@ def _asked(probe: Probe, term: Term, seconds: float) -> Answers:
     other = [(p + 1) % prompts.rows for p in own]
     order = rng.generator(0, count, "doctor: order").permutation(count).tolist()
     retries = probe.parts.config.train.score_retries
+    asked = cache.bare([term])  # a cache would give every answer twice
 
     def ask(picked: Sequence[int], chosen: Sequence[int]) -> Tensor:
+        if dist.repeats():
+            return torch.full((len(picked),), math.nan, dtype=torch.float64)
         texts = [prompts.texts[chosen[i]] for i in picked]
         metadata = [prompts.metadata[chosen[i]] for i in picked]
-        return stage.score([term], texts, metadata, media[list(picked)], retries).value[:, 0]
+        return stage.score(asked, texts, metadata, media[list(picked)], retries).value[:, 0]
 
     every = list(range(count))
     with _quiet():

@@ -21,7 +21,7 @@ from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.schema import Config, Doctor, Stage
 from rlvis.training.checks import ConfigError
-from rlvis.training.doctor import canaries, geometry, gradient, hub, machine, parameters, rewards
+from rlvis.training.doctor import canaries, geometry, gradient, hub, machine, parameters, rewards, seams
 from rlvis.training.doctor.findings import FAILURE, WARNING, Diagnosis, Finding, combined, refusal, write
 from rlvis.training.doctor.probe import Probe, probe
 from rlvis.training.doctor.ratio import ratio
@@ -101,6 +101,7 @@ def _checks(parts: Parts, memory: Memory, step: int, run_dir: Path | None) -> It
     yield gradient.gradient(made)
     yield rewards.rewards(made)
     yield canaries.canaries(made)
+    yield seams.seams(made)
 
 
 def led(world: World, check: str, look: Callable[[], list[Finding]]) -> list[Finding]:

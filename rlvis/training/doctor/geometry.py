@@ -46,28 +46,33 @@ def geometry(config: Config, world: World, latent_shape: tuple[int, int, int, in
     """Rows over ranks and micro-batches."""
     data, train = config.data, config.train
     total = data.prompts_per_step * data.samples_per_prompt
-    sampling, training = padding(config, world.size)
+    sampling, training = padding(config, world.data_size)
     c, f, h, w = latent_shape
     size = train.micro_batch
     what = (
-        f"{total} rows of {c} x {f} x {h} x {w} over {world.size} ranks in micro-batches of {size}, "
-        f"{trained_transitions(config.sampler)} trained transitions; {sampling:.0%} of the rows of sampling "
-        f"and {training:.0%} of those of training are padding"
+        f"{total} rows of {c} x {f} x {h} x {w} over {world.data_size} {_units(world)} in micro-batches of "
+        f"{size}, {trained_transitions(config.sampler)} trained transitions; {sampling:.0%} of the rows of "
+        f"sampling and {training:.0%} of those of training are padding"
     )
     numbers: dict[str, Number] = {
         "rows": total,
-        "ranks": world.size,
+        "ranks": world.data_size,
         "micro_batch": size,
         "padding_sampling": round(sampling, 4),
         "padding_training": round(training, 4),
     }
     if max(sampling, training) <= PADDED:
         return [Finding("geometry", OK, what, numbers)]
-    options = {m: max(padding(config, world.size, m)) for m in range(max(1, size // 4), size + 1)}
+    options = {m: max(padding(config, world.data_size, m)) for m in range(max(1, size // 4), size + 1)}
     best = min(options, key=lambda m: (round(options[m], 3), -m))
     why = "padding rows go through the policy as others do and count for nothing: time that is thrown away"
     kind = f"train.micro_batch={best} ({options[best]:.0%}), or sizes that divide by it"
     return [Finding("geometry", WARNING, what, numbers, why, kind)]
+
+
+def _units(world: World) -> str:
+    """What rows are shared out to."""
+    return "ranks" if world.sequence == 1 else f"groups of {world.sequence} ranks"
 
 
 def groups(config: Config) -> list[Finding]:

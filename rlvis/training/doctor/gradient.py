@@ -111,8 +111,8 @@ def _few(probe: Probe) -> tuple[Trajectories, Advantages]:
     t, world = probe.trajectories, probe.parts.world
     ends = sorted({0, t.step.shape[1] - 1})
     kept = probe.advantages.keep.flatten().clone()
-    for rank in range(world.size):
-        own = World(rank, world.size).rows(kept.numel())
+    for rank in range(world.data_size):
+        own = World(rank, world.data_size).rows(kept.numel())
         mine = [row for row in own if kept[row]]
         kept[mine[probe.parts.config.train.micro_batch :]] = False
     records = t.replace(at=t.at[:, ends], step=t.step[:, ends], logprob=t.logprob[:, ends])

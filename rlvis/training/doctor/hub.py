@@ -6,16 +6,34 @@ request a repository for the head of that file, with a short time limit; HF_HUB_
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlvis.advantage.maps.backbone import CHECKPOINTS
 from rlvis.models.source import ASSET
-from rlvis.schema import Config, MapBackbone, MapSource
+from rlvis.reward import function
+from rlvis.reward.hub import PINNED
+from rlvis.reward.scorer import KNOWN
+from rlvis.schema import Config, Executor, MapBackbone, MapSource, RewardTerm
 from rlvis.training.doctor.findings import FAILURE, OK, Finding
 
 SECONDS = 5.0  # for one answer of the hub
+# Of the scorers that load repositories: the kwarg that names one, and a file that lies in it.
+JUDGES = {
+    "aesthetic": {"path": "config.json"},
+    "clip": {"path": "open_clip_config.json"},
+    "embedding": {"path": "config.json"},
+    "geneval": {"path": "config.json"},
+    "hpsv2": {"path": "HPS_v2.1_compressed.pt"},
+    "hpsv3": {"path": "HPSv3.safetensors", "base": "config.json"},
+    "imagereward": {"path": "med_config.json", "tokenizer": "vocab.txt"},
+    "pickscore": {"path": "config.json", "tokenizer": "vocab.json"},
+    "videoalign": {"path": "model_config.json", "base": "config.json"},
+    "videoclip": {"path": "VideoCLIP-XL.bin"},
+}
 
 
 @dataclass(frozen=True)
@@ -42,11 +60,24 @@ def _named(config: Config) -> Iterator[Wanted]:
         name = area.backbone_path or CHECKPOINTS[area.backbone]
         key = "advantage.map.backbone" + ("_path" if area.backbone_path else "")
         yield Wanted(key, name, "config.json", area.backbone_revision)
-    for terms, where in ((config.reward.terms, "reward"), (config.eval.terms, "eval")):
+    # With executors of servers nothing of the reward is loaded here.
+    here = {} if config.reward.executor is Executor.http else config.reward.terms
+    for terms, where in ((here, "reward"), (config.eval.terms, "eval")):
         for name, term in terms.items():
-            path = str(term.kwargs.get("path", "")).removeprefix("hf-hub:")
-            if term.scorer == "clip" and path.count("/") == 1:
-                yield Wanted(f"{where}.terms.{name}.kwargs.path", path, "open_clip_config.json")
+            for key, file in JUDGES.get(term.scorer, {}).items():
+                repository = str(_kwarg(term, key)).removeprefix("hf-hub:")
+                told = term.kwargs.get("revision" if key == "path" else f"{key}_revision")
+                revision = told or PINNED.get(repository)
+                yield Wanted(f"{where}.terms.{name}.kwargs.{key}", repository, file, revision)
+
+
+def _kwarg(term: RewardTerm, key: str) -> Any:
+    """A kwarg of a scorer of ours, or its default."""
+    if key in term.kwargs:
+        return term.kwargs[key]
+    scorer = function.find(KNOWN[term.scorer], term.scorer, KNOWN, "reward")
+    default = inspect.signature(scorer).parameters[key].default
+    return "" if default is inspect.Parameter.empty else default
 
 
 def _local(path: str) -> bool:

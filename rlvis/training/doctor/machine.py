@@ -160,14 +160,14 @@ def written(parts: Parts) -> dict[str, int]:
         "of checkpoints": min(saves, train.keep + 1) * trained * (each + (4 if parts.ema is not None else 0)),
         "of exported weights": export if config.model.lora is None else 4 * trained,
         "of samples": sheets * config.tracker.samples * picture // (2 if config.model.frames == 1 else 20),
-        "of records": train.steps * parts.world.size * record_bytes(parts) if train.save_records else 0,
+        "of records": train.steps * parts.world.data_size * record_bytes(parts) if train.save_records else 0,
     }
 
 
 def record_bytes(parts: Parts) -> int:
     """Bytes of one rank's trajectories of a step: kept states, log-probs, and the map."""
     config, world = parts.config, parts.world
-    rows = -(-config.data.prompts_per_step * config.data.samples_per_prompt // world.size)
+    rows = -(-config.data.prompts_per_step * config.data.samples_per_prompt // world.data_size)
     c, *positions = parts.policy.latent_shape
     area = math.prod(positions)
     trained = trained_transitions(config.sampler)

@@ -66,9 +66,9 @@ def differing(named: list[tuple[str, Any]], sums: Tensor) -> list[str]:
     """Names of the parameters whose checksums [n, 2] are not those of rank 0, on every rank alike."""
     text = "\n".join(f"{name} {list(p.shape)} {p.dtype}" for name, p in named)
     digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
-    shapes = dist.all_gather_rows(torch.tensor([[len(named), digest]]))
+    shapes = dist.all_gather_rows(torch.tensor([[len(named), digest]]), every_rank=True)
     if bool((shapes != shapes[:1]).any()):
         return ["their names, shapes or dtypes"]
-    table = dist.all_gather_rows(sums[None])
+    table = dist.all_gather_rows(sums[None], every_rank=True)
     odd = (table != table[:1]).any(-1).any(0)
     return [name for (name, _), differs in zip(named, odd.tolist(), strict=True) if differs]

@@ -55,7 +55,7 @@ def probe(parts: Parts, memory: Memory, step: int) -> Probe | Finding:
     Raises ValueError for what would stop the training step in the same way (a prior without its field).
     """
     config = parts.config
-    data = replace(config.data, prompts_per_step=size(config, parts.world.size))
+    data = replace(config.data, prompts_per_step=size(config, parts.world.data_size))
     small = replace(parts, config=replace(config, data=data), reference=None)
     start = time.perf_counter()
     prompts = _drawn(small, step)

@@ -109,7 +109,7 @@ def _together(probe: Probe) -> list[Finding]:
 def _latency(probe: Probe) -> Finding:
     """Seconds of a whole training step in the scorers and in the sampler, from those of the probe."""
     parts, found = probe.parts, probe.rewards
-    factor = -(-probe.samples_of_a_step // parts.world.size) / max(1, probe.trajectories.rows)
+    factor = -(-probe.samples_of_a_step // parts.world.data_size) / max(1, probe.trajectories.rows)
     scoring, sampling = probe.seconds["score"] * factor, probe.seconds["rollout"] * factor
     slowest = dist.all_reduce(torch.tensor([scoring, sampling]), "max").tolist()
     scoring, sampling = slowest

@@ -13,12 +13,22 @@ from typing import Any
 import torch
 
 from rlvis.advantage.maps import backbone
-from rlvis.reward import clip
-from rlvis.schema import Config, MapConfig, MapSource
+from rlvis.reward.scorer import KNOWN
+from rlvis.reward.scorers import clip
+from rlvis.schema import Config, Executor, MapConfig, MapSource
 from rlvis.training.plan.count import size
 
-# Scorers that load no model.
-WEIGHTLESS = ("checker", "coverage", "intact", "jpeg_compressibility", "jpeg_incompressibility")
+# Scorers that put no model of their own on the GPU.
+WEIGHTLESS = (
+    *("checker", "coverage", "intact", "jpeg_compressibility", "jpeg_incompressibility"),
+    *("ocr", "remote", "vlm"),
+)
+# Parameters of published judges, counted once from their architectures, and the precision they take.
+PUBLISHED = {
+    "hpsv2": (986_109_441, "fp32"),  # amp keeps float32 weights
+    "imagereward": (446_206_689, "fp32"),
+    "pickscore": (986_109_441, "fp32"),  # the same CLIP H/14
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,8 @@ class Judges:
 def judges(config: Config) -> Judges:
     """The judges of a run."""
     weights, uncounted = [], []
-    for name, term in config.reward.terms.items():
+    elsewhere = config.reward.executor in (Executor.http, Executor.ray)
+    for name, term in config.reward.terms.items() if not elsewhere else ():
         found = _scorer(term.scorer, term.kwargs)
         if isinstance(found, str):
             uncounted.append(f"reward {name} ({term.scorer}): {found}")
@@ -56,6 +67,11 @@ def _scorer(scorer: str, kwargs: Mapping[str, Any]) -> int | str:
         return 0
     if scorer == "noisy":
         return _scorer(str(kwargs.get("scorer", "")), kwargs.get("kwargs") or {})
+    if scorer in PUBLISHED:
+        count, usual = PUBLISHED[scorer]
+        return count * (2 if kwargs.get("precision", usual) in ("bf16", "fp16") else 4)
+    if scorer in KNOWN and scorer != "clip":
+        return "its weights are not counted"
     if scorer != "clip":
         return "a function of your own may load anything"
     import open_clip

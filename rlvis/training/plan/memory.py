@@ -12,13 +12,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from rlvis.models import encoders
 from rlvis.models.policy import Policy
-from rlvis.runtime.engine import deepspeed_config
+from rlvis.runtime.engine import BUCKET, deepspeed_config
 from rlvis.schema import Config, Dtype
 from rlvis.training.plan.count import size
 from rlvis.training.plan.judges import Judges
 from rlvis.training.plan.measure import Measured
 from rlvis.training.sampler_checks import trained_transitions
+from rlvis.training.sentinel_checks import needs_reference
 
 GIB = 2**30
 CONTEXT = GIB  # assumed: what CUDA and NCCL take before the first tensor
@@ -60,11 +62,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Sharding:
-    """What of DeepSpeed's configuration moves memory. bucket, gathered: in weights, not bytes."""
+    """What of DeepSpeed's configuration moves memory. bucket, gathered: in weights, not bytes; bucket is None
+    where the engine chooses it.
+    """
 
     stage: int
     gpus: int
-    bucket: int = 500_000_000
+    bucket: int | None = None
     double_bucket: bool = False
     gathered: int = 1_050_000_000  # stage 3: live and prefetched parameters at most
     offload_optimizer: bool = False
@@ -90,7 +94,7 @@ def sharding(config: Config, gpus: int) -> Sharding:
     return Sharding(
         stage=int(zero.get("stage", 0)),
         gpus=gpus,
-        bucket=key("reduce_bucket_size", 5e8) if contiguous else 0,
+        bucket=(key("reduce_bucket_size", 0) or None) if contiguous else 0,
         double_bucket=bool(zero.get("overlap_comm")) and int(zero.get("stage", 0)) < 3,
         gathered=key("max_live_parameters", 1e9) + key("prefetch_bucket_size", 5e7),
         offload_optimizer=offloads("offload_optimizer"),
@@ -116,10 +120,15 @@ def memory(
         other: peak of the same micro-batch with gradient checkpointing the other way round, to be told.
     """
     weights, held = _weights(policy, config, cut)
+    waiting = _waiting(policy, config)
     engine, buffers, spilled = _engine(policy, config, cut)
     phases = [
         Part("set up", _set_up(policy, cut), "before weights are shared out or made one buffer"),
-        Part("encode a prompt", measured.encode.peak),
+        Part(
+            "encode a prompt",
+            measured.encode.peak + waiting,
+            "text encoders come for prompts that model.embed_cache lacks" if waiting else "",
+        ),
         Part("sample a micro-batch", measured.sample.peak + held),
         Part("train a micro-batch", measured.train.peak + held + buffers, _how(config, buffers, other)),
         Part(f"decode {measured.decode_rows} at once", measured.decode.peak),
@@ -158,12 +167,21 @@ def _weights(policy: Policy, config: Config, cut: Sharding) -> tuple[list[Part],
         Part("frozen weights", frozen // pieces if pieces else 0, note),
         Part("trained weights", trained // pieces if pieces else 0, note),
     ]
-    if config.model.lora is None and config.advantage.kl_beta > 0:
+    if config.model.lora is None and needs_reference(config):
         parts.append(Part("KL reference copy", whole, "of the whole denoiser, not sharded"))
     for name, part in policy.pipe.components.items():
-        if isinstance(part, nn.Module) and not _inside(part, module):
+        waits = config.model.embed_cache is not None and name in encoders.NAMES
+        if isinstance(part, nn.Module) and not _inside(part, module) and not waits:
             parts.append(Part(name.replace("_", " "), size([*part.parameters(), *part.buffers()])))
     return parts, held
+
+
+def _waiting(policy: Policy, config: Config) -> int:
+    """Bytes of the text encoders, where they are on the GPU only while prompts are encoded."""
+    if config.model.embed_cache is None:
+        return 0
+    found = [part for name, part in policy.pipe.components.items() if name in encoders.NAMES and part]
+    return sum(size([*part.parameters(), *part.buffers()]) for part in found)
 
 
 def _set_up(policy: Policy, cut: Sharding) -> int:
@@ -193,13 +211,14 @@ def _engine(policy: Policy, config: Config, cut: Sharding) -> tuple[list[Part], 
     gradients = Part(
         "gradients", wide * (share if cut.stage >= 2 else trained), note if cut.stage >= 2 else ""
     )
-    bucket = wide * cut.bucket * (2 if cut.double_bucket else 1)
+    weights = min(BUCKET, trained) if cut.bucket is None else cut.bucket
+    bucket = wide * weights * (2 if cut.double_bucket else 1)
     spilled: list[Part] = []
     if cut.offload_optimizer:
         spilled = [Part(f"offloaded {part.name}", part.bytes) for part in state]
         state = []
     if cut.stage == 3:
-        state.append(Part("DeepSpeed's reduce bucket", bucket, f"{cut.bucket:g} weights, stands at stage 3"))
+        state.append(Part("DeepSpeed's reduce bucket", bucket, f"{weights:g} weights, stands at stage 3"))
         return [*state, gradients], 0, spilled
     return [*state, gradients], bucket if cut.stage in (1, 2) else 0, spilled
 

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from rlvis import schema as S
+from rlvis.reward.hub import PINNED
 from rlvis.training.doctor import hub
 from tests import setting
 
@@ -62,6 +63,26 @@ def test_every_repository_is_asked_for_once_with_a_time_limit(
     assert "facebook/dinov2-large" in asked[1][0]
     assert "owner/judge" in asked[2][0]
     assert all(seconds <= 10 for _, seconds in asked)
+
+
+def test_every_judge_s_repositories_are_known_with_their_commits(tmp_path: Path) -> None:
+    config = setting.config(tmp_path)
+    own = {
+        "clip": "asset:tiny_clip",
+        "embedding": "owner/embeds",
+        "geneval": "owner/owl",
+    }  # no defaults
+    config.reward.terms = {
+        name: S.RewardTerm(scorer=name, kwargs={"path": own[name]} if name in own else {})
+        for name in hub.JUDGES
+    }
+    found = {one.key.removeprefix("reward.terms."): one for one in hub.wanted(config)}
+    assert found["pickscore.kwargs.path"].repository == "yuvalkirstain/PickScore_v1"
+    assert found["hpsv3.kwargs.base"].repository == "Qwen/Qwen2-VL-7B-Instruct"
+    assert all(one.revision for one in found.values() if one.repository in PINNED)
+    assert len(found) == sum(len(keys) for keys in hub.JUDGES.values()) - 1
+    config.reward.executor = S.Executor.http
+    assert hub.wanted(config) == []
 
 
 def test_what_is_cached_is_not_asked_for(remote: S.Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rlvis import schema as S
 from rlvis.reward.contract import Term
-from rlvis.reward.jpeg import jpeg_compressibility
-from rlvis.reward.noisy import Noisy
+from rlvis.reward.scorers.jpeg import jpeg_compressibility
+from rlvis.reward.scorers.noisy import Noisy
 from rlvis.training.doctor.canaries import canaries
 from rlvis.training.doctor.findings import Finding
 from rlvis.training.doctor.probe import Probe

@@ -35,7 +35,7 @@ def parts(found: Memory) -> dict[str, int]:
 
 
 def planned(settings: Config, cut: Sharding) -> dict[str, int]:
-    policy = load_policy(settings.model, "meta")
+    policy = load_policy(replace(settings.model, embed_cache=None), "meta")
     return parts(memory.memory(policy, settings, cut, NOTHING))
 
 
@@ -98,6 +98,22 @@ def test_a_file_of_deepspeed_is_read(tmp_path: Path, sd3_folder: Path) -> None:
     found = planned(settings, cut)
     assert "masters" not in found
     assert found["offloaded optimizer state"] == 2 * found["offloaded masters"]
+
+
+def test_the_bucket_is_no_larger_than_what_is_trained(sd3_folder: Path) -> None:
+    settings = config(sd3_folder, {"lora": LoraConfig(4, 4), "dtype": Dtype.bfloat16}, engine={"stage": 3})
+    found = planned(settings, memory.sharding(settings, 2))
+    assert found["DeepSpeed's reduce bucket"] == found["gradients"] * 2  # of both GPUs' gradients
+
+
+def test_encoders_of_a_warm_cache_stand_on_no_gpu(sd3_folder: Path, tmp_path: Path) -> None:
+    settings = config(sd3_folder)
+    cached = config(sd3_folder, {"embed_cache": str(tmp_path)})
+    cut = memory.sharding(settings, 1)
+    plain, lean = planned(settings, cut), planned(cached, cut)
+    encoder = plain["text encoder"] + plain["text encoder 2"]
+    assert "text encoder" not in lean
+    assert lean["encode a prompt"] == plain["encode a prompt"] + encoder
 
 
 @pytest.fixture

@@ -1,0 +1,213 @@
+"""GenEval-style scores of compositions: an open-vocabulary detector of transformers, CLIP for colours, rules.
+
+The rules are those of geneval_rules; the detector is not. The benchmark and Flow-GRPO detect with Mask2Former
+on COCO, so numbers of this scorer do not compare with those of the papers, and thresholds carry over in name
+only. Unusual: each asked class is a query of its own, since detectors that read a sentence mix up its nouns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlvis.reward import hub, weights
+from rlvis.reward.contract import Scores
+from rlvis.reward.scorers import geneval_rules as rules
+from rlvis.reward.scorers.clip import Clip
+
+log = logging.getLogger(__name__)
+
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
+PHRASES = (
+    "a photo of a {colour} {name}",
+    "a photo of a {colour}-colored {name}",
+    "a photo of a {colour} object",
+)
+GREY = 153  # 0x99, the benchmark's background of what is cut out
+
+
+class Geneval:
+    """Scores pictures by the counts, colours and positions that their prompts' metadata ask for.
+
+    Args: path, revision, the detector: a folder or hub repository that AutoModelForZeroShotObjectDetection
+    opens; query, what it is asked, {} being the class; measure, "score" (dense, at most 1, may be negative),
+    "strict" or "eval" (see geneval_rules); threshold, counting_threshold, scores above which a box counts,
+    the latter for prompts of tag counting; nms, of boxes that overlap by more than this share, whatever their
+    class, the surest stays (1: all stay, as upstream); boxes, at most so many of a class; clip,
+    clip_pretrained, the model that names colours, as in reward=clip; device, batch, precision (of the
+    detector: fp32, bf16, fp16). Raises ValueError when a model cannot be opened or an argument is out of
+    range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        revision: str | None = None,
+        query: str = "a photo of a {}",
+        measure: str = "score",
+        threshold: float = 0.3,
+        counting_threshold: float = 0.9,
+        nms: float = 1.0,
+        boxes: int = 16,
+        clip: str = "ViT-L-14",
+        clip_pretrained: str | None = "openai",
+        device: str | None = None,
+        batch: int = 8,
+        precision: str = "fp32",
+    ) -> None:
+        if measure not in rules.MEASURES:
+            raise ValueError(f"geneval: measure={measure!r}, wanted {', '.join(rules.MEASURES)}")
+        for name, share in (
+            ("threshold", threshold),
+            ("counting_threshold", counting_threshold),
+            ("nms", nms),
+        ):
+            if not 0 < share <= 1:
+                raise ValueError(f"geneval: {name}={share}, wanted a number above 0, at most 1")
+        if boxes < 1 or batch < 1:
+            raise ValueError(f"geneval: boxes={boxes} batch={batch}, wanted at least 1")
+        if "{}" not in query:
+            raise ValueError(f"geneval: query={query!r} has no {{}}, where the class is put")
+        self.query, self.measure, self.nms, self.boxes, self.batch = query, measure, nms, boxes, batch
+        self.thresholds = {False: threshold, True: counting_threshold}
+        self.device = weights.device(device)
+        self.processor, model = _detector(path, revision, precision)
+        self.model = model.to(self.device)
+        # OWL's processor joins queries that it has tokenised one by one, so they must be of one length.
+        self.padding = "max_length" if model.config.model_type.startswith("owl") else True
+        self.clip = Clip(clip, clip_pretrained, device=str(self.device))
+        self.words: dict[str, Tensor] = {}  # of a class: unit vectors of its colours [10, D]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """Scores float64 [B] of uint8 [B, M, 3, Y, X], mean over frames; invalid without clauses to judge."""
+        value = torch.zeros(len(prompts), dtype=torch.float64)
+        faults: dict[int, str] = {}
+        wanted: list[tuple[int, int, str]] = []
+        for i, extra in enumerate(metadata):
+            try:
+                asked = rules.clauses(extra, "include") + rules.clauses(extra, "exclude")
+            except ValueError as error:
+                faults[i] = str(error)
+                continue
+            names = dict.fromkeys(name for name, _, _ in asked)
+            wanted += [(i, m, name) for m in range(images.shape[1]) for name in names]
+        boxes = self.detect([images[i, m] for i, m, _ in wanted], [name for _, _, name in wanted])
+        seen: dict[tuple[int, int], dict[str, Tensor]] = {}
+        for (i, m, name), found in zip(wanted, boxes, strict=True):
+            seen.setdefault((i, m), {})[name] = found
+        for (i, m), found_of in seen.items():
+            try:
+                value[i] += self._judge(images[i, m], found_of, metadata[i]) / images.shape[1]
+            except ValueError as error:
+                faults[i] = str(error)
+        if faults:
+            first = next(iter(faults.values()))
+            log.warning("geneval: %d of %d samples are invalid: %s", len(faults), len(prompts), first)
+        return Scores(value, torch.tensor([i not in faults for i in range(len(prompts))], dtype=torch.bool))
+
+    def detect(self, pictures: Sequence[Tensor], names: Sequence[str]) -> list[Tensor]:
+        """Boxes of one class in each picture uint8 [3, Y, X]: float32 [n, 5] (left, top, right, bottom in
+        pixels, score), all above the lower threshold, unsorted, cut at the picture's edges.
+        """
+        found: list[Tensor] = []
+        for start in range(0, len(names), self.batch):
+            part = list(pictures[start : start + self.batch])
+            labels = [[self.query.format(name)] for name in names[start : start + self.batch]]
+            inputs = self.processor(images=part, text=labels, return_tensors="pt", padding=self.padding)
+            inputs = {k: v.to(self.device) for k, v in inputs.items()}
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
+            results = self.processor.post_process_grounded_object_detection(
+                self.model(**inputs),
+                threshold=min(self.thresholds.values()),
+                target_sizes=[tuple(picture.shape[-2:]) for picture in part],
+                text_labels=labels,
+            )
+            for picture, result in zip(part, results, strict=True):
+                high, wide = picture.shape[-2:]
+                boxes = result["boxes"].float().cpu()
+                boxes = torch.stack([boxes[:, k].clamp(0, (wide, high)[k % 2]) for k in range(4)], dim=1)
+                inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # a pixel at least is left
+                table = torch.cat([boxes, result["scores"].float().cpu()[:, None]], dim=1)
+                found.append(table[inside])
+        return found
+
+    def _judge(self, picture: Tensor, seen: Mapping[str, Tensor], extra: Mapping[str, Any]) -> float:
+        """The measure for one picture, from what was seen of each class."""
+        limit = self.thresholds[extra.get("tag") == "counting"]
+        found = select(seen, limit, self.nms, self.boxes)
+        colours = partial(self.colours, picture)
+        if self.measure == "eval":
+            return rules.correct(found, extra, colours)
+        judged = rules.judge(found, extra, colours)
+        return judged.score if self.measure == "score" else judged.strict
+
+    def colours(self, picture: Tensor, name: str, boxes: Sequence[rules.Box]) -> list[str]:
+        """The colour of each box of a picture uint8 [3, Y, X], of ten, by CLIP."""
+        if name not in self.words:
+            texts = [phrase.format(colour=colour, name=name) for colour in COLOURS for phrase in PHRASES]
+            each = self.clip.encode_texts(texts).reshape(len(COLOURS), len(PHRASES), -1)
+            self.words[name] = F.normalize(each.mean(1), dim=-1)
+        cut = [self.clip.encode_images(crop(picture, box)[None]) for box in boxes]
+        return [COLOURS[int((one @ self.words[name].T).argmax())] for one in cut]
+
+
+def select(
+    seen: Mapping[str, Tensor], threshold: float, nms: float, boxes: int
+) -> dict[str, list[list[float]]]:
+    """What counts as found, surest first: above the threshold, after suppression, at most `boxes` a class.
+
+    seen: boxes [n, 5] of each class, the last column their score.
+    """
+    from torchvision.ops import nms as suppress
+
+    names = list(seen)
+    table = torch.cat([seen[name] for name in names])
+    owner = torch.cat([torch.full((len(seen[name]),), k) for k, name in enumerate(names)])
+    kept = (table[:, 4] > threshold).nonzero()[:, 0]
+    if nms < 1:
+        kept = kept[suppress(table[kept, :4], table[kept, 4], nms)]
+    kept = kept[table[kept, 4].argsort(descending=True, stable=True)]
+    return {
+        name: table[kept[owner[kept] == k]][:boxes].tolist()
+        for k, name in enumerate(names)
+        if bool((owner[kept] == k).any())
+    }
+
+
+def crop(picture: Tensor, box: rules.Box) -> Tensor:
+    """The box inside a picture uint8 [3, Y, X], at least a pixel, on a grey square [3, s, s]: CLIP's own
+    square cut-out would lose the ends of a long thing.
+    """
+    high, wide = picture.shape[-2:]
+    left, top = min(round(box[0]), wide - 1), min(round(box[1]), high - 1)
+    right, bottom = round(box[2]), round(box[3])
+    piece = picture[:, top : max(bottom, top + 1), left : max(right, left + 1)]
+    high, wide = piece.shape[-2:]
+    side = max(high, wide)
+    square = picture.new_full((3, side, side), GREY)
+    y, x = (side - high) // 2, (side - wide) // 2
+    square[:, y : y + high, x : x + wide] = piece
+    return square
+
+
+def _detector(path: str, revision: str | None, precision: str) -> tuple[Any, Any]:
+    """Processor and model. Raises ValueError when they cannot be had, or detect a closed set of classes."""
+    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    place = weights.folder(path, revision, ("*.json", "*.txt", "*.safetensors", "*.model"))
+    try:
+        processor = AutoProcessor.from_pretrained(place)
+        model = weights.pretrained(AutoModelForZeroShotObjectDetection, path, place, precision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"geneval: path={path} is no open-vocabulary detector of transformers: {hub.line(error)} -- for "
+            "example google/owlv2-base-patch16-ensemble or IDEA-Research/grounding-dino-tiny"
+        ) from error
+    return processor, model

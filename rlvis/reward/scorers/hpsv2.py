@@ -1,0 +1,121 @@
+"""HPSv2 and HPSv2.1: the cosine in a CLIP H/14 tuned on human preferences (Wu et al. 2023, arXiv:2306.09341).
+
+Unusual: pictures are not cropped. The published transform brings the longest side to 224 and fills up with
+black, on float tensors whose bicubic overshoot is not clipped; a stock open_clip transform differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlvis.reward import pictures, weights
+from rlvis.reward.contract import Scores
+from rlvis.reward.texts import captions, warn_cut
+
+FILES = {"v2.0": "HPS_v2_compressed", "v2.1": "HPS_v2.1_compressed"}
+PRECISIONS = (*weights.DTYPES, "amp")
+
+
+class HPSv2:
+    """Scores pictures with the H/14 of open_clip and the weights of one version, loaded once and frozen.
+
+    Args: version, "v2.1" or "v2.0"; path, repository, folder, or the file of weights, revision, its commit;
+    architecture, open_clip's name of the network; scale, factor of the cosine, which is 0.2 to 0.38 for
+    usual pictures; device, null: the GPU where there is one; batch, frames (and prompts) of one forward;
+    precision, "amp" (float16 autocast, as published), or fp32 (DiffusionNFT), bf16, fp16.
+    Raises ValueError when weights are missing or do not fit, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        version: str = "v2.1",
+        path: str = "xswu/HPSv2",
+        revision: str | None = None,
+        architecture: str = "ViT-H-14",
+        scale: float = 1.0,
+        device: str | None = None,
+        batch: int = 64,
+        precision: str = "amp",
+    ) -> None:
+        if version not in FILES or precision not in PRECISIONS or batch < 1:
+            raise ValueError(
+                f"hpsv2: version={version} precision={precision} batch={batch}; wanted one of "
+                f"{', '.join(FILES)}, one of {', '.join(PRECISIONS)}, and a batch of 1 up"
+            )
+        import open_clip
+
+        if architecture not in open_clip.list_models():
+            raise ValueError(f"hpsv2: open_clip knows no architecture {architecture!r}; published: ViT-H-14")
+        self.device, self.batch, self.scale = weights.device(device), batch, scale
+        self.amp = precision == "amp"
+        names = [FILES[version] + end for end in (".safetensors", ".pt")]
+        place = weights.file(path, names, revision)
+        state = weights.state_dict(place, key="state_dict")
+        cast = "fp32" if self.amp else precision
+        model = open_clip.create_model(
+            architecture, precision=cast, device="cpu", pretrained_image=False, pretrained_text=False
+        )
+        weights.load(model, state, str(place))
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.dtype = weights.dtype(cast)
+        self.size = int(model.visual.image_size[0])
+        self.tokens = open_clip.get_tokenizer(architecture)
+        self._warned = False
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """Cosine of each sample with its own prompt times scale, mean over its frames: float64 [B].
+
+        images: uint8 [B, M, 3, Y, X].
+        """
+        unique, where = captions(prompts)
+        texts = self.encode_texts(unique)[where]
+
+        def score(frames: Tensor, rows: list[int]) -> Tensor:
+            return self.scale * (self.encode_images(frames) * texts[rows]).sum(1)
+
+        return pictures.judge(images, self.batch, score)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Unit vectors float64 [n, D] on the CPU, of pictures uint8 [n, 3, Y, X]."""
+        pixels = prepare(images.to(self.device), self.size).to(self.dtype)
+        with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
+            found = self.model.encode_image(pixels)
+        return F.normalize(found.to("cpu", torch.float64), dim=-1)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors float64 [n, D] on the CPU. What is longer than the context is cut (logged once)."""
+        ids = self.tokens(list(texts))
+        length = ids.shape[1]
+        if not self._warned:
+            longer = self.tokens(list(texts), context_length=2 * length)
+            cut = (longer[:, :length] != ids).any(1).tolist()
+            self._warned = warn_cut("hpsv2", length, texts, cut)
+        parts = []
+        for piece in torch.split(ids.to(self.device), self.batch):
+            with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
+                parts.append(self.model.encode_text(piece).to("cpu", torch.float64))
+        return F.normalize(torch.cat(parts), dim=-1)
+
+
+def prepare(images: Tensor, size: int) -> Tensor:
+    """The network's input float32 [n, 3, size, size] from uint8 [n, 3, Y, X]: resized, rims, normalised.
+
+    A picture whose longest side is `size` already gets its rims too; the published transform leaves it as it
+    is, which the network cannot take unless it is square.
+    """
+    pixels = images.float() / 255
+    high, wide = pixels.shape[-2:]
+    scale = size / max(high, wide)
+    if scale != 1:
+        # Python's round, half to even, as published; a sliver keeps a pixel.
+        high, wide = (max(1, round(side * scale)) for side in (high, wide))
+        pixels = F.interpolate(pixels, size=(high, wide), mode="bicubic", antialias=True)
+    below, right = size - high, size - wide
+    rims = (right // 2, right - right // 2, below // 2, below - below // 2)
+    return pictures.normalise(F.pad(pixels, rims))

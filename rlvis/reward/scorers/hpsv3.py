@@ -1,0 +1,102 @@
+"""HPSv3 (arXiv 2508.03789): a Qwen2-VL-7B that rates a picture and its prompt by human preference.
+
+Unusual: the head also says how sure it is, and that can be passed on as the noise of the score. Scores are
+those of the head, about -5 to 15, neither scaled nor clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvis.reward import pictures, weights
+from rlvis.reward.contract import Scores
+from rlvis.reward.scorers import qwen
+from rlvis.reward.scorers.templates import Source, template
+
+TOKEN = "<|Reward|>"
+PIXELS = 256 * 28 * 28  # of every picture, whatever its own size
+INSTRUCTION = Source(
+    "https://raw.githubusercontent.com/MizzenAI/HPSv3/bd0c5fcb5f587617b0169c07222ab78d01e2f3c2/hpsv3/dataset/"
+    "data_collator_qwen.py",
+    ("INSTRUCTION", "prompt_with_special_token"),
+    "f6ee57479d4e9eee76b49c00dc962e1e696a5a2b3cc32cebd9b1fa76fe27502c",
+)
+
+
+class HPSv3:
+    """Scores pictures with the released judge, loaded once and frozen; a clip by the mean over its frames.
+
+    Args: path, revision, repository, folder or file of HPSv3.safetensors; base, base_revision, the
+    Qwen2-VL-7B that was tuned, of which only configuration and processor are read; template, file with its
+    instruction, null: its publisher's, fetched once; sigma, whether the head's variance is given as the
+    score's noise; device, null: the GPU where there is one; batch, pictures of one forward; precision of the
+    trunk, bf16 as published, or fp32, fp16; the head is float32.
+    Raises ValueError when something cannot be had or does not fit.
+    """
+
+    def __init__(
+        self,
+        path: str = "MizzenAI/HPSv3",
+        revision: str | None = None,
+        base: str = "Qwen/Qwen2-VL-7B-Instruct",
+        base_revision: str | None = None,
+        template: str | None = None,
+        sigma: bool = False,
+        device: str | None = None,
+        batch: int = 8,
+        precision: str = "bf16",
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"hpsv3: batch={batch}, wanted at least 1")
+        self.device, self.batch, self.sigma = weights.device(device), batch, sigma
+        instruction = _instruction(template)
+        state = weights.state_dict(weights.file(path, "HPSv3.safetensors", revision), key="model")
+        trunk, head = qwen.split(state)
+        self.trunk = qwen.Trunk(
+            base, base_revision, trunk, (TOKEN,), instruction, self.device, precision, "hpsv3"
+        )
+        self.head = nn.Sequential(
+            nn.Linear(self.trunk.width, 1024),
+            nn.ReLU(),
+            nn.Dropout(0.05),
+            nn.Linear(1024, 16),
+            nn.ReLU(),
+            nn.Linear(16, 2),
+        )
+        weights.load(self.head, head, f"{path}, {qwen.HEAD}*")
+        self.head.float().to(self.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """Scores float64 [B] of uint8 [B, M, 3, Y, X]; a prompt that contains a special token is invalid.
+
+        noise_var, with sigma: the square of the mean standard deviation of a sample's frames, as if they
+        erred together.
+        """
+        good = self.trunk.readable(prompts)
+        count, frames = len(prompts), images.shape[1]
+        table = torch.full((count, frames, 2), torch.nan, dtype=torch.float64)
+        places = [(i, m) for i in good for m in range(frames)]
+        for start in range(0, len(places), self.batch):
+            part = places[start : start + self.batch]
+            shown = self.prepare(torch.stack([images[i, m] for i, m in part]))
+            states = self.trunk.hidden([prompts[i] for i, _ in part], "image", list(shown))
+            rows, columns = zip(*part, strict=True)
+            table[list(rows), list(columns)] = self.head(states[:, 0]).double().cpu()
+        mean, deviation = table[..., 0].mean(1), table[..., 1].exp().mean(1)
+        valid = torch.isfinite(mean)
+        return Scores(mean.nan_to_num(0.0), valid, deviation.square() if self.sigma else None)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Pictures uint8 [n, 3, Y, X] at the size that the judge reads, resized as PIL does: uint8."""
+        size = qwen.fit(*images.shape[-2:], PIXELS, PIXELS)
+        pixels = pictures.resize(images.to(self.device).float(), size)
+        return pixels.to("cpu", torch.uint8)
+
+
+def _instruction(given: str | None) -> str:
+    return template(given, INSTRUCTION, (TOKEN,), "hpsv3")

@@ -1,0 +1,186 @@
+"""ImageReward-v1.0: BLIP reads the caption while looking at the picture, and a head says how much people
+would like it (Xu et al. 2023, arXiv:2304.05977).
+
+Unusual: the network is transformers' BLIP with the published weights under other names; every published name
+is either taken or in the list of those that the score does not use. The vision norms' epsilon is the
+publisher's 1e-6, not transformers' 1e-5.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlvis.reward import pictures, weights
+from rlvis.reward.contract import Scores
+from rlvis.reward.scorers.aesthetic import Stack
+from rlvis.reward.texts import captions, too_long, warn_cut
+
+NAMES = ("ImageReward.safetensors", "ImageReward.pt")
+CONFIG = "med_config.json"
+TOKENS = 35
+# Of the raw number over the publisher's validation set: the score has mean 0 and deviation 1 there.
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+
+# Published name -> ours, the first pattern that fits.
+RENAMED = (
+    (r"blip\.visual_encoder\.cls_token", "vision.embeddings.class_embedding"),
+    (r"blip\.visual_encoder\.pos_embed", "vision.embeddings.position_embedding"),
+    (r"blip\.visual_encoder\.patch_embed\.proj\.(\w+)", r"vision.embeddings.patch_embedding.\1"),
+    (r"blip\.visual_encoder\.blocks\.(\d+)\.norm([12])\.(\w+)", r"vision.encoder.layers.\1.layer_norm\2.\3"),
+    (r"blip\.visual_encoder\.blocks\.(\d+)\.attn\.qkv\.(\w+)", r"vision.encoder.layers.\1.self_attn.qkv.\2"),
+    (
+        r"blip\.visual_encoder\.blocks\.(\d+)\.attn\.proj\.(\w+)",
+        r"vision.encoder.layers.\1.self_attn.projection.\2",
+    ),
+    (r"blip\.visual_encoder\.blocks\.(\d+)\.mlp\.fc([12])\.(\w+)", r"vision.encoder.layers.\1.mlp.fc\2.\3"),
+    (r"blip\.visual_encoder\.norm\.(\w+)", r"vision.post_layernorm.\1"),
+    (r"blip\.text_encoder\.(.+)", r"text.\1"),
+    (r"mlp\.(.+)", r"mlp.\1"),
+)
+# Published with it, and no part of the score: BLIP's contrastive projections, and a list of positions.
+UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\.\w+|blip\.text_encoder\.embeddings\.position_ids")
+
+
+class ImageReward:
+    """Scores pictures with one published file, loaded once and frozen.
+
+    Args: path, repository or folder with ImageReward.pt (or .safetensors) and med_config.json, revision, its
+    commit; tokenizer and tokenizer_revision, of BERT; device, null: the GPU where there is one; batch, frames
+    of one forward; precision of BLIP, fp32 as published, bf16 or fp16 (the head is float32).
+    Raises ValueError when weights are missing or do not fit, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str = "zai-org/ImageReward",
+        revision: str | None = None,
+        tokenizer: str = "google-bert/bert-base-uncased",
+        tokenizer_revision: str | None = None,
+        device: str | None = None,
+        batch: int = 32,
+        precision: str = "fp32",
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"imagereward: batch={batch}, wanted at least 1")
+        self.device, self.batch = weights.device(device), batch
+        self.dtype = weights.dtype(precision)
+        place = weights.file(path, NAMES, revision)
+        beside = str(place.parent) if Path(path).expanduser().is_file() else path
+        config = json.loads(weights.file(beside, CONFIG, revision).read_text(encoding="utf-8"))
+        self.model = network(weights.state_dict(place), config, place)
+        self.model.vision.to(self.dtype)
+        self.model.text.to(self.dtype)
+        self.model.to(self.device)
+        self.size = int(self.model.vision.config.image_size)
+        self.tokenizer = weights.tokenizer("BertTokenizer", tokenizer, tokenizer_revision)
+        self._warned = False
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """The score of each sample with its own prompt, about -2 to 2, mean over its frames: float64 [B].
+
+        images: uint8 [B, M, 3, Y, X].
+        """
+        unique, where = captions(prompts)
+        ids, mask = self.read(unique)
+
+        def score(frames: Tensor, rows: list[int]) -> Tensor:
+            at = where[rows]
+            return self.score(frames, ids[at].to(self.device), mask[at].to(self.device))
+
+        return pictures.judge(images, self.batch, score)
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens and mask int64 [n, 35] of the texts. What is longer is cut (logged once)."""
+        if not self._warned:
+            cut = too_long(self.tokenizer, texts, TOKENS)
+            self._warned = warn_cut("imagereward", TOKENS, texts, cut)
+        found = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        )
+        return found["input_ids"], found["attention_mask"]
+
+    def score(self, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """float32 [n] on the device, of pictures uint8 [n, 3, Y, X] and tokens with their mask [n, 35]."""
+        pixels = pictures.clip_input(images.to(self.device), self.size, "torchvision").to(self.dtype)
+        seen = self.model.vision(pixel_values=pixels).last_hidden_state
+        read = self.model.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen)
+        raw: Tensor = self.model.mlp(read.last_hidden_state[:, 0].float())[:, 0]
+        return (raw - MEAN) / STD
+
+
+class Network(nn.Module):
+    """Holds the three parts under the names of RENAMED."""
+
+    def __init__(self, vision: nn.Module, text: nn.Module, mlp: nn.Module) -> None:
+        super().__init__()
+        self.vision, self.text, self.mlp = vision, text, mlp
+
+
+def network(state: Mapping[str, Tensor], config: Mapping[str, Any], place: str | Path) -> Any:
+    """The frozen network of a published state dict, float32 on the CPU.
+
+    Args: state, by published names; config, of its med_config.json (the sizes of the text half; those of the
+    vision half are read off the weights, with heads of 64 as in every BLIP); place, what errors call it.
+    Raises ValueError for a name that is unknown or missing, and for another shape.
+    """
+    from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
+
+    ours = rename(state, place)
+    patches = ours.get("vision.embeddings.patch_embedding.weight")
+    positions = ours.get("vision.embeddings.position_embedding")
+    inner = ours.get("vision.encoder.layers.0.mlp.fc1.weight")
+    if patches is None or positions is None or inner is None:
+        raise ValueError(f"{place} holds no vision transformer of BLIP (blip.visual_encoder.*)")
+    width, patch = patches.shape[0], patches.shape[-1]
+    vision = BlipVisionConfig(
+        hidden_size=width,
+        intermediate_size=inner.shape[0],
+        num_hidden_layers=sum(name.endswith("layer_norm1.weight") for name in ours),
+        num_attention_heads=max(1, width // 64),
+        image_size=math.isqrt(positions.shape[1] - 1) * patch,
+        patch_size=patch,
+        layer_norm_eps=1e-6,
+    )
+    taken = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "max_position_embeddings",
+        "hidden_act",
+        "layer_norm_eps",
+    )
+    try:
+        sizes = {name: config[name] for name in taken}
+    except KeyError as error:
+        raise ValueError(f"{CONFIG} beside {place} says nothing of {error}") from error
+    # is_decoder makes the layers that look at the picture; the forward is not causal unless asked.
+    text = BlipTextConfig(**sizes, encoder_hidden_size=width, is_decoder=True)
+    made = Network(
+        BlipVisionModel(vision), BlipTextModel(text, add_pooling_layer=False), Stack(text.hidden_size)
+    )
+    weights.load(made, ours, str(place))
+    return made.eval().requires_grad_(False)
+
+
+def rename(state: Mapping[str, Tensor], place: str | Path) -> dict[str, Tensor]:
+    """The tensors under our names, those of UNUSED left out. Raises ValueError for an unknown name."""
+    ours = {}
+    for name, tensor in state.items():
+        if UNUSED.fullmatch(name):
+            continue
+        found = next(((p, new) for p, new in RENAMED if re.fullmatch(p, name)), None)
+        if found is None:
+            raise ValueError(f"{place} has {name}, which is no part of ImageReward-v1.0")
+        ours[re.sub(*found, name)] = tensor
+    return ours

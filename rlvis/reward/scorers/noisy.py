@@ -1,0 +1,135 @@
+"""Known noise on another scorer's scores, for studies of how training copes with a reward that is wrong.
+
+The noise of a sample is a function of the seed, its pixels and its prompt (and in mode fresh of how often
+they were scored before), never of a global generator: a resumed run and a run on more ranks see the same
+scores, as long as the same picture is not scored again after the resumption. Its variance is known and
+reported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvis.reward import function
+from rlvis.reward.contract import Scores
+from rlvis.reward.scorer import KNOWN
+from rlvis.runtime import rng
+
+MODES = ("fresh", "frozen")
+GROUPS = ("all", "ambiguous")
+
+
+class Noisy:
+    """Adds N(mean, std_p^2) to the scores of some prompts, or puts it in their place.
+
+    Args: scorer, a name or dotted path as in reward.terms.NAME.scorer, and its kwargs; who, the prompts
+    concerned: "all", "ambiguous" (those whose metadata say clear: false), or a share in (0, 1) of all
+    possible prompts, chosen by a hash of their text; replace, the noise stands instead of the score; mean, of
+    the noise (when added: a bias); std, its root mean square deviation over prompts; heteroscedastic, h >= 0:
+    the deviation of a prompt is std_p = std exp(h z_p - h^2) with z_p ~ N(0, 1) hashed from seed and prompt,
+    so that the mean of std_p^2 over prompts stays std^2; mode, "fresh" (a new draw at each scoring) or
+    "frozen" (the same number whenever the same picture is scored for the same prompt); seed.
+    Raises ValueError when an argument is out of range, or as `function.load` does.
+    """
+
+    def __init__(
+        self,
+        scorer: str,
+        kwargs: Mapping[str, Any] | None = None,
+        who: str | float = "all",
+        replace: bool = False,
+        mean: float = 0.0,
+        std: float = 0.1,
+        heteroscedastic: float = 0.0,
+        mode: str = "fresh",
+        seed: int = 0,
+    ) -> None:
+        if not (who in GROUPS if isinstance(who, str) else 0 < who < 1 and not isinstance(who, bool)):
+            raise ValueError(f"noisy: who={who!r}, wanted {' or '.join(GROUPS)}, or a share between 0 and 1")
+        if mode not in MODES:
+            raise ValueError(f"noisy: mode={mode!r}, wanted {' or '.join(MODES)}")
+        for name, number in (("std", std), ("heteroscedastic", heteroscedastic)):
+            if not (math.isfinite(number) and number >= 0):
+                raise ValueError(f"noisy: {name}={number}, wanted a finite number, 0 or more")
+        if not math.isfinite(mean):
+            raise ValueError(f"noisy: mean={mean}, wanted a finite number")
+        self.inner = function.load(scorer, dict(kwargs or {}), known=KNOWN, where="kwargs")
+        self.who, self.replace, self.mode, self.seed = who, replace, mode, seed
+        self.mean, self.std, self.spread = float(mean), float(std), float(heteroscedastic)
+        # How often each picture was scored with its prompt: about 100 bytes an entry, in mode fresh only.
+        self._times: Counter[bytes] = Counter()
+
+    @property
+    def not_cached(self) -> str | None:
+        """Why scores are not to be kept by content, if so."""
+        if self.mode == "fresh":
+            return "the noise is drawn anew at each scoring (mode=fresh; mode=frozen keeps it)"
+        return getattr(self.inner.function, "not_cached", None)
+
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """The inner scores with the noise; images uint8 [B, M, 3, Y, X].
+
+        noise_var is the inner scorer's (0 where it says nothing) plus std_p^2, or std_p^2 alone where the
+        score is replaced; noise_dof is the inner one's, by Welch and Satterthwaite where both parts count,
+        NaN where the variance is known exactly.
+        """
+        scores = self.inner(images, prompts, metadata)
+        touched = torch.tensor([self.noisy(p, m) for p, m in zip(prompts, metadata, strict=True)])
+        deviation = torch.tensor([self.deviation(p) for p in prompts], dtype=torch.float64)
+        drawn = torch.zeros(len(prompts), dtype=torch.float64)
+        for i in touched.nonzero()[:, 0].tolist():
+            drawn[i] = self._draw(images[i], prompts[i])
+        noise = self.mean + deviation * drawn
+        base = torch.zeros_like(noise) if self.replace else scores.value
+        value = torch.where(touched, base + noise, scores.value)
+        return Scores(value, scores.valid, *self._known(scores, touched, deviation.square()))
+
+    def noisy(self, prompt: str, metadata: Mapping[str, Any]) -> bool:
+        """Whether this prompt's scores get noise. Raises ValueError where who=ambiguous and nobody says."""
+        if self.who == "all":
+            return True
+        if self.who == "ambiguous":
+            if not isinstance(metadata.get("clear"), bool):
+                raise ValueError(
+                    f"noisy: who=ambiguous needs metadata with clear: true or false, and {prompt!r} has "
+                    f"{sorted(metadata)}; take data=shapes, or who=0.4 for a share of the prompts"
+                )
+            return not metadata["clear"]
+        return rng.generator(self.seed, 0, f"noisy reward: who {prompt}").random() < float(self.who)
+
+    def deviation(self, prompt: str) -> float:
+        """std_p, the deviation of the noise on this prompt's scores."""
+        if self.spread == 0:
+            return self.std
+        z = rng.generator(self.seed, 0, f"noisy reward: deviation {prompt}").standard_normal()
+        return self.std * math.exp(self.spread * z - self.spread**2)
+
+    def _draw(self, image: Tensor, prompt: str) -> float:
+        content = hashlib.blake2b(f"{list(image.shape)} {prompt}\n".encode(), digest_size=16)
+        content.update(image.contiguous().numpy().tobytes())
+        time = 0
+        if self.mode == "fresh":
+            time = self._times[content.digest()]
+            self._times[content.digest()] += 1
+        purpose = f"noisy reward: {content.hexdigest()}"
+        return float(rng.generator(self.seed, time, purpose).standard_normal())
+
+    def _known(self, scores: Scores, touched: Tensor, ours: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Variance and degrees of freedom of inner and own noise together."""
+        theirs = torch.zeros_like(ours) if scores.noise_var is None else scores.noise_var.double()
+        both = ours if self.replace else ours + theirs
+        var = torch.where(touched, both, theirs)
+        if scores.noise_dof is None:
+            return var, None
+        # Welch and Satterthwaite: of a sum of variances of which only theirs is estimated.
+        dof = torch.where(
+            touched & (theirs > 0), scores.noise_dof * (both / theirs).square(), scores.noise_dof
+        )
+        return var, torch.where(touched, torch.nan, dof) if self.replace else dof
