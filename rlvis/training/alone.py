@@ -19,7 +19,7 @@ from rlvis.runtime.dist import World
 from rlvis.schema import Config, Stage
 from rlvis.training import archive, pipeline, reference
 from rlvis.training.assemble import allocator
-from rlvis.training.pipeline import Parts
+from rlvis.training.parts import Parts
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine, quiet_deepspeed
 from rlvis.schema import Config, MapSource, Stage
 from rlvis.training import data_checks
-from rlvis.training.pipeline import Parts
+from rlvis.training.parts import Parts
 from rlvis.training.sentinel_checks import needs_reference
 
 log = logging.getLogger(__name__)

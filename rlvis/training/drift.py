@@ -7,7 +7,7 @@ from pathlib import Path
 from rlvis.records import PromptBatch, Trajectories
 from rlvis.reward.canary import Canaries, DriftError
 from rlvis.runtime import dist
-from rlvis.training.pipeline import Parts
+from rlvis.training.parts import Parts
 
 
 class DriftWatch:

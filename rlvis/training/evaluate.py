@@ -33,7 +33,7 @@ from rlvis.schema import Config, plain
 from rlvis.training import assemble, eval_run, manifest
 from rlvis.training.checkpoints import state
 from rlvis.training.eval_run import Weights
-from rlvis.training.pipeline import Parts
+from rlvis.training.parts import Parts
 from rlvis.training.private import public
 
 log = logging.getLogger(__name__)

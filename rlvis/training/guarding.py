@@ -23,7 +23,7 @@ from rlvis.runtime import dist
 from rlvis.schema import SentinelAction
 from rlvis.training.checkpoints import files, state
 from rlvis.training.checkpoints.state import Saver
-from rlvis.training.pipeline import MEMORY_KINDS, Memory, Parts, StepRecords
+from rlvis.training.parts import MEMORY_KINDS, Memory, Parts, StepRecords
 
 log = logging.getLogger(__name__)
 

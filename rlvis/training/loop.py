@@ -43,15 +43,8 @@ from rlvis.training.assemble import assemble, averaged, sheet_prompts
 from rlvis.training.checkpoints import state
 from rlvis.training.checkpoints.state import Saver
 from rlvis.training.doctor import examine
-from rlvis.training.pipeline import (
-    MEMORY_KINDS,
-    BrokenStepError,
-    Memory,
-    Parts,
-    StepRecords,
-    shards,
-    train_step,
-)
+from rlvis.training.parts import MEMORY_KINDS, BrokenStepError, Memory, Parts, StepRecords
+from rlvis.training.pipeline import shards, train_step
 from rlvis.training.private import public
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 from rlvis.observe import alarms, details, extremes, trust_table
 from rlvis.runtime import dist
 from rlvis.schema import Config, CrtForm, TrustKind
-from rlvis.training.pipeline import Parts, StepRecords
+from rlvis.training.parts import Parts, StepRecords
 
 
 def trusts(config: Config) -> bool:

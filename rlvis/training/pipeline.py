@@ -12,12 +12,9 @@ frames never pile up. Each stage runs alone as well: see `alone.py`.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +22,7 @@ from torch import Tensor
 from rlvis.advantage.maps.psm import Allocation, PerceptualMap
 from rlvis.advantage.stage import build
 from rlvis.data import sampler
-from rlvis.data.prompts import PromptSet
-from rlvis.evaluation.prompts import HeldOut
-from rlvis.models.ema import Ema
-from rlvis.models.policy import Policy
 from rlvis.observe import extremes
-from rlvis.observe.sentinels import Watch
 from rlvis.records import (
     Advantages,
     PolicyUpdate,
@@ -47,118 +39,15 @@ from rlvis.reward.stage import LocalScores, gather, score, unasked
 from rlvis.rollout import plan as sampling
 from rlvis.rollout.stage import NonFiniteStateError, rollout
 from rlvis.runtime import dist
-from rlvis.runtime.dist import World
-from rlvis.runtime.engine import Engine
 from rlvis.schema import Config
 from rlvis.training import broken
+from rlvis.training.clock import Clock
+from rlvis.training.parts import BrokenStepError, Memory, Parts, StepRecords
 from rlvis.training.refill import Drawn, refill
 from rlvis.trust.stage import weigh
-from rlvis.update.faults import Broken
 from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
 
 log = logging.getLogger(__name__)
-
-
-# Scores of other samples of the same prompts, for priors that read them; see reference.py.
-Lookup = Callable[[PromptBatch, PriorState], Rewards | None]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a run is made of; nothing in here changes except weights."""
-
-    config: Config
-    world: World
-    prompts: PromptSet
-    terms: list[Term]
-    policy: Policy
-    engine: Engine
-    ema: Ema | None
-    psm: PerceptualMap | None = None
-    reference: Lookup | None = None
-    held_out: HeldOut | None = None
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What one step hands to the next besides weights (checkpointed)."""
-
-    prior: PriorState
-    history: RewardHistory
-    sentinels: Watch = field(default_factory=Watch)
-
-
-MEMORY_KINDS: dict[str, Any] = {"prior": PriorState, "history": RewardHistory, "sentinels": Watch}
-
-
-@dataclass(frozen=True)
-class StepRecords:
-    """All records of one step; trajectories without media."""
-
-    prompts: PromptBatch
-    trajectories: Trajectories
-    rewards: Rewards
-    trust: Trust
-    advantages: Advantages
-    update: PolicyUpdate
-    truncated: int
-    seconds: dict[str, float]
-    peak: dict[str, int]  # bytes on a GPU by stage; empty on a CPU
-    map: Tensor | None = None  # of this rank's rows, whatever it was applied to
-    failed_maps: int = 0  # of this rank's rows
-    thumbnails: Tensor | None = None  # uint8 [N,M,3,y,x] of this rank's rows, where they were asked for
-    refilled: int = 0  # samples of all ranks that were drawn afresh, over all rounds
-
-
-class BrokenStepError(RuntimeError):
-    """A step that was stopped before the optimizer could spoil the weights: what was not finite, and the
-    records that `stage=update` replays (none where the rollout broke).
-    """
-
-    def __init__(
-        self,
-        message: str,
-        broken: Broken,
-        prompts: PromptBatch,
-        trajectories: Trajectories | None = None,
-        advantages: Advantages | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.broken, self.prompts = broken, prompts
-        self.trajectories, self.advantages = trajectories, advantages
-
-
-@dataclass
-class Clock:
-    """Seconds per stage, and on a GPU the largest memory allocated in it, in bytes."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak: dict[str, int] = field(default_factory=dict)
-    inside: list[str] = field(default_factory=list)  # stages that are running, the outer first
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to `name`, and keep its peak; one stage may run inside another."""
-        self._look()
-        self.inside.append(name)
-        start = time.perf_counter()
-        yield
-        self.add(name, time.perf_counter() - start)
-        self._look()
-        self.inside.pop()
-
-    def add(self, name: str, seconds: float) -> None:
-        """Add time that was spent elsewhere."""
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-
-    def _look(self) -> None:
-        """Take the peak since the last look into every stage that is running."""
-        if not torch.cuda.is_initialized():
-            return
-        found = torch.cuda.max_memory_allocated()
-        for name in self.inside:
-            self.peak[name] = max(self.peak.get(name, 0), found)
-        torch.cuda.reset_peak_memory_stats()
 
 
 def train_step(

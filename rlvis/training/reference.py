@@ -29,7 +29,7 @@ from rlvis.runtime.dist import World
 from rlvis.runtime.progress import clock
 from rlvis.schema import Config, PriorKind
 from rlvis.training import interrupt, pipeline, reference_table
-from rlvis.training.pipeline import Lookup, Parts
+from rlvis.training.parts import Lookup, Parts
 from rlvis.training.reference_table import Table
 from rlvis.training.sentinel_checks import needs_reference
 from rlvis.trust import priors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlvis.training.pipeline import Clock
+from rlvis.training.clock import Clock
 
 
 def test_on_a_cpu_there_is_time_and_no_memory() -> None:

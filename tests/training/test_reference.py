@@ -24,7 +24,7 @@ from rlvis.rollout import plan
 from rlvis.rollout import stage as rollout
 from rlvis.runtime.dist import World
 from rlvis.training import archive, loop, pipeline, reference, reference_table
-from rlvis.training.pipeline import Memory, Parts
+from rlvis.training.parts import Memory, Parts
 from tests import setting
 
 TEXTS = tuple(f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("ball", "cube", "cone"))

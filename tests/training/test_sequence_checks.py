@@ -26,7 +26,8 @@ def config(shared: int, *words: str) -> Config:
             2,
             8,
             ["data.prompts_per_step=1", "data.samples_per_prompt=3", "train.updates_per_step=1"],
-            "1 * 3 = 3 samples cannot be spread over 4 groups of 2 processes: each needs one; start at most 6",
+            "1 * 3 = 3 samples cannot be spread over 4 groups of 2 processes: each needs one; start at most "
+            "6",
         ),
     ],
 )

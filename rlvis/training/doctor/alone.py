@@ -14,7 +14,7 @@ from rlvis.training.checkpoints import files, state
 from rlvis.training.doctor import hub
 from rlvis.training.doctor.examine import examine, led
 from rlvis.training.doctor.findings import FAILURE, Diagnosis, write
-from rlvis.training.pipeline import Memory, Parts
+from rlvis.training.parts import Memory, Parts
 
 
 def alone(config: Config) -> Diagnosis:

@@ -25,7 +25,7 @@ from rlvis.training.doctor import canaries, geometry, gradient, hub, machine, pa
 from rlvis.training.doctor.findings import FAILURE, WARNING, Diagnosis, Finding, combined, refusal, write
 from rlvis.training.doctor.probe import Probe, probe
 from rlvis.training.doctor.ratio import ratio
-from rlvis.training.pipeline import Memory, Parts
+from rlvis.training.parts import Memory, Parts
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from rlvis.models.source import ASSET
 from rlvis.runtime.dist import World
 from rlvis.schema import Config, Dtype
 from rlvis.training.doctor.findings import FAILURE, OK, WARNING, Finding, Number
-from rlvis.training.pipeline import Parts, shards
+from rlvis.training.parts import Parts
+from rlvis.training.pipeline import shards
 from rlvis.training.resume import OUTPUTS
 from rlvis.training.sampler_checks import trained_transitions
 

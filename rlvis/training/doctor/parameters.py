@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlvis.runtime import dist
 from rlvis.training.doctor.findings import FAILURE, OK, Finding, Number
-from rlvis.training.pipeline import Parts
+from rlvis.training.parts import Parts
 
 CHUNK = 1 << 24  # values whose bits are taken at a time
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

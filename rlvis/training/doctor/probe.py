@@ -20,7 +20,7 @@ from rlvis.runtime import dist
 from rlvis.schema import Config, PriorKind
 from rlvis.training import pipeline
 from rlvis.training.doctor.findings import FAILURE, Finding
-from rlvis.training.pipeline import Memory, Parts
+from rlvis.training.parts import Memory, Parts
 
 SEED = 1 << 40  # apart from any seed that somebody types
 

@@ -19,7 +19,7 @@ from rlvis.runtime.dist import World
 from rlvis.training.assemble import allocator
 from rlvis.training.doctor.findings import Finding
 from rlvis.training.doctor.probe import Probe, probe
-from rlvis.training.pipeline import Memory, Parts
+from rlvis.training.parts import Memory, Parts
 from tests import setting
 
 

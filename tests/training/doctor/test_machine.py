@@ -15,7 +15,7 @@ from rlvis import schema as S
 from rlvis.runtime import snapshot
 from rlvis.runtime.dist import World
 from rlvis.training.doctor import machine
-from rlvis.training.pipeline import Parts
+from rlvis.training.parts import Parts
 from tests import setting
 from tests.training.doctor import cases
 

@@ -18,7 +18,8 @@ from rlvis.training.doctor.canaries import canaries
 from rlvis.training.doctor.findings import Finding
 from rlvis.training.doctor.probe import Probe
 from rlvis.training.doctor.rewards import rewards
-from rlvis.training.pipeline import Parts, collect, judge
+from rlvis.training.parts import Parts
+from rlvis.training.pipeline import collect, judge
 from tests.training.doctor import cases
 from tests.training.doctor.cases import brightness
 
