@@ -13,12 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from rlvis.records import PriorState, RewardHistory
 from rlvis.reward.contract import Scores, Term
 from rlvis.reward.scorers.clip import Clip
 from rlvis.reward.serving.client import Remote
+from rlvis.reward.serving.hosting import hosted
 from rlvis.reward.serving.server import Service
 from rlvis.runtime import dist
 from rlvis.runtime.engine import quiet_deepspeed
@@ -74,29 +72,6 @@ class Tower:
         return Scores(value, torch.isfinite(value))
 
 
-@contextmanager
-def served(scorer: Any) -> Iterator[str]:
-    """The address of a server with one term, in a thread."""
-    import uvicorn
-
-    taken = socket.socket()
-    taken.bind(("127.0.0.1", 0))
-    application = Service([Term("judge", scorer, 1.0)], TOKEN).application()
-    server = uvicorn.Server(
-        uvicorn.Config(application, log_config=None, access_log=False, lifespan="off", ws="none")
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-    finally:
-        server.force_exit = server.should_exit = True
-        thread.join()
-        taken.close()
-
-
 def throughput(name: str, scorer: Any, side: int, batch: int, batches: int, repeats: int) -> dict[str, Any]:
     """One scorer, bare and served, on the same pictures in the same batches."""
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +83,7 @@ def throughput(name: str, scorer: Any, side: int, batch: int, batches: int, repe
         rows = [slice(i, i + batch) for i in range(0, count, batch)]
         return torch.cat([scorer(images[r], prompts[r], metadata[r]).value for r in rows])
 
-    with served(scorer) as url:
+    with hosted(Service([Term("judge", scorer, 1.0)], TOKEN).application()) as url:
         client = Remote([url], "judge", batch=batch)
         jobs: dict[str, Callable[[], object]] = {
             "bare": bare,
@@ -148,7 +123,7 @@ def overlap(words: Sequence[str], share: float, repeats: int) -> dict[str, Any]:
         rows = config.data.prompts_per_step * config.data.samples_per_prompt
         quick = [_step(parts, Waiting(0.0), Executor.inline, step)["rollout"] for step in range(3)]
         scorer = Waiting(share * statistics.median(quick[1:]) / rows)
-        with served(scorer) as url:
+        with hosted(Service([Term("judge", scorer, 1.0)], TOKEN).application()) as url:
             client = Remote([url], "judge")
             ways = {"inline": scorer, "thread": scorer, "http": client}
             rounds: dict[str, list[dict[str, float]]] = {name: [] for name in ways}

@@ -24,7 +24,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +40,7 @@ from rlvis.reward import scorer
 from rlvis.reward.contract import Term
 from rlvis.reward.function import Function
 from rlvis.reward.serving.client import Remote
+from rlvis.reward.serving.hosting import hosted
 from rlvis.reward.serving.server import Service
 from rlvis.reward.stage import LocalScores
 from rlvis.runtime import dist
@@ -217,27 +217,6 @@ def mortal_call(client: Remote, server: Mortal) -> Job:
     return call
 
 
-@contextmanager
-def served(application: Any) -> Iterator[str]:
-    """The address of an application, served from a thread."""
-    import uvicorn
-
-    taken = socket.socket()
-    taken.bind(("127.0.0.1", 0))
-    settings = uvicorn.Config(application, log_config=None, access_log=False, lifespan="off")
-    server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-    finally:
-        server.force_exit = server.should_exit = True
-        thread.join()
-        taken.close()
-
-
 def troubled(application: Any, share: float, chance: random.Random, trouble: str) -> Any:
     """The application, with a share of its scores replaced by garbage, or a second late."""
     garbage = (b"\x93NUMPY\x01\x00", b'{"value": [0, 0', b'{"value": ["0"], "valid": [true]}', b"<html>")
@@ -285,7 +264,7 @@ def faults(drill: Drill, name: str) -> Iterator[tuple[Term, str]]:
     trouble = "late" if name == "late answers" else "garbage"
     share = 1.0 if name == "hedged" else 0.4
     spoilt = troubled(application, share, chance, "late" if name == "hedged" else trouble)
-    with served(spoilt) as bad, served(application) as good:
+    with hosted(spoilt) as bad, hosted(application) as good:
         if name == "hedged":
             client = Remote([bad, good], timeout=5.0, hedge=0.2)
         else:

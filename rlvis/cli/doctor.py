@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlvis.cli.ending import FAILED, OK, guarded, log_to_stderr
 from rlvis.cli.train import checked
-from rlvis.cli.words import parse, process, search
+from rlvis.cli.words import process, told
 from rlvis.training.checks import ConfigError
 
 if TYPE_CHECKING:
@@ -40,19 +40,15 @@ Exit codes: 0 the training would start, 1 it would not, 2 a mistake in the confi
 
 def run(words: Sequence[str]) -> int:
     """`rlvis doctor`: look at what these words would train, and print a table."""
-    flags, overrides = parse(words)
-    if "help" in flags:
+    overrides, folder = told(words, "doctor")
+    if overrides is None:
         print(HELP, end="")
         return OK
-    if odd := set(flags) - {"config-dir"}:
-        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis doctor takes --help and --config-dir")
-    if "config-dir" in flags:
-        overrides.append(search(flags["config-dir"]))
     from rlvis.compose.command import compose
     from rlvis.schema import Stage
 
     rank, size = process()
-    config = checked(compose(overrides), size, leads=rank == 0)
+    config = checked(compose([*overrides, *folder]), size, leads=rank == 0)
     if config.stage is not Stage.all:
         raise ConfigError(f"stage={config.stage.value}: rlvis doctor looks at whole runs; type stage=all")
     if config.dry_run:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rlvis.cli.ending import OK, guarded, log_to_stderr
-from rlvis.cli.words import parse, process, search
+from rlvis.cli.words import process, told
 from rlvis.training.checks import ConfigError
 
 if TYPE_CHECKING:
@@ -43,20 +43,16 @@ configuration, 130 interrupted.
 
 def run(words: Sequence[str]) -> int:
     """`rlvis eval`: held-out evaluation of the configured policy, or of a run."""
-    flags, overrides = parse(words)
-    if "help" in flags:
+    overrides, folder = told(words, "eval")
+    if overrides is None:
         from rlvis.compose.describe import listing, section
 
         print(HELP.format(options=listing(["eval"]), keys=section("eval", "shapes")), end="")
         return OK
-    if odd := set(flags) - {"config-dir"}:
-        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis eval takes --help and --config-dir")
-    if "config-dir" in flags:
-        overrides.append(search(flags["config-dir"]))
     from rlvis.compose.command import compose
 
     rank, _ = process()
-    composed = compose(overrides)
+    composed = compose([*overrides, *folder])
     config = checked_evaluation(composed)
     if config.dry_run:
         if rank == 0:

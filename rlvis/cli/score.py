@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvis.cli import rewards
 from rlvis.cli.ending import FAILED, OK, guarded, log_to_stderr
-from rlvis.cli.words import known, parse, process, search
+from rlvis.cli.words import known, process, told
 from rlvis.training.checks import ConfigError
 
 if TYPE_CHECKING:
@@ -66,18 +67,14 @@ class Options:
 
 def run(words: Sequence[str]) -> int:
     """`rlvis score`: score the files of a folder into a table."""
-    flags, overrides = parse(words)
-    if "help" in flags:
+    overrides, folder = told(words, "score")
+    if overrides is None:
         print(HELP, end="")
         return OK
-    if odd := set(flags) - {"config-dir"}:
-        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis score takes --help and --config-dir")
     if process()[1] > 1:
         raise ConfigError("rlvis score runs in one process; start it without torchrun, or with other folders")
     options, overrides = options_of(overrides)
-    if "config-dir" in flags:
-        overrides.append(search(flags["config-dir"]))
-    reward = reward_of(overrides)
+    reward = reward_of([*overrides, *folder])
     from rlvis.data.media_files import listed
 
     try:
@@ -131,18 +128,10 @@ def _taken(word: str, key: str, value: str) -> Any:
 
 def reward_of(overrides: Sequence[str]) -> RewardConfig:
     """The reward that the words compose. Raises ConfigError for what means nothing here."""
-    from omegaconf import OmegaConf
+    from rlvis.schema import CanaryConfig, Executor
 
-    from rlvis.compose.command import compose
-    from rlvis.schema import CanaryConfig, Executor, RewardConfig
-
-    if not any("reward" in word.split("=")[0] or word.startswith("experiment=") for word in overrides):
-        raise ConfigError("nothing says how to score; type rlvis score reward=NAME images=DIR prompts=FILE")
-    node = compose(overrides).config.reward
-    if missing := sorted(OmegaConf.missing_keys(node)):
-        raise ConfigError(f"reward.{missing[0]} is not set; type reward.{missing[0]}=...")
-    reward = OmegaConf.to_object(node)
-    assert isinstance(reward, RewardConfig)
+    unsaid = "nothing says how to score; type rlvis score reward=NAME images=DIR prompts=FILE"
+    reward = rewards.composed(overrides, unsaid)
     if reward.executor is Executor.thread:
         raise ConfigError("reward.executor=thread is for the training, which samples meanwhile; leave it out")
     if reward.refill or reward.canary != CanaryConfig():

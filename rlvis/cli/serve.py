@@ -15,8 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from rlvis.cli import rewards
 from rlvis.cli.ending import OK, guarded, log_to_stderr
-from rlvis.cli.words import known, parse, search
+from rlvis.cli.words import known, told
 from rlvis.training.checks import ConfigError
 
 if TYPE_CHECKING:
@@ -60,16 +61,12 @@ class Options:
 
 def run(words: Sequence[str]) -> int:
     """`rlvis serve`: load the reward, listen until Ctrl-C."""
-    flags, overrides = parse(words)
-    if "help" in flags:
+    overrides, folder = told(words, "serve")
+    if overrides is None:
         print(HELP, end="")
         return OK
-    if odd := set(flags) - {"config-dir"}:
-        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis serve takes --help and --config-dir")
     options, overrides = options_of(overrides)
-    if "config-dir" in flags:
-        overrides.append(search(flags["config-dir"]))
-    reward = reward_of(overrides)
+    reward = reward_of([*overrides, *folder])
     token = token_of(options)
     listening = bound(options)
     log_to_stderr(0)
@@ -101,18 +98,9 @@ def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
 
 def reward_of(overrides: Sequence[str]) -> RewardConfig:
     """The reward that the words compose, each term to be scored by this process on all frames it is sent."""
-    from omegaconf import OmegaConf
+    from rlvis.schema import Executor
 
-    from rlvis.compose.command import compose
-    from rlvis.schema import Executor, RewardConfig
-
-    if not any("reward" in word.split("=")[0] or word.startswith("experiment=") for word in overrides):
-        raise ConfigError("nothing says what to serve; type rlvis serve reward=NAME")
-    node = compose(overrides).config.reward
-    if missing := sorted(OmegaConf.missing_keys(node)):
-        raise ConfigError(f"reward.{missing[0]} is not set; type reward.{missing[0]}=...")
-    reward = OmegaConf.to_object(node)
-    assert isinstance(reward, RewardConfig)
+    reward = rewards.composed(overrides, "nothing says what to serve; type rlvis serve reward=NAME")
     if reward.executor not in (Executor.inline, Executor.ray):
         raise ConfigError(
             f"reward.executor={reward.executor.value} is for the training; a server loads its scorers: leave "

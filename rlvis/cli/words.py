@@ -51,6 +51,18 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return flags, overrides
 
 
+def told(words: Sequence[str], verb: str) -> tuple[list[str] | None, list[str]]:
+    """Of a verb that takes --help and --config-dir alone: the overrides (None where help is wanted), and the
+    override that finds the folder of options, if one was named.
+    """
+    flags, overrides = parse(words)
+    if "help" in flags:
+        return None, []
+    if odd := set(flags) - {"config-dir"}:
+        raise ConfigError(f"--{min(odd)} belongs to rlvis train; rlvis {verb} takes --help and --config-dir")
+    return overrides, [search(flags["config-dir"])] if "config-dir" in flags else []
+
+
 def process() -> tuple[int, int]:
     """(rank, world size) as a launcher set them."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

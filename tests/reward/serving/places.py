@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import torch
-import uvicorn
 from torch import Tensor
 
 from rlvis.reward.contract import Term
 from rlvis.reward.function import Function
 from rlvis.reward.serving import wire
 from rlvis.reward.serving.client import Remote
+from rlvis.reward.serving.hosting import hosted
 from rlvis.reward.serving.server import Service
 
 TOKEN = "a-token-that-is-long-enough"
@@ -131,22 +128,8 @@ def later(client: Remote, seconds: float = 30.0) -> Callable[..., Any]:
 @contextmanager
 def served(terms: Sequence[Term], token: str | None = TOKEN, port: int = 0, **kwargs: Any) -> Iterator[str]:
     """The address of a real server on a loopback port."""
-    taken = socket.socket()
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    taken.bind(("127.0.0.1", port))
-    service = Service(terms, token, **kwargs)
-    config = uvicorn.Config(service.application(), log_config=None, access_log=False, lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    try:
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
-    finally:
-        server.force_exit = server.should_exit = True
-        thread.join()
-        taken.close()
+    with hosted(Service(terms, token, **kwargs).application(), port) as address:
+        yield address
 
 
 def told(response: httpx.Response) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""The reward that words compose, for the verbs that score without a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rlvis.training.checks import ConfigError
+
+if TYPE_CHECKING:
+    from rlvis.schema import RewardConfig
+
+
+def composed(overrides: Sequence[str], unsaid: str) -> RewardConfig:
+    """The `reward` of a configuration; unsaid: what to say where no word names one.
+
+    Raises ConfigError for that, and for a value that is still missing.
+    """
+    from omegaconf import OmegaConf
+
+    from rlvis.compose.command import compose
+    from rlvis.schema import RewardConfig
+
+    if not any("reward" in word.split("=")[0] or word.startswith("experiment=") for word in overrides):
+        raise ConfigError(unsaid)
+    node = compose(overrides).config.reward
+    if missing := sorted(OmegaConf.missing_keys(node)):
+        raise ConfigError(f"reward.{missing[0]} is not set; type reward.{missing[0]}=...")
+    reward = OmegaConf.to_object(node)
+    assert isinstance(reward, RewardConfig)
+    return reward
