@@ -1,21 +1,18 @@
 """A diffusers pipeline seen as a policy: encode prompts, predict one denoiser output, decode to pixels.
 
-A new family is one file with a subclass of `Policy` that sets the class attributes and writes the six
-abstract methods (sd3.py is the example), and one line in load.py. Everything else is shared: loading by the
-stock pipeline's own `from_pretrained`, freezing, LoRA, the reference policy, the two branches of
-classifier-free guidance (Ho and Salimans 2022), decoding in chunks of one fixed size, export.
+A new family is one file with a subclass of `Policy` that writes the hooks of `family.Family` (sd3.py is the
+example), and one line in load.py. Everything else is here and shared: loading by the stock pipeline's own
+`from_pretrained`, freezing, LoRA, the reference policy, the two branches of classifier-free guidance (Ho and
+Salimans 2022), decoding in chunks of one fixed size, export.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cached_property, partial
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,36 +20,24 @@ from torch import Tensor, nn
 from rlvis.flow import kernels
 from rlvis.flow.kernels import StepTable, Transition
 from rlvis.models import decoding, encoders, export, lora, source
-from rlvis.models.embed_cache import EmbedCache, identity
+from rlvis.models.embed_cache import EmbedCache
 from rlvis.models.encoders import Encoders
-from rlvis.models.sizes import Tokens
-from rlvis.records import Schedule
-from rlvis.schema import CfgGrad, Condition, ModelConfig
+from rlvis.models.family import Family
+from rlvis.models.prompt_encoder import NEGATIVE, PromptEncoder
+from rlvis.schema import CfgGrad, ModelConfig
 
-NEGATIVE = "negative_"
 GIVEN = "condition"  # among the embeds: latents [P,C,1,H,W] of the condition frames, no input of the denoiser
 SHARED = "condition_"  # start of names of other conditions from a frame: inputs of both branches of guidance
 DECODE_PIXELS = 2**20  # decoded at once: 16 images of 256 x 256, or 1 of 1024 x 1024
 
 
-class Policy(ABC):
+class Policy(Family):
     """What the stages know of a generator.
 
     module: the denoiser that is trained. latent_shape: (C, F, H, W) of one sample at the configured size.
     prediction: what `predict` returns, "flow" (eps - x0) | "epsilon" | "v_prediction" | "sample".
     dtype: of the frozen weights and of the forward pass; LoRA weights and the autoencoder are float32.
     """
-
-    pipeline_name: ClassVar[str]  # class in diffusers, also what model_index.json says
-    also_opens: ClassVar[tuple[str, ...]] = ()  # other classes of equal parts that model_index.json may name
-    denoiser_name: ClassVar[str] = "transformer"  # the pipeline's component that is trained
-    prediction: str = "flow"
-    lora_targets: tuple[str, ...]  # ends of module names, for model.lora.targets=null
-    takes_frames: ClassVar[bool] = False  # whether it can start from a condition frame (then see `condition`)
-    takes_guidance: ClassVar[bool] = False  # whether the denoiser is told a guidance scale (model.guidance)
-    takes_cfg_2: ClassVar[bool] = False  # whether a second expert may have its own guidance (model.cfg_2)
-    fps: ClassVar[float | None] = None  # frames a second at which its clips are to be played
-    unused: ClassVar[tuple[str, ...]] = ()  # optional components that sampling never calls: not loaded
 
     def __init__(
         self, config: ModelConfig, device: torch.device | str, *, keep_reference: bool = False, seed: int = 0
@@ -68,7 +53,7 @@ class Policy(ABC):
             ValueError: path, family, size, guidance or LoRA settings that cannot work; the message says what
                 to type.
         """
-        self._check_options(config)
+        self.check_options(config)
         self.config = config
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, config.dtype.value)
@@ -83,6 +68,7 @@ class Policy(ABC):
             shapes=self.device.type == "meta",  # for plan=true
         )
         self._encoders = Encoders(self.pipe, config, self.unused, self.device) if config.embed_cache else None
+        self._prompts = PromptEncoder(self, self._encoders)
         decoding.set_up(getattr(self.pipe, "vae", None), config, self.decode_rows)
         self.module: nn.Module = self.trained_module()
         self.latent_shape: tuple[int, int, int, int] = self.geometry()
@@ -102,175 +88,10 @@ class Policy(ABC):
             for denoiser in self.denoisers().values():
                 denoiser.enable_gradient_checkpointing()
 
-    # What a family writes.
-
-    @abstractmethod
-    def geometry(self) -> tuple[int, int, int, int]:
-        """(C, F, H, W) of one latent at the configured height, width (pixels) and frames; F is 1 for images.
-
-        Raises ValueError, naming the nearest legal sizes, when the model cannot make such a sample.
-        """
-
-    @abstractmethod
-    def embed(self, text: str) -> dict[str, Tensor]:
-        """The text conditions of one prompt, each [1, ...], exactly as the stock pipeline makes them."""
-
-    @abstractmethod
-    def truncated(self, text: str) -> bool:
-        """Whether the end of `text` reaches no text encoder."""
-
-    @abstractmethod
-    def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
-        """The noise levels of `steps` steps.
-
-        shift: None takes the checkpoint's. grid: "model" is the stock one, "linear" DanceGRPO's.
-        """
-
-    @abstractmethod
-    def denoise(
-        self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
-    ) -> Tensor:
-        """One call of the denoiser, without guidance: x [B,C,F,H,W], time [B] float32 -> [B,C,F,H,W].
-
-        x and embeds come on the policy's device and in its dtype. Call `module`, which may be an engine
-        around `self.module`; read the configuration from `self.module`.
-        """
-
-    @abstractmethod
-    def decode_chunk(self, latents: Tensor) -> Tensor:
-        """Latents [B,C,F,H,W] float32 -> pixels [B,M,3,Y,X] in [0, 1], as the stock pipeline makes them."""
-
-    # What a family may write.
-
-    def accept(self, index: Mapping[str, Any]) -> None:
-        """Refuse, with a ValueError, a variant that model_index.json shows to be another model."""
-        return
-
-    def embed_negative(self) -> dict[str, Tensor]:
-        """The text conditions of the negative branch, each [1, ...], as the stock pipeline makes them."""
-        return self.embed(self.config.negative_prompt)
-
-    def condition(self, frame: Tensor) -> dict[str, Tensor]:
-        """What is known of a clip that starts with `frame`, uint8 [3,Y,X]; float32 tensors [1, ...] by name.
-
-        A policy that holds the first latent frame gives it as "condition" [1,C,1,H,W]; other names begin with
-        "condition_" and reach `denoise`.
-        """
-        raise NotImplementedError  # only where takes_frames
-
-    @property
-    def holds(self) -> bool:
-        """Whether the first latent frame is given and never moves; else the denoiser reads the frame."""
-        return self.conditioned
-
-    def shared_tokens(self) -> Tokens | None:
-        """The tokens that ranks can share (engine.sequence_parallel) by the plan of the denoiser's class.
-
-        None where it has no plan, or one that does not train as one rank does.
-        """
-        return None
-
-    def trained_module(self) -> nn.Module:
-        """What is trained, in one module: the denoiser, or one that holds several (see `denoisers`)."""
-        module: nn.Module = getattr(self.pipe, self.denoiser_name)
-        return module
-
-    def denoisers(self) -> dict[str, Any]:
-        """Name in the pipeline -> denoiser, of all that are trained. Of several, a parameter of `module` has
-        that name before its own.
-        """
-        return {self.denoiser_name: self.module}
-
-    @property
-    def stock_name(self) -> str:
-        """Class in diffusers that samples as this policy does; not always the checkpoint's."""
-        return type(self.pipe).__name__
-
-    def stock_module(self, pipe: Any) -> Callable[..., Any]:
-        """What `predict` runs to get the output of the stock pipeline `pipe` instead of this policy's."""
-        module: Callable[..., Any] = getattr(pipe, self.denoiser_name)
-        return module
-
-    def stock_scheduler(self, pipe: Any) -> Any:
-        """The stock scheduler whose deterministic steps are ours; another than the checkpoint's for some."""
-        return pipe.scheduler
-
-    def call_settings(self) -> dict[str, Any]:
-        """Keyword arguments of the stock pipeline's `__call__` under which it samples as this policy does.
-
-        Without prompt, number of steps, latents and generator. The base class knows classifier-free guidance
-        under the name guidance_scale; a family whose call has other names says so.
-        """
-        config = self.config
-        settings: dict[str, Any] = {
-            "height": config.height,
-            "width": config.width,
-            "guidance_scale": config.cfg,
-        }
-        if config.cfg > 1 and config.negative_prompt:
-            settings["negative_prompt"] = config.negative_prompt
-        if config.max_tokens is not None:
-            settings["max_sequence_length"] = config.max_tokens
-        if self._makes_clips:
-            settings["num_frames"] = config.frames
-        return settings
-
-    def guide(self, negative: Tensor, out: Tensor, time: Tensor) -> Tensor:
-        """Classifier-free guidance: from the two branches, [B,C,F,H,W] each, at model time [B], the output
-        that is sampled.
-        """
-        return negative + self.config.cfg * (out - negative)
-
-    def stock_latents(self, x: Tensor) -> Tensor:
-        """Our latents [B,C,F,H,W] in the form that the stock call takes as `latents`."""
-        return x if self._makes_clips else x.squeeze(2)
-
-    def stock_output(self, x: Tensor) -> Tensor:
-        """Our latents in the form that the stock call returns for output_type="latent"."""
-        return self.stock_latents(x)
-
-    # What all families share.
-
-    @property
-    def _makes_clips(self) -> bool:
-        return "num_frames" in inspect.signature(type(self.pipe).__call__).parameters
-
-    def _check_options(self, config: ModelConfig) -> None:
-        """Refuse guidance and conditions that this family does not have."""
-        family = f"model.family={config.family}"
-        if not config.cfg >= 1:
-            raise ValueError(f"model.cfg must be at least 1 (1 is no guidance), got {config.cfg}")
-        if config.condition is not Condition.none and not self.takes_frames:
-            raise ValueError(
-                f"model.condition={config.condition.value}: {family} starts from noise alone; type "
-                "model.condition=none"
-            )
-        if config.guidance is not None and not self.takes_guidance:
-            raise ValueError(
-                f"model.guidance={config.guidance}: the denoiser of {family} is not told a guidance scale; "
-                "type model.guidance=null, and model.cfg=... for classifier-free guidance"
-            )
-        if config.guidance is not None and not config.guidance >= 0:
-            raise ValueError(f"model.guidance must be at least 0, got {config.guidance}")
-        if config.cfg_2 is not None and not self.takes_cfg_2:
-            raise ValueError(
-                f"model.cfg_2={config.cfg_2}: {family} has no second expert; type model.cfg_2=null"
-            )
-
     @property
     def copies(self) -> list[nn.Module]:
         """What `predict` may run: the module, and the frozen copy of it where one is kept."""
         return [self.module] if self._frozen is None else [self.module, self._frozen]
-
-    @property
-    def conditioned(self) -> bool:
-        """Whether every sample starts from a given frame."""
-        return self.config.condition is Condition.first_frame
-
-    @property
-    def guided(self) -> bool:
-        """Whether `predict` runs a second, negative branch; a family with embedded guidance says False."""
-        return self.config.cfg > 1
 
     @property
     def free(self) -> Tensor:
@@ -303,71 +124,16 @@ class Policy(ABC):
         mean, std = kernels.transition(table, step, stochastic, x, out)
         return Transition(mean=self.hold(mean, x), std=std)
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str], frames: Tensor | None = None) -> tuple[dict[str, Tensor], int]:
-        """Text conditions, each [P, ...] on the CPU, and how many of the P prompts were truncated.
-
-        frames: uint8 [P,3,Y,X], the condition frames of a policy that starts from one; None for others. What
-        is known from them stands under names from "condition" on. With guidance, every other name also stands
-        there as "negative_" + name. Prompts are encoded one at a time, so that an embedding never depends on
-        the prompts that came with it or on the number of processes.
-
-        Raises ValueError when there are no prompts, or frames do not fit the policy.
+        """Text conditions, each [P, ...] on the CPU, and how many of the P prompts were truncated; see
+        `prompt_encoder.PromptEncoder.encode`.
         """
-        if not texts:
-            raise ValueError("no prompts to encode")
-        self._check_frames(len(texts), frames)
-        with ExitStack() as encoding:
-            made = [self._embedded(text, encoding) for text in texts]
-            embeds = {name: torch.cat([row[name] for row in made]).cpu() for name in made[0]}
-            if self.guided:
-                negative = self._embedded(self.config.negative_prompt, encoding, negative=True)
-                for name, value in negative.items():
-                    embeds[NEGATIVE + name] = value.cpu().repeat(len(texts), *[1] * (value.ndim - 1))
-        if frames is not None:
-            known = [self.condition(frame) for frame in frames]
-            embeds |= {name: torch.cat([row[name] for row in known]).float().cpu() for name in known[0]}
-        return embeds, sum(self.truncated(text) for text in texts)
+        return self._prompts.encode(texts, frames)
 
-    def _embedded(self, text: str, encoding: ExitStack, *, negative: bool = False) -> dict[str, Tensor]:
-        """The embedding of a prompt; encoders that wait for one come to the device until `encoding` ends."""
-        make = self.embed_negative if negative else partial(self.embed, text)
-        if self.embed_cache is None or self._encoders is None:
-            return make()
-        waiting = self._encoders
-
-        def woken() -> dict[str, Tensor]:
-            if not waiting.working:
-                encoding.enter_context(waiting.at_work())
-            return make()
-
-        return self.embed_cache.get(text, woken, negative=negative)
-
-    @cached_property
+    @property
     def embed_cache(self) -> EmbedCache | None:
         """Encoded prompts on the disk, where model.embed_cache names a folder."""
-        folder = self.config.embed_cache
-        return None if folder is None else EmbedCache(folder, identity(self.config, self.device))
-
-    def _check_frames(self, prompts: int, frames: Tensor | None) -> None:
-        if frames is None and not self.conditioned:
-            return
-        if frames is None:
-            raise ValueError(
-                "model.condition=first_frame starts every clip from a frame, and these prompts bring none; "
-                "type data=shapes_i2v, or model.condition=none"
-            )
-        if not self.conditioned:
-            raise ValueError(
-                "these prompts bring condition frames, and model.condition=none starts from noise alone; "
-                "type model.condition=first_frame, or choose data without frames (data=shapes_video)"
-            )
-        wanted = (prompts, 3, self.config.height, self.config.width)
-        if tuple(frames.shape) != wanted or frames.dtype != torch.uint8:
-            raise ValueError(
-                f"condition frames: wanted uint8 {list(wanted)}, got {frames.dtype} {list(frames.shape)}; "
-                f"type model.height={frames.shape[-2]} model.width={frames.shape[-1]}, or resize the frames"
-            )
+        return self._prompts.cache
 
     def predict(
         self,
