@@ -14,6 +14,23 @@ from torch import nn
 
 WIDTH = 32
 TOKENS = 24  # of CLIP
+UNQUANTISED = {"use_quant_conv": False, "use_post_quant_conv": False}  # as the autoencoders from SD3 on
+
+
+def autoencoder(**options: Any) -> Any:
+    """An AutoencoderKL of 4 latent channels and factor 4, in the width of these tests."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=32,
+        **options,
+    )
 
 
 def sd3(
@@ -31,7 +48,6 @@ def sd3(
     attention in the first block (SD3.5 medium). qk_norm: None (SD3) or "rms_norm" (SD3.5).
     """
     from diffusers import (
-        AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
         SD3Transformer2DModel,
         StableDiffusion3Pipeline,
@@ -54,19 +70,7 @@ def sd3(
             dual_attention_layers=(0,) if dual else (),
             qk_norm=qk_norm,
         )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=32,
-            scaling_factor=1.5305,
-            shift_factor=0.0609,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        vae = autoencoder(scaling_factor=1.5305, shift_factor=0.0609, **UNQUANTISED)
         pipe = StableDiffusion3Pipeline(
             transformer=_rough(transformer),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),

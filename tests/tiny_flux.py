@@ -14,7 +14,7 @@ def flux(folder: Path, *, dev: bool = True, seed: int = 0) -> Path:
 
     dev: told a guidance scale, noise levels by the resolution (FLUX.1-dev); otherwise as FLUX.1-schnell.
     """
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -30,19 +30,7 @@ def flux(folder: Path, *, dev: bool = True, seed: int = 0) -> Path:
             guidance_embeds=dev,
             axes_dims_rope=(4, 6, 6),
         )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=32,
-            scaling_factor=0.3611,
-            shift_factor=0.1159,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        vae = tiny.autoencoder(scaling_factor=0.3611, shift_factor=0.1159, **tiny.UNQUANTISED)
         scheduler = (
             FlowMatchEulerDiscreteScheduler(
                 shift=3.0,

@@ -91,20 +91,7 @@ def unet(text_width: int, **more: Any) -> nn.Module:
 
 def autoencoder() -> nn.Module:
     """Factor 4, 4 latent channels, the scaling of 1.5."""
-    from diffusers import AutoencoderKL
-
-    return tiny._rough(
-        AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=32,
-            scaling_factor=0.18215,
-        )
-    )
+    return tiny._rough(tiny.autoencoder(scaling_factor=0.18215))
 
 
 def text_encoder() -> nn.Module:

@@ -14,7 +14,6 @@ TEMPLATE = "{% for m in messages %}a {{ m['content'] }} and{% endfor %}"
 def z_image(folder: Path, *, seed: int = 0) -> Path:
     """Save a ZImagePipeline: 4 latent channels, autoencoder factor 4; sides to 128 pixels, 94 text tokens."""
     from diffusers import (
-        AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
         ZImagePipeline,
         ZImageTransformer2DModel,
@@ -37,19 +36,7 @@ def z_image(folder: Path, *, seed: int = 0) -> Path:
         with torch.no_grad():  # left unset by the class
             transformer.x_pad_token.normal_()
             transformer.cap_pad_token.normal_()
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=32,
-            scaling_factor=0.3611,
-            shift_factor=0.1159,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-        )
+        vae = tiny.autoencoder(scaling_factor=0.3611, shift_factor=0.1159, **tiny.UNQUANTISED)
         encoder = Qwen3Model(
             Qwen3Config(
                 vocab_size=64,

@@ -29,3 +29,13 @@ def composed(overrides: Sequence[str], unsaid: str) -> RewardConfig:
     reward = OmegaConf.to_object(node)
     assert isinstance(reward, RewardConfig)
     return reward
+
+
+def reachable(reward: RewardConfig) -> None:
+    """Ask the hub for what the scorers will load, before they try for long. Raises ConfigError."""
+    from rlvis.schema import Executor
+    from rlvis.training.doctor import hub
+
+    names = [] if reward.executor is Executor.http else list(hub.judges(reward.terms, "reward"))
+    if found := hub.unreachable(names):
+        raise ConfigError(found[0].told)

@@ -81,6 +81,7 @@ def run(words: Sequence[str]) -> int:
         samples = listed(options.images, options.prompts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    rewards.reachable(reward)
     log_to_stderr(0)
     return guarded(lambda: _scored(reward, samples, options))
 

@@ -68,6 +68,7 @@ def run(words: Sequence[str]) -> int:
     options, overrides = options_of(overrides)
     reward = reward_of([*overrides, *folder])
     token = token_of(options)
+    rewards.reachable(reward)
     listening = bound(options)
     log_to_stderr(0)
     with listening:

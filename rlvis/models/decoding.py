@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from rlvis.schema import ModelConfig
 
 
@@ -67,3 +69,14 @@ def tile_strides(autoencoder: Any) -> tuple[int, int]:
         down = across = share
     high, wide = tile_sizes(autoencoder)
     return int(high * (1 - down)), int(wide * (1 - across))
+
+
+def picture(pipe: Any, latents: Tensor) -> Tensor:
+    """Latents [B,C,1,H,W] -> [B,1,3,Y,X] in [0, 1], of an autoencoder with a scale and a shift: unscale,
+    decode, stock post-processing.
+    """
+    vae = pipe.vae
+    scaled = latents.squeeze(2) / vae.config.scaling_factor + vae.config.shift_factor
+    decoded = vae.decode(scaled, return_dict=False)[0]
+    image: Tensor = pipe.image_processor.postprocess(decoded, output_type="pt")
+    return image.unsqueeze(1)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import grids, packing, sizes
+from rlvis.models import decoding, grids, packing, sizes
 from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
@@ -101,12 +101,7 @@ class Flux(Policy):
 
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """[B,C,1,H,W] -> [B,1,3,Y,X] in [0, 1]: unscale, autoencoder, stock post-processing."""
-        vae = self.pipe.vae
-        scaled = latents.squeeze(2) / vae.config.scaling_factor + vae.config.shift_factor
-        image: Tensor = self.pipe.image_processor.postprocess(
-            vae.decode(scaled, return_dict=False)[0], output_type="pt"
-        )
-        return image.unsqueeze(1)
+        return decoding.picture(self.pipe, latents)
 
     def call_settings(self) -> dict[str, Any]:
         """Stock calls the embedded scale guidance_scale, and classifier-free guidance true_cfg_scale."""

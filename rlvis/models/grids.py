@@ -7,6 +7,7 @@ resolution or by a fixed one, and perhaps stretch its end. What the checkpoint's
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from rlvis.flow import schedules
@@ -21,6 +22,24 @@ PLAIN: dict[str, Any] = {
     "invert_sigmas": False,
     "stochastic_sampling": False,
 }
+
+
+# Of pipelines that leave the grid to the scheduler, besides: what would bend it.
+PLAIN_EULER: dict[str, Any] = PLAIN | {"use_dynamic_shifting": False, "shift_terminal": None}
+
+
+def check_plain(config: Mapping[str, Any], plain: Mapping[str, Any], path: str) -> None:
+    """Raise ValueError where a scheduler's configuration sets options of `plain` otherwise.
+
+    path: model.path, for the message. Null, false and 0 say the same.
+    """
+    odd = [key for key, usual in plain.items() if (config.get(key, usual) or None) != (usual or None)]
+    if odd:
+        raise ValueError(
+            f"the scheduler of model.path={path} sets {', '.join(f'{key}={config[key]}' for key in odd)}, "
+            "which sampler.grid=model does not follow; type sampler.grid=linear, with a sampler.shift of "
+            "your choice"
+        )
 
 
 def line_schedule(
@@ -50,13 +69,13 @@ def line_schedule(
         shift = math.exp(mu) if dynamic and mu is not None else float(config.get("shift", 1.0))
     if grid == "linear":
         return schedules.shifted_linear(steps, shift)
-    odd = [key for key, plain in PLAIN.items() if (config.get(key, plain) or plain) != plain]
-    if type(pipe.scheduler).__name__ != "FlowMatchEulerDiscreteScheduler" or odd:
-        sets = ", ".join(f"{key}={config[key]}" for key in odd) or "steps of its own"
+    if type(pipe.scheduler).__name__ != "FlowMatchEulerDiscreteScheduler":
         raise ValueError(
-            f"the scheduler of model.path={path}, a {type(pipe.scheduler).__name__}, sets {sets}, which "
-            "sampler.grid=model does not follow; type sampler.grid=linear, with sampler.shift of your choice"
+            f"the scheduler of model.path={path}, a {type(pipe.scheduler).__name__}, has its own steps, "
+            "which sampler.grid=model does not follow; type sampler.grid=linear, with a sampler.shift of "
+            "your choice"
         )
+    check_plain(config, PLAIN, path)
     terminal = config.get("shift_terminal") or None
     if dynamic and mu is not None:
         return schedules.flow_match_dynamic(steps, mu, terminal=terminal)

@@ -12,24 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import sizes
+from rlvis.models import decoding, grids, sizes
 from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
 DEFAULT_TOKENS = 256  # of T5, and of the zeros that stand for it; the stock pipeline's default
 MOST_TOKENS = 512
-# Options of the stock scheduler that change its grid or step, with the values under which it is what we do.
-PLAIN_SCHEDULER: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "use_dynamic_shifting": False,
-    "shift_terminal": None,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "invert_sigmas": False,
-    "stochastic_sampling": False,
-}
 
 
 class StableDiffusion3(Policy):
@@ -81,13 +70,7 @@ class StableDiffusion3(Policy):
             return schedules.shifted_linear(steps, shift)
         if grid != "model":
             raise ValueError(f"sampler.grid={grid}: choose model or linear")
-        odd = [k for k, plain in PLAIN_SCHEDULER.items() if (config.get(k, plain) or plain) != plain]
-        if odd:
-            raise ValueError(
-                f"the scheduler of model.path={self.config.path} sets "
-                f"{', '.join(f'{k}={config[k]}' for k in odd)}, which sampler.grid=model does not follow; "
-                "type sampler.grid=linear, with a sampler.shift of your choice"
-            )
+        grids.check_plain(config, grids.PLAIN_EULER, self.config.path)
         return schedules.flow_match_euler(steps, shift)
 
     def denoise(
@@ -105,9 +88,4 @@ class StableDiffusion3(Policy):
 
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """[B,C,1,H,W] -> [B,1,3,Y,X] in [0, 1]: unscale, autoencoder, stock post-processing."""
-        vae = self.pipe.vae
-        scaled = latents.squeeze(2) / vae.config.scaling_factor + vae.config.shift_factor
-        image: Tensor = self.pipe.image_processor.postprocess(
-            vae.decode(scaled, return_dict=False)[0], output_type="pt"
-        )
-        return image.unsqueeze(1)
+        return decoding.picture(self.pipe, latents)

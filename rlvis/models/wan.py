@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from rlvis.flow import schedules
-from rlvis.models import lora, sizes, wan_checks, wan_i2v
+from rlvis.models import grids, lora, sizes, wan_checks, wan_i2v
 from rlvis.models.policy import GIVEN, Policy
-from rlvis.models.sd3 import PLAIN_SCHEDULER
 from rlvis.models.wan_experts import NAMES, Experts
 from rlvis.records import Schedule
 
 STOCK_UNIT = 16  # the stock pipelines take no other multiples of pixels, whatever the autoencoder could do
-# The scheduler of the released checkpoints, as PLAIN_SCHEDULER: what it must say for its grid to be ours.
+# The scheduler of the released checkpoints, as grids.PLAIN_EULER: what it must say for its grid to be ours.
 PLAIN_UNIPC: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "prediction_type": "flow_prediction",
@@ -39,7 +38,7 @@ PLAIN_UNIPC: dict[str, Any] = {
 # Class of the scheduler -> its key of the time shift, our grid, and what its other keys must be.
 SCHEDULERS: dict[str, tuple[str, Callable[[int, float], Schedule], dict[str, Any]]] = {
     "UniPCMultistepScheduler": ("flow_shift", schedules.unipc_flow, PLAIN_UNIPC),
-    "FlowMatchEulerDiscreteScheduler": ("shift", schedules.flow_match_euler, PLAIN_SCHEDULER),
+    "FlowMatchEulerDiscreteScheduler": ("shift", schedules.flow_match_euler, grids.PLAIN_EULER),
 }
 
 
@@ -182,13 +181,7 @@ class Wan(Policy):
         shift = config[key] if shift is None else shift
         if grid == "linear":
             return schedules.shifted_linear(steps, shift)
-        odd = [k for k, usual in plain.items() if (config.get(k, usual) or None) != (usual or None)]
-        if odd:
-            raise ValueError(
-                f"the scheduler of model.path={self.config.path} sets "
-                f"{', '.join(f'{k}={config[k]}' for k in odd)}, which sampler.grid=model does not follow; "
-                "type sampler.grid=linear, with a sampler.shift of your choice"
-            )
+        grids.check_plain(config, plain, self.config.path)
         return make(steps, shift)
 
     def predict(

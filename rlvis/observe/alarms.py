@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rlvis.observe import lines
 from rlvis.observe.sentinels import Alarm
 from rlvis.observe.trackers import json_number, keep_before
 
@@ -37,15 +38,5 @@ def resume(run_dir: Path, step: int) -> None:
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
     """The lines by step; what cannot be read is left out."""
-    try:
-        text = (Path(run_dir) / NAME).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-            found.append(row | {"step": int(row["step"]), "statistic": str(row["statistic"])})
-        except (ValueError, KeyError, TypeError):
-            continue
+    found = [row for row in lines.steps(Path(run_dir) / NAME) if "statistic" in row]
     return sorted(found, key=lambda row: row["step"])

@@ -6,17 +6,17 @@ there was one count as finished when their last step is there.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlvis.observe import health
+from rlvis.observe import health, lines
 from rlvis.observe.health import Symptom
 from rlvis.report import folder
 from rlvis.report.folder import RunFolder
+from rlvis.training import runfolder
 
 RUNNING, FINISHED, CRASHED, KILLED, INTERRUPTED = "running", "finished", "crashed", "killed", "interrupted"
 LOG_TAIL = 200_000  # bytes
@@ -81,7 +81,9 @@ def gather(run_dir: Path) -> Evidence | None:
     exits = [e for path in sorted(run_dir.glob("exit*.json")) if (e := folder.json_object(path))]
     if not (run.config or run.rows or broken or exits):
         return None
-    details = list(lines(run_dir / "details.jsonl"))
+    # A step that was written twice, before and after a resumption, counts as written last.
+    by_step = {row["step"]: row for row in lines.steps(run_dir / "details.jsonl")}
+    details = [by_step[step] for step in sorted(by_step)]
     findings = (folder.json_object(run_dir / "doctor.json") or {}).get("findings")
     odd = [f for f in findings or [] if isinstance(f, Mapping) and f.get("level") in ("warning", "failure")]
     return Evidence(
@@ -97,24 +99,8 @@ def gather(run_dir: Path) -> Evidence | None:
     )
 
 
-def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects with a step in a file of lines; later ones win, what cannot be read is left out."""
-    found: dict[int, dict[str, Any]] = {}
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-            found[int(row["step"])] = row
-        except (ValueError, KeyError, TypeError):
-            continue
-    yield from (found[step] for step in sorted(found))
-
-
 def _state(run: RunFolder, exits: list[dict[str, Any]], broken: list[dict[str, Any]]) -> str:
-    if folder.being_written(run.path):
+    if runfolder.is_held(run.path):
         return RUNNING
     if any(e.get("error") and e.get("code") != 130 for e in exits):
         return CRASHED

@@ -7,9 +7,7 @@ A report is wanted most when a run broke: a cut-off last line, no samples or no 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,21 +74,6 @@ def is_run(path: Path) -> bool:
 def runs_below(path: Path) -> list[Path]:
     """The run folders directly in a folder, by name: the runs of one name, or of a sweep."""
     return sorted(child for child in path.iterdir() if child.is_dir() and is_run(child))
-
-
-def being_written(run_dir: Path) -> bool:
-    """Whether a process holds the run folder now."""
-    try:
-        file = os.open(run_dir / ".lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(file)
-    return False
 
 
 def read(run_dir: Path) -> RunFolder:

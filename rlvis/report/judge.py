@@ -13,7 +13,8 @@ from typing import Any
 
 from rlvis.observe import health
 from rlvis.observe.symptom import BROKEN, SUSPICIOUS, Symptom
-from rlvis.report.folder import RunFolder, being_written, json_object
+from rlvis.report.folder import RunFolder, json_object
+from rlvis.training import runfolder
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _progress(run: RunFolder) -> tuple[str, bool]:
     wanted, done = run.told("train.steps"), run.steps
     resumed = run.manifest.get("earlier")
     again = f", started {len(resumed) + 1} times" if isinstance(resumed, list) and resumed else ""
-    if being_written(run.path):
+    if runfolder.is_held(run.path):
         of = f" of {wanted}" if isinstance(wanted, int) else ""
         return f"Still being written: {done}{of} steps so far{again}.", False
     if not isinstance(wanted, int):

@@ -73,7 +73,7 @@ def problems(config: Config) -> list[str]:
     """
     try:
         if config.resume is not None and (folder := find(config)) is not None:
-            if _is_held(folder):
+            if is_held(folder):
                 return [_in_use(folder)]
             files.choose(folder)
         if config.run_dir is not None:
@@ -140,7 +140,7 @@ def _make(folder: Path, *, exist_ok: bool) -> bool:
 
 
 def _refuse_taken(folder: Path) -> None:
-    if _is_held(folder):
+    if is_held(folder):
         raise ConfigError(_in_use(folder))
     # What a refused run left (its configuration, what the doctor said) is nobody's work yet.
     if (folder / "config.yaml").exists() and any((folder / name).exists() for name in _TRACES):
@@ -176,14 +176,15 @@ def _hold(folder: Path) -> int:
     return file
 
 
-def _is_held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Whether a process is writing the run folder now."""
     try:
         file = os.open(folder / ".lock", os.O_RDONLY)
     except OSError:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may ask at once
+    except OSError:
         return True
     finally:
         os.close(file)

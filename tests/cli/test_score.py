@@ -205,3 +205,20 @@ def test_help_and_several_processes(capsys: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["score", "reward=checker", "images=media"]) == 2
     assert "runs in one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["score", "images=media"], ["serve", "port=0"]])
+def test_weights_that_cannot_be_had_are_one_line(
+    verb: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    picture("a.png", 10)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
+    assert cli.main([*verb, "reward=pickscore"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "yuvalkirstain/PickScore_v1: it is not in the cache" in said[0]
+    assert "type reward.terms.pickscore.kwargs.path=FOLDER" in said[0]

@@ -119,12 +119,9 @@ def test_a_server_answers_and_ends_by_ctrl_c_without_the_policies_libraries() ->
         address = re.fullmatch(r"serving jpeg at (\S+)\n", process.stdout.readline())
         assert address is not None
         token = process.stdout.readline().strip().partition("export RLVIS_TOKEN=")[2]
-        for _ in range(200):
-            try:
-                health = httpx.get(f"{address[1]}/health")
-                break
-            except httpx.ConnectError:
-                continue
+        transport = httpx.HTTPTransport(retries=8)  # it says where it is a moment before it listens
+        with httpx.Client(transport=transport) as client:
+            health = client.get(f"{address[1]}/health")
         assert health.json() == {"ready": True, "terms": ["jpeg"]}
         headers = {"authorization": f"Bearer {token}"}
         assert httpx.get(f"{address[1]}/terms", headers=headers).json()["terms"][0]["scorer"] == (

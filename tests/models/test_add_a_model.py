@@ -22,7 +22,6 @@ def aura_flow(folder: Path) -> Path:
     from diffusers import (
         AuraFlowPipeline,
         AuraFlowTransformer2DModel,
-        AutoencoderKL,
         FlowMatchEulerDiscreteScheduler,
     )
 
@@ -41,15 +40,7 @@ def aura_flow(folder: Path) -> Path:
             caption_projection_dim=32,
             pos_embed_max_size=64,
         )
-        vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=32,
-        )
+        vae = tiny.autoencoder()
         pipe = AuraFlowPipeline(
             tokenizer=tiny.word_tokenizer(),
             text_encoder=tiny.umt5_encoder(),

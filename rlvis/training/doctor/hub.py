@@ -7,7 +7,7 @@ request a repository for the head of that file, with a short time limit; HF_HUB_
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,20 @@ def _named(config: Config) -> Iterator[Wanted]:
         name = area.backbone_path or CHECKPOINTS[area.backbone]
         key = "advantage.map.backbone" + ("_path" if area.backbone_path else "")
         yield Wanted(key, name, "config.json", area.backbone_revision)
-    # With executors of servers nothing of the reward is loaded here.
-    here = {} if config.reward.executor is Executor.http else config.reward.terms
-    for terms, where in ((here, "reward"), (config.eval.terms, "eval")):
-        for name, term in terms.items():
-            for key, file in JUDGES.get(term.scorer, {}).items():
-                repository = str(_kwarg(term, key)).removeprefix("hf-hub:")
-                told = term.kwargs.get("revision" if key == "path" else f"{key}_revision")
-                revision = told or PINNED.get(repository)
-                yield Wanted(f"{where}.terms.{name}.kwargs.{key}", repository, file, revision)
+    # With servers nothing of the reward is loaded here.
+    if config.reward.executor is not Executor.http:
+        yield from judges(config.reward.terms, "reward")
+    yield from judges(config.eval.terms, "eval")
+
+
+def judges(terms: Mapping[str, RewardTerm], where: str) -> Iterator[Wanted]:
+    """The repositories that scorers of ours load, those on this machine among them; where: whose terms."""
+    for name, term in terms.items():
+        for key, file in JUDGES.get(term.scorer, {}).items():
+            repository = str(_kwarg(term, key)).removeprefix("hf-hub:")
+            told = term.kwargs.get("revision" if key == "path" else f"{key}_revision")
+            revision = told or PINNED.get(repository)
+            yield Wanted(f"{where}.terms.{name}.kwargs.{key}", repository, file, revision)
 
 
 def _kwarg(term: RewardTerm, key: str) -> Any:
@@ -92,12 +97,20 @@ def hub(config: Config) -> list[Finding]:
     if not names:
         return [Finding("hub", OK, "nothing comes from the hub", {"repositories": 0})]
     missing = [one for one in names if not _cached(one)]
-    found = [finding for one in missing if (finding := _asked(one)) is not None]
-    if found:
+    if found := _unreachable(missing):
         return found
     what = f"{len(names)} repositories, {len(names) - len(missing)} in the cache"
     what += "" if not missing else f", {', '.join(one.repository for one in missing)} to be had"
     return [Finding("hub", OK, what, {"repositories": len(names), "cached": len(names) - len(missing)})]
+
+
+def unreachable(names: Iterable[Wanted]) -> list[Finding]:
+    """What stands between us and those of the repositories that are not on this machine."""
+    return _unreachable([one for one in names if not _local(one.repository) and not _cached(one)])
+
+
+def _unreachable(missing: Sequence[Wanted]) -> list[Finding]:
+    return [finding for one in missing if (finding := _asked(one)) is not None]
 
 
 def _cached(one: Wanted) -> bool:
