@@ -21,5 +21,5 @@ def steps(path: Path) -> Iterator[dict[str, Any]]:
         try:
             row = json.loads(line)
             yield row | {"step": int(row["step"])}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
