@@ -24,8 +24,8 @@ from torch import Tensor
 
 from rlvis.compose.command import compose
 from rlvis.observe import picture_statistics, sentinels
-from rlvis.observe.looks import PREFIX
 from rlvis.observe.sentinels import Seen, Watch
+from rlvis.observe.step_statistics import PREFIX
 from rlvis.schema import SentinelConfig
 from rlvis.training import loop
 

@@ -1,8 +1,8 @@
-"""What is wrong, with its numbers, why it matters and what to type: one record for all who say so, one printer.
+"""What is wrong, with its numbers, why it matters and what to type: one record, one printer.
 
-Checks of a configuration, the doctor, the health of a run, sentinels, autopsies, plans and verdicts all speak in
-findings. A mistake of the user's travels as a ConfigError, which carries some, so that every room can raise it.
-Nothing here imports torch.
+Checks of a configuration, the doctor, the health of a run, sentinels, autopsies, plans and verdicts all speak
+in findings. A mistake of the user's travels as a ConfigError, which carries them and which every room can
+raise. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Severity(StrEnum):
 class Finding:
     """One thing that was looked at, and how it came out.
 
-    name: short, as in ratio-first; empty where `what` begins with the key. what: one sentence with its numbers;
-    numbers: the same as data. wanted: what would be right, in words. why: what it means, or its likely cause.
-    type: what to type about it. source: the metric, key or file in which it was seen; step: the training step,
-    from 1. evidence: sentences that speak for it.
+    name: short, as in ratio-first; empty where `what` begins with the key. what: one sentence with its
+    numbers; numbers: the same as data. wanted: what would be right, in words. why: what it means, or its
+    likely cause. type: what to type about it. source: the metric, key or file that shows it; step: the
+    training step, from 1. evidence: sentences that speak for it.
     """
 
     what: str
@@ -73,7 +73,7 @@ def mistake(what: str, type: str = "", *, why: str = "") -> Finding:
 
 
 def worst_first(findings: Iterable[Finding], *severities: Severity) -> list[Finding]:
-    """The findings of these severities (all, where none is named), failures before warnings before the rest."""
+    """The findings of these severities (all, where none is named), the worst first."""
     order = [Severity.failure, Severity.warning, Severity.ok]
     chosen = [f for f in findings if not severities or f.severity in severities]
     return sorted(chosen, key=lambda f: order.index(f.severity))

@@ -268,3 +268,22 @@ class PolicyUpdate(Record):
     policy_step: int
     metrics: dict[str, float]
     details: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepRecords:
+    """All records of one step; trajectories without media."""
+
+    prompts: PromptBatch
+    trajectories: Trajectories
+    rewards: Rewards
+    trust: Trust
+    advantages: Advantages
+    update: PolicyUpdate
+    truncated: int
+    seconds: dict[str, float]
+    peak: dict[str, int]  # bytes on a GPU by stage; empty on a CPU
+    map: Tensor | None = None  # of this rank's rows, whatever it was applied to
+    failed_maps: int = 0  # of this rank's rows
+    thumbnails: Tensor | None = None  # uint8 [N,M,3,y,x] of this rank's rows, where they were asked for
+    refilled: int = 0  # samples of all ranks that were drawn afresh, over all rounds

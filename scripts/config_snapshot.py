@@ -1,7 +1,7 @@
-"""Every experiment beside every option: what composes, what the checks say, the first line; to compare two trees.
+"""Every experiment beside every option: what composes, what the checks say, the first line; for two trees.
 
     python scripts/config_snapshot.py write before.jsonl      # on one commit
-    python scripts/config_snapshot.py compare before.jsonl    # on another: exit code 1 and the rows that differ
+    python scripts/config_snapshot.py compare before.jsonl    # on another: exit code 1 where rows differ
 
 A row is one command line: an experiment (or none) with one option of one group (or none), or two groups'
 options without an experiment (--pairs). Two trees with equal rows compose, check and announce alike.
@@ -23,12 +23,14 @@ import rlvis.compose.command as command
 import rlvis.compose.describe as describe
 
 try:
-    from rlvis.checks import check
     from rlvis.checks.summary import summary
+
+    from rlvis.checks import check
     from rlvis.findings import ConfigError
 except ImportError:  # before the checks had a room of their own
-    from rlvis.training.checks import ConfigError, check
-    from rlvis.training.summary import summary
+    from rlvis.checks.config import check
+    from rlvis.findings import ConfigError
+    from rlvis.plan.summary import summary
 
 
 def command_lines(pairs: bool) -> Iterator[list[str]]:

@@ -93,7 +93,7 @@ class Trials:
 
     def resumable(self, run: Path) -> bool:
         """Whether a run can go on; one that was killed before its first checkpoint starts anew."""
-        from rlvis.training.resume import has_checkpoint
+        from rlvis.checkpoints.resume import has_checkpoint
 
         if (run / "config.yaml").is_file() and has_checkpoint(run):
             return True

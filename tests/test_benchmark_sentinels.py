@@ -12,7 +12,7 @@ from benchmarks import sentinels
 from rlvis.compose.command import compose
 from rlvis.schema import SentinelConfig
 from rlvis.training import loop
-from rlvis.training.guarding import SentinelStopError
+from rlvis.training.guard import SentinelStopError
 
 
 def rows(values: list[float], rewards: list[float]) -> list[dict[str, float]]:

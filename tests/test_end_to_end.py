@@ -104,10 +104,10 @@ def _load_masters(policy: object, run: Path) -> None:
     import shutil
 
     from rlvis import schema as S
+    from rlvis.checkpoints import files
     from rlvis.models.policy import Policy
     from rlvis.runtime import dist
     from rlvis.runtime.engine import Engine
-    from rlvis.training.checkpoints import files
 
     assert isinstance(policy, Policy)
     world = dist.start("cpu")

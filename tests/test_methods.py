@@ -10,9 +10,9 @@ import pytest
 from rlvis.cli import main
 from rlvis.data.prompts import ASSETS
 from rlvis.records import Advantages
+from rlvis.runs import archive
+from rlvis.runs.archive import step_folder
 from rlvis.runtime.dist import World
-from rlvis.training import archive
-from rlvis.training.archive import step_folder
 
 SMALL = [
     "data.prompts_per_step=3",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlvis.training.checkpoints import disk, files
+from rlvis.checkpoints import disk, files
 
 
 def checkpoint(run: Path, step: int = 3, **parts: bytes) -> Path:

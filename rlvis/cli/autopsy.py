@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvis.cli.ending import FAILED, OK, WRONG
-from rlvis.training.checks import ConfigError
+from rlvis.cli.exit_codes import FAILED, OK, WRONG
+from rlvis.findings import ConfigError
 
 HELP = """\
 usage: rlvis autopsy RUN_DIR [--json]

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvis.cli.ending import FAILED, OK, guarded, log_to_stderr
-from rlvis.cli.words import known
-from rlvis.training.checkpoints import describe, disk, files
-from rlvis.training.checks import ConfigError
+from rlvis.checkpoints import describe, disk, files
+from rlvis.cli.arguments import known
+from rlvis.cli.exit_codes import FAILED, OK, guarded, log_to_stderr
+from rlvis.findings import ConfigError
 
 HELP = """\
 usage: rlvis checkpoint VERB RUN|CHECKPOINT [KEY=VALUE]
@@ -64,7 +64,7 @@ def _verify(path: Path, options: dict[str, str]) -> int:
 
 
 def _prune(path: Path, options: dict[str, str]) -> int:
-    from rlvis.training import runfolder
+    from rlvis.runs import lock
 
     keep = options.get("keep", "")
     if not keep.isdecimal() or int(keep) < 1:
@@ -72,7 +72,7 @@ def _prune(path: Path, options: dict[str, str]) -> int:
     if _is_checkpoint(path):
         raise ConfigError(f"prune takes a run folder, and {path} is a checkpoint; type {path.parents[1]}")
     _found(path)
-    with runfolder.held(path):
+    with lock.held(path):
         victims = files.outdated(path, int(keep), sums=True)
         for folder in victims:
             print(f"removing {folder} ({describe.mebibytes(_size(folder))})", flush=True)
@@ -94,7 +94,7 @@ def _export(path: Path, options: dict[str, str]) -> int:
         folder = files.choose(path)
     elif bad := files.damage(folder):
         raise ConfigError(f"{folder} is damaged ({files.some(bad)}); nothing was exported")
-    from rlvis.training.checkpoints.export import export
+    from rlvis.checkpoints.export import export
 
     count = export(folder, to)
     print(f"{to}: {count} trained tensors of {folder.name}; README.md there says how to open it")

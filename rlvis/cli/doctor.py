@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlvis.cli.ending import FAILED, OK, guarded, log_to_stderr
+from rlvis.cli.arguments import process, told
+from rlvis.cli.exit_codes import FAILED, OK, guarded, log_to_stderr
 from rlvis.cli.train import checked
-from rlvis.cli.words import process, told
-from rlvis.training.checks import ConfigError
+from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
     from rlvis.schema import Config
@@ -60,8 +60,8 @@ def run(words: Sequence[str]) -> int:
 
 
 def _examined(config: Config, rank: int) -> int:
-    from rlvis.training.doctor.alone import alone
-    from rlvis.training.doctor.findings import table
+    from rlvis.doctor.diagnosis import table
+    from rlvis.doctor.run import alone
 
     diagnosis = alone(config)
     stopping = diagnosis.stopping

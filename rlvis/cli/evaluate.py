@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlvis.cli.ending import OK, guarded, log_to_stderr
-from rlvis.cli.words import process, told
-from rlvis.training.checks import ConfigError
+from rlvis.cli.arguments import process, told
+from rlvis.cli.exit_codes import OK, guarded, log_to_stderr
+from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
     from rlvis.compose.command import Composed
@@ -78,11 +78,11 @@ def checked_evaluation(composed: Composed) -> Config:
     """
     from dataclasses import replace
 
+    from rlvis.checkpoints.eval_weights import settled
+    from rlvis.checks.config import check_evaluation
+    from rlvis.checks.evaluation import eval_files
+    from rlvis.checks.files import files
     from rlvis.schema import Stage
-    from rlvis.training.checks import check_evaluation
-    from rlvis.training.eval_checks import eval_files
-    from rlvis.training.eval_run import settled
-    from rlvis.training.files import files
 
     config = settled(composed.typed(), composed.touched)
     alone = replace(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvis.cli.ending import OK
-from rlvis.cli.words import known
+from rlvis.cli.arguments import known
+from rlvis.cli.exit_codes import OK
 
 
 def run(words: Sequence[str]) -> int:

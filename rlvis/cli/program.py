@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import rlvis
-from rlvis.cli.ending import INTERRUPTED, OK, wrong
-from rlvis.cli.words import known
-from rlvis.training.checks import ConfigError
+from rlvis.cli.arguments import known
+from rlvis.cli.exit_codes import INTERRUPTED, OK, wrong
+from rlvis.findings import ConfigError
 
 HELP = """\
 rlvis: post-training of image and video generators with GRPO on diffusers models

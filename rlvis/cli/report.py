@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvis.cli.ending import OK, guarded
-from rlvis.training.checks import ConfigError
+from rlvis.cli.exit_codes import OK, guarded
+from rlvis.findings import ConfigError
 
 HELP = """\
 usage: rlvis report RUN [RUN ...] [to=FILE]

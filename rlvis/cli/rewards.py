@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlvis.training.checks import ConfigError
+from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
     from rlvis.schema import RewardConfig
@@ -33,8 +33,8 @@ def composed(overrides: Sequence[str], unsaid: str) -> RewardConfig:
 
 def reachable(reward: RewardConfig) -> None:
     """Ask the hub for what the scorers will load, before they try for long. Raises ConfigError."""
+    from rlvis.doctor import hub
     from rlvis.schema import Executor
-    from rlvis.training.doctor import hub
 
     names = [] if reward.executor is Executor.http else list(hub.judges(reward.terms, "reward"))
     if found := hub.unreachable(names):

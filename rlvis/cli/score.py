@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvis.cli import rewards
-from rlvis.cli.ending import FAILED, OK, guarded, log_to_stderr
-from rlvis.cli.words import known, process, told
-from rlvis.training.checks import ConfigError
+from rlvis.cli.arguments import known, process, told
+from rlvis.cli.exit_codes import FAILED, OK, guarded, log_to_stderr
+from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlvis.cli import rewards
-from rlvis.cli.ending import OK, guarded, log_to_stderr
-from rlvis.cli.words import known, told
-from rlvis.training.checks import ConfigError
+from rlvis.cli.arguments import known, told
+from rlvis.cli.exit_codes import OK, guarded, log_to_stderr
+from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
     from rlvis.schema import RewardConfig

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvis.cli.ending import FAILED, INTERRUPTED, OK, guarded, log_to_stderr, wrong
-from rlvis.cli.words import parse, process, search
-from rlvis.training.checks import ConfigError
+from rlvis.cli.arguments import parse, process, search
+from rlvis.cli.exit_codes import FAILED, INTERRUPTED, OK, guarded, log_to_stderr, wrong
+from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
     from rlvis.compose.command import Composed
@@ -73,9 +73,9 @@ def run(words: Sequence[str]) -> int:
 
 def one(overrides: Sequence[str]) -> int:
     """One run: compose, check, tell the numbers, train, report."""
+    from rlvis.checks.files import count_prompts
     from rlvis.compose.command import compose
-    from rlvis.training.files import count_prompts
-    from rlvis.training.summary import summary
+    from rlvis.plan.summary import summary
 
     rank, size = process()
     composed = compose(overrides)
@@ -96,8 +96,8 @@ def one(overrides: Sequence[str]) -> int:
 def _planned(config: Config, size: int, rank: int) -> int:
     """Print the plan, on the leading process."""
     if rank == 0:
+        from rlvis.plan.run import plan
         from rlvis.runtime.engine import quiet_deepspeed
-        from rlvis.training.plan.run import plan
 
         quiet_deepspeed("cpu")
         print(plan(config, size))
@@ -116,11 +116,11 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
 
     Raises ConfigError with every problem, one a line. leads: also look whether the run's folder is free.
     """
-    from rlvis.training import runfolder
-    from rlvis.training.checks import check
-    from rlvis.training.eval_checks import eval_files
-    from rlvis.training.files import files
-    from rlvis.training.resume import resumed
+    from rlvis.checkpoints import open_run
+    from rlvis.checkpoints.resume import resumed
+    from rlvis.checks.config import check
+    from rlvis.checks.evaluation import eval_files
+    from rlvis.checks.files import files
 
     config = composed.typed()
     found = check(config, world_size)
@@ -132,7 +132,7 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
                 file=sys.stderr,
             )
         found = check(config, world_size)
-    found = found or [*files(config), *eval_files(config)] or (runfolder.problems(config) if leads else [])
+    found = found or [*files(config), *eval_files(config)] or (open_run.errors(config) if leads else [])
     if found:
         raise ConfigError("\n".join(found))
     return config
@@ -140,15 +140,16 @@ def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> C
 
 def start(config: Config, argv: list[str]) -> Outcome:
     """Import what a run needs, and run."""
-    from rlvis.training.loop import train as run_all
+    from rlvis.doctor import examine
+    from rlvis.training.loop import train
 
-    return run_all(config, argv)
+    return train(config, argv, examine)
 
 
 def sweep(words: Sequence[str]) -> int:
     """`-m`: check every value, then let Hydra launch one run for each combination."""
     from rlvis.compose import command
-    from rlvis.training.summary import summary
+    from rlvis.plan.summary import summary
 
     plugins = [w for w in words if w.startswith("hydra") and not w.startswith("hydra.searchpath")]
     overrides = [w for w in words if w not in plugins]

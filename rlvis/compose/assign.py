@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlvis import schema
 from rlvis.compose import names
-from rlvis.training.checks import ConfigError
+from rlvis.findings import ConfigError
 
 
 def assign(config: DictConfig, key: str, value: Any) -> None:

@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlvis import schema
 from rlvis.compose import names
 from rlvis.compose.assign import assign, unknown
-from rlvis.training.checks import ConfigError
+from rlvis.findings import ConfigError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SEVERAL = ("reward",)  # groups that take several options at once: reward=[coverage,jpeg]

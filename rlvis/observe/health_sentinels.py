@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from rlvis.observe.looks import PREFIX
 from rlvis.observe.sentinels import EVALUATED, KINDS, patience, unusual, words
+from rlvis.observe.step_statistics import PREFIX
 from rlvis.observe.symptom import SUSPICIOUS, Seen, Symptom
 from rlvis.schema import SentinelConfig
 

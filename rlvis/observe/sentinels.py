@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rlvis.observe.looks import PREFIX
+from rlvis.observe.step_statistics import PREFIX
 from rlvis.observe.symptom import noise
 from rlvis.record_base import Record
 from rlvis.schema import SentinelConfig

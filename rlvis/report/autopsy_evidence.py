@@ -16,7 +16,7 @@ from rlvis.observe import health, lines
 from rlvis.observe.health import Symptom
 from rlvis.report import folder
 from rlvis.report.folder import RunFolder
-from rlvis.training import runfolder
+from rlvis.runs import lock
 
 RUNNING, FINISHED, CRASHED, KILLED, INTERRUPTED = "running", "finished", "crashed", "killed", "interrupted"
 LOG_TAIL = 200_000  # bytes
@@ -100,7 +100,7 @@ def gather(run_dir: Path) -> Evidence | None:
 
 
 def _state(run: RunFolder, exits: list[dict[str, Any]], broken: list[dict[str, Any]]) -> str:
-    if runfolder.is_held(run.path):
+    if lock.is_held(run.path):
         return RUNNING
     if any(e.get("error") and e.get("code") != 130 for e in exits):
         return CRASHED
@@ -117,7 +117,7 @@ def _state(run: RunFolder, exits: list[dict[str, Any]], broken: list[dict[str, A
 
 def _checkpoints(run_dir: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    from rlvis.training.checkpoints import files
+    from rlvis.checkpoints import files
 
     return files.whole(run_dir)
 

@@ -14,7 +14,7 @@ from typing import Any
 from rlvis.observe import health
 from rlvis.observe.symptom import BROKEN, SUSPICIOUS, Symptom
 from rlvis.report.folder import RunFolder, json_object
-from rlvis.training import runfolder
+from rlvis.runs import lock
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _progress(run: RunFolder) -> tuple[str, bool]:
     wanted, done = run.told("train.steps"), run.steps
     resumed = run.manifest.get("earlier")
     again = f", started {len(resumed) + 1} times" if isinstance(resumed, list) and resumed else ""
-    if runfolder.is_held(run.path):
+    if lock.is_held(run.path):
         of = f" of {wanted}" if isinstance(wanted, int) else ""
         return f"Still being written: {done}{of} steps so far{again}.", False
     if not isinstance(wanted, int):

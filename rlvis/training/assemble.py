@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 
 from rlvis.advantage.maps import psm
+from rlvis.checks import data as data_checks
+from rlvis.checks.sentinels import needs_reference
 from rlvis.data import prompts as data
 from rlvis.data import sampler
 from rlvis.evaluation.prompts import encoded, prepare
@@ -22,9 +24,7 @@ from rlvis.reward import scorer
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine, quiet_deepspeed
 from rlvis.schema import Config, MapSource, Stage
-from rlvis.training import data_checks
 from rlvis.training.parts import Parts
-from rlvis.training.sentinel_checks import needs_reference
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rlvis.checkpoints import eval_weights, state
+from rlvis.checkpoints.eval_weights import Weights
 from rlvis.evaluation import results
 from rlvis.evaluation.prompts import HeldOut, encoded, prepare
 from rlvis.evaluation.run import evaluate, ode_steps
@@ -26,15 +28,14 @@ from rlvis.models.load import load_policy
 from rlvis.models.lora import ADAPTER, FILES
 from rlvis.models.policy import Policy
 from rlvis.records import PriorState, RewardHistory
+from rlvis.runs import manifest
+from rlvis.runs.redact import public
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import quiet_deepspeed
 from rlvis.schema import Config, plain
-from rlvis.training import assemble, eval_run, manifest
-from rlvis.training.checkpoints import state
-from rlvis.training.eval_run import Weights
+from rlvis.training import assemble
 from rlvis.training.parts import Parts
-from rlvis.training.private import public
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def alone(config: Config) -> Evaluated:
     """
     world = dist.start(config.engine.device)
     try:
-        found, folder = eval_run.weights(config), eval_run.target(config)
+        found, folder = eval_weights.weights(config), eval_weights.target(config)
         assemble.set_threads(config, world)
         if found.kind == "checkpoint":
             return _of_checkpoint(config, found, folder, world)
@@ -206,7 +207,7 @@ def _loaded(config: Config, found: Weights, world: World) -> Policy:
     """The policy of a configuration with exported weights in it, in the precision in which the engine runs
     it: adapters are not float32 beside a bfloat16 model.
     """
-    policy = load_policy(eval_run.of_model(config, found).model, world.device, seed=config.seed)
+    policy = load_policy(eval_weights.of_model(config, found).model, world.device, seed=config.seed)
     if config.model.lora is not None:
         if found.kind == "export":
             assert found.folder is not None

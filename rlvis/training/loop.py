@@ -13,39 +13,28 @@ from typing import Any
 
 import torch
 
+from rlvis.checkpoints import eval_weights, state
+from rlvis.checkpoints.open_run import open_run
+from rlvis.checkpoints.state import Saver
+from rlvis.checks import sequence as sequence_checks
 from rlvis.observe import gallery, overlay, trackers
 from rlvis.observe.metrics import advantage_metrics, map_metrics, reward_metrics, trust_metrics
 from rlvis.observe.trackers import Trackers
-from rlvis.records import PriorState, PromptBatch, RewardHistory, Trajectories
+from rlvis.records import PriorState, PromptBatch, RewardHistory, StepRecords, Trajectories
 from rlvis.reward import cache
 from rlvis.rollout.generate import generate
-from rlvis.runtime import dist
+from rlvis.runs import archive, exit_state, manifest, step_files
+from rlvis.runs.redact import public
+from rlvis.runtime import dist, interrupt
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import Progress
 from rlvis.schema import Config, Stage, plain
-from rlvis.training import (
-    alone,
-    archive,
-    drift,
-    eval_run,
-    evaluate,
-    exit_state,
-    guarding,
-    interrupt,
-    manifest,
-    notes,
-    reference,
-    runfolder,
-    sequence_checks,
-)
 from rlvis.training import broken as broken_file
+from rlvis.training import drift, evaluate, reference, single_stage
+from rlvis.training import guard as guarding
 from rlvis.training.assemble import assemble, averaged, sheet_prompts
-from rlvis.training.checkpoints import state
-from rlvis.training.checkpoints.state import Saver
-from rlvis.training.doctor import examine
-from rlvis.training.parts import MEMORY_KINDS, BrokenStepError, Memory, Parts, StepRecords
+from rlvis.training.parts import MEMORY_KINDS, BrokenStepError, Gate, Memory, Parts
 from rlvis.training.pipeline import shards, train_step
-from rlvis.training.private import public
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +47,13 @@ class Outcome:
     run_dir: Path
 
 
-def train(config: Config, argv: list[str]) -> Outcome:
+def train(config: Config, argv: list[str], gate: Gate | None = None) -> Outcome:
     """Run what `config` says, in one run folder.
 
     Args:
         config: checked.
         argv: the command line, for the manifest.
+        gate: what looks at a run before it trains (`rlvis.doctor.examine`); None looks at nothing.
 
     Raises:
         ValueError: a mistake of the user's that shows only now (files, checkpoints, folders in use).
@@ -71,18 +61,19 @@ def train(config: Config, argv: list[str]) -> Outcome:
     world = dist.start(config.engine.device, sequence_checks.degree(config))
     try:
         with (
-            runfolder.opened(config, world.leads, dist.broadcast_object) as folder,
+            open_run(config, world.leads, dist.broadcast_object) as folder,
             exit_state.recorded(folder.path, world) as ended,
         ):
             if world.leads:
                 manifest.write(folder.path, config, argv, world.size, str(world.device))
             if config.stage in sequence_checks.WITHOUT_POLICY:
-                alone.without_policy(config, world, _records(config))
+                single_stage.without_policy(config, world, _records(config))
                 return Outcome(0, folder.path)
-            examine.ahead(config, world)
+            if gate is not None:
+                gate.ahead(config, world)
             parts = assemble(config, world)
             try:
-                ended.code = _run(parts, folder.path, folder.checkpoint)
+                ended.code = _run(parts, folder.path, folder.checkpoint, gate)
                 dist.barrier()  # nobody leaves while another still talks
                 return Outcome(ended.code, folder.path)
             finally:
@@ -91,7 +82,7 @@ def train(config: Config, argv: list[str]) -> Outcome:
         dist.stop()
 
 
-def _run(parts: Parts, run_dir: Path, resumed: Path | None) -> int:
+def _run(parts: Parts, run_dir: Path, resumed: Path | None, gate: Gate | None) -> int:
     config, world = parts.config, parts.world
     memory, first = Memory(PriorState(kind=config.prior.kind.value), RewardHistory()), 0
     if resumed is not None:
@@ -101,14 +92,15 @@ def _run(parts: Parts, run_dir: Path, resumed: Path | None) -> int:
     if config.stage is Stage.reference:
         return reference.table_only(parts)
     if config.stage is Stage.rollout:
-        alone.rollout_only(parts, _records(config))
+        single_stage.rollout_only(parts, _records(config))
         return 0
     if config.stage is Stage.update:
-        done = alone.update_only(parts, _records(config))
+        done = single_stage.update_only(parts, _records(config))
         with _saver(parts, run_dir) as saver:
             _save(saver, memory, done)
             return _finish(parts, saver, done)
-    examine.admit(parts, memory, first, run_dir)
+    if gate is not None:
+        gate.admit(parts, memory, first, run_dir)
     tracker = trackers.build(config.tracker, name=config.name, main=world.leads)
     tracker.start(public(plain(config)), run_dir, first + 1 if resumed is not None else None)
     code = 1
@@ -132,7 +124,7 @@ def _loop(
     parts = guard.applied(ready, memory)
     watch = drift.DriftWatch(parts, run_dir)
     if first and world.leads:
-        notes.resume(run_dir, first + 1)
+        step_files.drop_from(run_dir, first + 1)
     if first:
         watch.resumed(first)
     sheet = sheet_prompts(parts) if config.tracker.samples_every else None
@@ -152,7 +144,8 @@ def _loop(
                 metrics |= evaluate.in_loop(parts, run_dir, step)
             memory, told = guard.judge(memory, records, metrics, step)
             tracker.log(step, metrics | told)
-            notes.take(parts, run_dir, records, step)
+            rate = parts.policy.frame_rate if config.model.frames > 1 else None
+            step_files.write(config, world, rate, run_dir, records, step)
             watch.after(step, records.prompts)
             progress.step(
                 step,
@@ -202,13 +195,13 @@ def _one(
     step: int,
     progress: Progress,
     watchers: Sequence[Callable[[Trajectories], None]],
-) -> tuple[Memory, StepRecords]:
+) -> tuple[Memory]:
     def look(piece: Trajectories) -> None:
         for take in watchers:
             take(piece)
 
     try:
-        pictures = notes.pictured(parts.config, step + 1)
+        pictures = step_files.keeps_pictures(parts.config, step + 1)
         memory, records = train_step(parts, memory, step, progress.advance, pictures, look)
     except BrokenStepError as broken:
         folder = archive.step_folder(run_dir / "dump", step)
@@ -264,7 +257,7 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
         **advantage_metrics(records.advantages, records.rewards, adv_clip=parts.config.advantage.adv_clip),
         **(
             trust_metrics(records.trust, records.rewards, parts.config.advantage.combine)
-            if notes.trusts(parts.config)
+            if step_files.weighs_groups(parts.config)
             else {}
         ),
         **_map_metrics(records),
@@ -335,7 +328,7 @@ def _export(parts: Parts, run_dir: Path, step: int) -> None:
     if parts.world.leads:
         folder = run_dir / ("model" if parts.config.model.lora is None else "lora")
         parts.policy.export(folder, weights)
-        eval_run.note_step(folder, step)
+        eval_weights.note_step(folder, step)
     dist.barrier()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from pathlib import Path
+from typing import Any, Protocol
 
 from rlvis.advantage.maps.psm import PerceptualMap
 from rlvis.data.prompts import PromptSet
@@ -16,13 +15,11 @@ from rlvis.models.policy import Policy
 from rlvis.observe.sentinels import Watch
 from rlvis.records import (
     Advantages,
-    PolicyUpdate,
     PriorState,
     PromptBatch,
     RewardHistory,
     Rewards,
     Trajectories,
-    Trust,
 )
 from rlvis.reward.contract import Term
 from rlvis.runtime.dist import World
@@ -62,23 +59,14 @@ class Memory:
 MEMORY_KINDS: dict[str, Any] = {"prior": PriorState, "history": RewardHistory, "sentinels": Watch}
 
 
-@dataclass(frozen=True)
-class StepRecords:
-    """All records of one step; trajectories without media."""
+class Gate(Protocol):
+    """What may refuse a run before it trains; both are collectives and raise ConfigError on every rank."""
 
-    prompts: PromptBatch
-    trajectories: Trajectories
-    rewards: Rewards
-    trust: Trust
-    advantages: Advantages
-    update: PolicyUpdate
-    truncated: int
-    seconds: dict[str, float]
-    peak: dict[str, int]  # bytes on a GPU by stage; empty on a CPU
-    map: Tensor | None = None  # of this rank's rows, whatever it was applied to
-    failed_maps: int = 0  # of this rank's rows
-    thumbnails: Tensor | None = None  # uint8 [N,M,3,y,x] of this rank's rows, where they were asked for
-    refilled: int = 0  # samples of all ranks that were drawn afresh, over all rounds
+    def ahead(self, config: Config, world: World) -> None:
+        """Before weights are read."""
+
+    def admit(self, parts: Parts, memory: Memory, step: int, run_dir: Path) -> None:
+        """Look at an assembled run, as training step `step` will find it."""
 
 
 class BrokenStepError(RuntimeError):

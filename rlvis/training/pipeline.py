@@ -30,6 +30,7 @@ from rlvis.records import (
     PromptBatch,
     RewardHistory,
     Rewards,
+    StepRecords,
     Trajectories,
     Trust,
 )
@@ -39,10 +40,10 @@ from rlvis.reward.stage import LocalScores, gather, score, unasked
 from rlvis.rollout import plan as sampling
 from rlvis.rollout.stage import NonFiniteStateError, rollout
 from rlvis.runtime import dist
+from rlvis.runtime.clock import Clock
 from rlvis.schema import Config
 from rlvis.training import broken
-from rlvis.training.clock import Clock
-from rlvis.training.parts import BrokenStepError, Memory, Parts, StepRecords
+from rlvis.training.parts import BrokenStepError, Memory, Parts
 from rlvis.training.refill import Drawn, refill
 from rlvis.trust.stage import weigh
 from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
@@ -57,7 +58,7 @@ def train_step(
     advance: Callable[[], None] = lambda: None,
     pictures: bool = False,
     watch: Callable[[Trajectories], None] = lambda piece: None,
-) -> tuple[Memory, StepRecords]:
+) -> tuple[Memory]:
     """Sample, score, weigh, build, update.
 
     Args:

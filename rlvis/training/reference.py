@@ -19,19 +19,19 @@ from typing import TypeVar
 
 import torch
 
+from rlvis.checks.sentinels import needs_reference
 from rlvis.data import sampler
 from rlvis.data.prompts import PromptSet
 from rlvis.records import PriorState, PromptBatch, Rewards, Trajectories
 from rlvis.reward.scorer import Term
 from rlvis.reward.stage import gather, score, unasked
-from rlvis.runtime import dist
+from rlvis.runtime import dist, interrupt
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import clock
 from rlvis.schema import Config, PriorKind
-from rlvis.training import interrupt, pipeline, reference_table
+from rlvis.training import pipeline, reference_table
 from rlvis.training.parts import Lookup, Parts
 from rlvis.training.reference_table import Table
-from rlvis.training.sentinel_checks import needs_reference
 from rlvis.trust import priors
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from typing import Any
 from rlvis.models.source import resolve
 from rlvis.records import Rewards
 from rlvis.reward.scorer import KNOWN
+from rlvis.runs.redact import public
 from rlvis.schema import Config, ModelConfig, plain
-from rlvis.training.private import public
 
 FORMAT = 1  # raised when the same settings begin to mean other samples
 # Of a model: what its samples depend on. The rest says how it is trained.

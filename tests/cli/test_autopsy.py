@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlvis.cli import autopsy
-from rlvis.training.checks import ConfigError
+from rlvis.findings import ConfigError
 from tests.observe.test_health import healthy
 from tests.report.test_autopsy import run
 

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 from rlvis import schema as S
+from rlvis.checkpoints import files
 from rlvis.cli import checkpoint
-from rlvis.training import loop, runfolder
-from rlvis.training.checkpoints import files
-from rlvis.training.checks import ConfigError
+from rlvis.findings import ConfigError
+from rlvis.runs import lock
+from rlvis.training import loop
 from tests import setting
 from tests.whole import checkpoint as fake
 
@@ -99,7 +100,7 @@ def test_verify_reads_every_byte_and_fails_for_damage(run: Path, capsys: Any) ->
 
 def test_prune_keeps_what_can_be_resumed_and_leaves_a_run_in_use_alone(run: Path, capsys: Any) -> None:
     spoil(run, 6)
-    with runfolder.held(run):
+    with lock.held(run):
         assert checkpoint.run(["prune", str(run), "keep=1"]) == 2
     assert "in use" in capsys.readouterr().err
     assert checkpoint.run(["prune", str(run), "keep=1"]) == 0

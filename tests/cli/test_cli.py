@@ -14,8 +14,8 @@ import yaml
 
 from rlvis import cli
 from rlvis.cli import program, train
+from rlvis.findings import ConfigError
 from rlvis.schema import Config
-from rlvis.training.checks import ConfigError
 from tests.whole import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from rlvis import schema as S
 from rlvis.compose import command, names
 from rlvis.compose.command import compose
-from rlvis.training.checks import ConfigError
+from rlvis.findings import ConfigError
 
 
 def test_nothing_said_is_the_embedded_default() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from rlvis.checks.config import check
 from rlvis.compose import describe
 from rlvis.compose.command import CONF, compose
-from rlvis.training.checks import check
 
 OPTIONS = [(group, option) for group, options in describe.table().items() for option in options]
 # What an option needs beside itself: a prompt file, a scorer's name, a ZeRO stage for bfloat16.

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from rlvis.cli import doctor
+from rlvis.doctor import run as doctor_run
+from rlvis.doctor.diagnosis import Diagnosis, Finding
+from rlvis.findings import ConfigError
 from rlvis.schema import Config
 from rlvis.schema import Doctor as Mode
-from rlvis.training.checks import ConfigError
-from rlvis.training.doctor import alone
-from rlvis.training.doctor.findings import Diagnosis, Finding
 
 FINE = Finding("disk", "ok", "room enough")
 SO_SO = Finding("gpu", "warning", "7 of 8 idle", {}, "they wait", "torchrun ...")
@@ -36,7 +36,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         asked.append(config)
         return Diagnosis(config.doctor, (FINE, SO_SO, BAD)[: len(config.name)], 0.1)
 
-    monkeypatch.setattr(alone, "alone", made)
+    monkeypatch.setattr(doctor_run, "alone", made)
     return asked
 
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from rlvis import cli
+from rlvis.checkpoints import eval_weights
 from rlvis.cli import evaluate
 from rlvis.compose.command import compose
 from rlvis.schema import Config, Suite, plain
-from rlvis.training import eval_run
 from tests.whole import checkpoint
 
 
@@ -35,7 +35,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 
     def alone(config: Config) -> Any:
         found.append(config)
-        return SimpleNamespace(listing="all 48", path=eval_run.target(config) / "step_000000.parquet")
+        return SimpleNamespace(listing="all 48", path=eval_weights.target(config) / "step_000000.parquet")
 
     monkeypatch.setattr(evaluate, "alone", alone)
     return found
@@ -44,7 +44,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 def finished(folder: Path, words: list[str]) -> Path:
     """A run folder with exported weights."""
     (folder / "model").mkdir(parents=True)
-    eval_run.note_step(folder / "model", 5)
+    eval_weights.note_step(folder / "model", 5)
     told = plain(compose(words).typed()) | {"run_dir": str(folder)}
     (folder / "config.yaml").write_text(yaml.safe_dump(told))
     return folder

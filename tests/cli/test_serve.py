@@ -16,8 +16,8 @@ import pytest
 from rlvis import cli
 from rlvis.cli import serve
 from rlvis.cli.serve import Options
+from rlvis.findings import ConfigError
 from rlvis.schema import RewardTerm
-from rlvis.training.checks import ConfigError
 
 
 def test_words_of_its_own_and_words_of_the_reward() -> None:

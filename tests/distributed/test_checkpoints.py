@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
+from rlvis.checkpoints import files, state
+from rlvis.checkpoints.state import Saver
 from rlvis.models.ema import Ema
 from rlvis.records import PriorState
 from rlvis.runtime import snapshot
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine
 from rlvis.schema import Dtype, EngineConfig, OptimConfig
-from rlvis.training.checkpoints import files, state
-from rlvis.training.checkpoints.state import Saver
 from tests.distributed.launch import launch
 
 STAGES = (0, 2, 3)

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from rlvis.records import Advantages, PriorState, PromptBatch, RewardHistory
+from rlvis.runs import archive
 from rlvis.runtime.dist import World
-from rlvis.training import archive, pipeline
+from rlvis.training import pipeline
 from rlvis.training.assemble import assemble
 from tests import setting
 from tests.distributed.launch import launch

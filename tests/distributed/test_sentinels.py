@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from rlvis import schema as S
-from rlvis.observe import looks, sentinels
+from rlvis.observe import sentinels
+from rlvis.observe import step_statistics as looks
 from rlvis.runtime.dist import World
-from rlvis.training import guarding, loop
+from rlvis.training import guard as guarding
+from rlvis.training import loop
 from tests import setting
 from tests.distributed.launch import launch
 

@@ -112,7 +112,7 @@ def test_cut_off_files_are_read_as_far_as_they_go(tmp_path: Path) -> None:
 
 
 def test_states(tmp_path: Path) -> None:
-    from rlvis.training import runfolder
+    from rlvis.checkpoints.open_run import open_run
 
     assert examined(run(tmp_path / "a", healthy(9), code=130)).state == "interrupted"
     assert examined(run(tmp_path / "b", healthy(9), code=1, error="KeyError", message="x")).state == "crashed"
@@ -125,7 +125,7 @@ def test_states(tmp_path: Path) -> None:
     assert examined(finished).state == "finished"
     config = setting.config(tmp_path)
     config.run_dir = str(tmp_path / "e")
-    with runfolder.opened(config, True, lambda told: told):
+    with open_run(config, True, lambda told: told):
         run(tmp_path / "e", healthy(9), code=None)
         assert examined(tmp_path / "e").state == "running"
 
@@ -141,7 +141,7 @@ def test_memory_and_disk(tmp_path: Path) -> None:
 
 
 def test_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlvis.training.checkpoints import files
+    from rlvis.checkpoints import files
 
     folder = run(tmp_path, healthy(9), code=None)
     ((_, anew),) = examined(folder).commands

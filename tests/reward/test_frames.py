@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvis.checks.media import media_mistakes
 from rlvis.reward import scorer
 from rlvis.reward.frames import positions
 from rlvis.schema import RewardConfig, RewardTerm
-from rlvis.training.media_checks import media_mistakes
 from tests import setting
 
 CLIP = torch.arange(9).to(torch.uint8).view(1, 9, 1, 1, 1).expand(2, 9, 3, 4, 4)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from rlvis.checks.config import check
 from rlvis.compose.command import compose
 from rlvis.reward import stage
 from rlvis.reward.scorer import build
-from rlvis.training.checks import check
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards_of_your_own.md").read_text(encoding="utf-8")
 COMMANDS = [

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from rlvis import schema as S
-from rlvis.training import eval_run, evaluate, loop
-from rlvis.training.checks import ConfigError
+from rlvis.checkpoints import eval_weights
+from rlvis.findings import ConfigError
+from rlvis.training import evaluate, loop
 from tests import setting
 from tests.whole import checkpoint
 
@@ -124,11 +125,11 @@ def test_the_policy_as_it_comes_and_other_settings_in_its_place(sd3_folder: Path
 def test_what_eval_run_names(tmp_path: Path) -> None:
     settings = config(tmp_path, None)
 
-    def named(run: Path) -> eval_run.Weights:
-        return eval_run.weights(replace(settings, eval=replace(settings.eval, run=str(run))))
+    def named(run: Path) -> eval_weights.Weights:
+        return eval_weights.weights(replace(settings, eval=replace(settings.eval, run=str(run))))
 
     run = tmp_path / "run"
-    assert eval_run.weights(settings).kind == "base"
+    assert eval_weights.weights(settings).kind == "base"
     with pytest.raises(ConfigError, match="there is no such folder"):
         named(run)
     (run / "checkpoints" / "step_000004").mkdir(parents=True)
@@ -141,6 +142,6 @@ def test_what_eval_run_names(tmp_path: Path) -> None:
     checkpoint(run, 4)
     assert (named(run).kind, named(run).step) == ("checkpoint", 4)
     (run / "lora").mkdir()
-    eval_run.note_step(run / "lora", 9)
+    eval_weights.note_step(run / "lora", 9)
     assert (named(run).kind, named(run).step, named(run).run) == ("export", 9, run)
     assert named(run / "checkpoints" / "step_000004").run == run

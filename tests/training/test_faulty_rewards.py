@@ -22,9 +22,9 @@ from rlvis.reward.contract import Scores, Term
 from rlvis.reward.function import Function
 from rlvis.reward.serving import wire
 from rlvis.training import pipeline
+from tests.doctor import cases
+from tests.doctor.cases import brightness
 from tests.reward.serving.places import Net, host, later, remote, served
-from tests.training.doctor import cases
-from tests.training.doctor.cases import brightness
 
 STEPS, ROWS, SHARD = 2, 12, 4
 Metadata = Sequence[dict[str, Any]]

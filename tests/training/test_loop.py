@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from rlvis import schema as S
+from rlvis.checkpoints import files
 from rlvis.training import loop, pipeline
-from rlvis.training.checkpoints import files
 from tests import setting
 
 
@@ -79,11 +79,11 @@ def test_resume_is_bit_exact(sd3_folder: Path, tmp_path: Path, stage: int) -> No
 
 
 def test_a_folder_in_use_or_taken_is_refused(sd3_folder: Path, tmp_path: Path) -> None:
-    from rlvis.training import runfolder
+    from rlvis.checkpoints.open_run import open_run
 
     config = make(sd3_folder, tmp_path / "run")
     with (
-        runfolder.opened(config, True, lambda x: x),
+        open_run(config, True, lambda x: x),
         pytest.raises(ValueError, match="is in use by process"),
     ):
         loop.train(config, [])

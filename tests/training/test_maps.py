@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from rlvis import schema as S
 from rlvis.record_base import equal
 from rlvis.records import Advantages
+from rlvis.runs import archive
 from rlvis.runtime.dist import World
-from rlvis.training import archive, loop
+from rlvis.training import loop
 from tests import setting
 
 MAP = S.MapConfig(source=S.MapSource.psm, backbone=S.MapBackbone.tiny)

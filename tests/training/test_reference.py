@@ -22,8 +22,9 @@ from rlvis.records import PriorState, PromptBatch, RewardHistory, Rewards, Trust
 from rlvis.reward import scorer
 from rlvis.rollout import plan
 from rlvis.rollout import stage as rollout
+from rlvis.runs import archive
 from rlvis.runtime.dist import World
-from rlvis.training import archive, loop, pipeline, reference, reference_table
+from rlvis.training import loop, pipeline, reference, reference_table
 from rlvis.training.parts import Memory, Parts
 from tests import setting
 

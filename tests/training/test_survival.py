@@ -23,11 +23,11 @@ import yaml
 from safetensors.torch import load_file
 
 from rlvis import schema as S
+from rlvis.checkpoints import files, resume
+from rlvis.findings import ConfigError
 from rlvis.runtime import snapshot
 from rlvis.schema import plain
-from rlvis.training import loop, pipeline, resume
-from rlvis.training.checkpoints import files
-from rlvis.training.checks import ConfigError
+from rlvis.training import loop, pipeline
 from tests import setting
 
 ROOT = Path(__file__).parents[2]

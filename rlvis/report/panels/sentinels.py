@@ -5,8 +5,8 @@ themselves, and every alarm with what was done.
 from __future__ import annotations
 
 from rlvis.observe import alarms, health_sentinels
-from rlvis.observe.looks import PREFIX
 from rlvis.observe.sentinels import KINDS
+from rlvis.observe.step_statistics import PREFIX
 from rlvis.observe.symptom import Seen
 from rlvis.report import plots
 from rlvis.report.panels.base import Context, Drawing, Panel, Table, drawing, num, short

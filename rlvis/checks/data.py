@@ -1,0 +1,84 @@
+"""What must hold inside `data`, and between the prompts and what the model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rlvis.checks import trust as trust_checks
+from rlvis.schema import Condition, DataConfig, ModelConfig, RewardConfig
+
+if TYPE_CHECKING:
+    from rlvis.data.prompts import PromptSet
+
+WORLD_SCORERS = ("checker", "coverage", "intact")  # they read what a prompt asks for
+
+
+def data_mistakes(data: DataConfig) -> Iterator[str]:
+    """What is wrong with the source and the choice of the prompts, one message each."""
+    from rlvis.data import selection, shapes  # torch comes with it, which a typo should not wait for
+    from rlvis.data.prompts import SOURCES, option_mistakes
+
+    if data.source not in SOURCES:
+        yield f"data.source={data.source}: wanted one of {', '.join(SOURCES)}; type data=NAME, which sets it"
+        return
+    yield from option_mistakes(data)
+    yield from selection.mistakes(data)
+    if data.kinds is not None and data.source in shapes.SOURCES:
+        told = shapes.unknown_kind(data.source, data.kinds)
+        if told is not None:
+            yield told
+
+
+def clip_mistakes(model: ModelConfig, source: str) -> Iterator[str]:
+    """Whether the prompts are of what the model makes: stills or clips, with a first frame or without."""
+    from rlvis.data import shapes
+    from rlvis.data.world import draw
+
+    brings = source in trust_checks.WITH_FRAMES
+    starts = model.condition is Condition.first_frame
+    if source in shapes.SOURCES and (source == shapes.STILL) != (model.frames == 1):
+        makes, says = ("images", "how things move") if model.frames == 1 else ("clips", "of still images")
+        data = shapes.STILL if model.frames == 1 else shapes.IMAGE_TO_VIDEO if starts else shapes.VIDEO
+        yield (
+            f"model.frames={model.frames} makes {makes}, but the prompts of data.source={source} tell "
+            f"{says}; type data={data}, or a model of {'clips' if model.frames == 1 else 'images'}"
+        )
+    elif starts and model.frames == 1:
+        yield (
+            "model.condition=first_frame with model.frames=1: the only frame is given, so nothing is left to "
+            "make; type model.condition=none"
+        )
+    elif starts and not brings:
+        yield (
+            "model.condition=first_frame starts every clip from a frame, and the prompts of "
+            f"data.source={source} bring none (those of {', '.join(trust_checks.WITH_FRAMES)} do); type "
+            "data=shapes_i2v, or model.condition=none, or data=i2v_pairs data.path=FOLDER with your pictures"
+        )
+    elif brings and not starts:
+        yield (
+            f"data.source={source} brings the first frame of every clip, which model.condition=none does not "
+            "read; type model.condition=first_frame, or other data, as data=shapes_video"
+        )
+    world = source == shapes.IMAGE_TO_VIDEO
+    if starts and world and (model.height, model.width) != (draw.SIZE, draw.SIZE):
+        yield (
+            f"data.source={source} brings frames of {draw.SIZE} x {draw.SIZE} pixels, and the model makes "
+            f"{model.height} x {model.width}; type model.height={draw.SIZE} model.width={draw.SIZE}"
+        )
+
+
+def check_prompts(reward: RewardConfig, prompts: PromptSet) -> None:
+    """Raise ValueError when a scorer of the shapes world would meet a prompt of another world."""
+    from rlvis.data.world import language
+
+    names = [name for name, term in reward.terms.items() if term.scorer in WORLD_SCORERS]
+    for text in prompts.texts if names else ():
+        try:
+            language.parse(text)
+        except ValueError as error:
+            raise ValueError(
+                f"reward.terms.{names[0]}.scorer={reward.terms[names[0]].scorer} judges prompts of the "
+                f"shapes world ('a red circle'), and {prompts.source} has others: {text!r}; type "
+                "reward=jpeg, or reward=function with a scorer of your own"
+            ) from error

@@ -1,0 +1,155 @@
+"""What must come from the hub and is not on this machine yet: asked for before anything heavy loads.
+
+A repository whose small index file lies in the cache is taken for cached. Nothing is downloaded here: one
+request a repository for the head of that file, with a short time limit; HF_HUB_OFFLINE is respected.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvis.advantage.maps.backbone import CHECKPOINTS
+from rlvis.doctor.diagnosis import FAILURE, OK, Finding
+from rlvis.models.source import ASSET
+from rlvis.reward import function
+from rlvis.reward.hub import PINNED
+from rlvis.reward.scorer import KNOWN
+from rlvis.schema import Config, Executor, MapBackbone, MapSource, RewardTerm
+
+SECONDS = 5.0  # for one answer of the hub
+# Of the scorers that load repositories: the kwarg that names one, and a file that lies in it.
+JUDGES = {
+    "aesthetic": {"path": "config.json"},
+    "clip": {"path": "open_clip_config.json"},
+    "embedding": {"path": "config.json"},
+    "geneval": {"path": "config.json"},
+    "hpsv2": {"path": "HPS_v2.1_compressed.pt"},
+    "hpsv3": {"path": "HPSv3.safetensors", "base": "config.json"},
+    "imagereward": {"path": "med_config.json", "tokenizer": "vocab.txt"},
+    "pickscore": {"path": "config.json", "tokenizer": "vocab.json"},
+    "videoalign": {"path": "model_config.json", "base": "config.json"},
+    "videoclip": {"path": "VideoCLIP-XL.bin"},
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A repository: the key that names it, its id, the file that is asked for, the revision."""
+
+    key: str
+    repository: str
+    file: str
+    revision: str | None = None
+
+
+def wanted(config: Config) -> list[Wanted]:
+    """The repositories of the hub that a configuration reads models from."""
+    return [one for one in _named(config) if not _local(one.repository)]
+
+
+def _named(config: Config) -> Iterator[Wanted]:
+    yield Wanted("model.path", config.model.path, "model_index.json", config.model.revision)
+    area = config.advantage.map
+    if area.source is not MapSource.none and not (
+        area.backbone is MapBackbone.tiny and area.backbone_path is None
+    ):
+        name = area.backbone_path or CHECKPOINTS[area.backbone]
+        key = "advantage.map.backbone" + ("_path" if area.backbone_path else "")
+        yield Wanted(key, name, "config.json", area.backbone_revision)
+    # With servers nothing of the reward is loaded here.
+    if config.reward.executor is not Executor.http:
+        yield from judges(config.reward.terms, "reward")
+    yield from judges(config.eval.terms, "eval")
+
+
+def judges(terms: Mapping[str, RewardTerm], where: str) -> Iterator[Wanted]:
+    """The repositories that scorers of ours load, those on this machine among them; where: whose terms."""
+    for name, term in terms.items():
+        for key, file in JUDGES.get(term.scorer, {}).items():
+            repository = str(_kwarg(term, key)).removeprefix("hf-hub:")
+            told = term.kwargs.get("revision" if key == "path" else f"{key}_revision")
+            revision = told or PINNED.get(repository)
+            yield Wanted(f"{where}.terms.{name}.kwargs.{key}", repository, file, revision)
+
+
+def _kwarg(term: RewardTerm, key: str) -> Any:
+    """A kwarg of a scorer of ours, or its default."""
+    if key in term.kwargs:
+        return term.kwargs[key]
+    scorer = function.find(KNOWN[term.scorer], term.scorer, KNOWN, "reward")
+    default = inspect.signature(scorer).parameters[key].default
+    return "" if default is inspect.Parameter.empty else default
+
+
+def _local(path: str) -> bool:
+    return (
+        path.startswith((ASSET, "local-dir:", "/", ".", "~")) or Path(path).is_dir() or path.count("/") != 1
+    )
+
+
+def hub(config: Config) -> list[Finding]:
+    """Whether every repository that is not in the cache can be had."""
+    names = wanted(config)
+    if not names:
+        return [Finding("hub", OK, "nothing comes from the hub", {"repositories": 0})]
+    missing = [one for one in names if not _cached(one)]
+    if found := _unreachable(missing):
+        return found
+    what = f"{len(names)} repositories, {len(names) - len(missing)} in the cache"
+    what += "" if not missing else f", {', '.join(one.repository for one in missing)} to be had"
+    return [Finding("hub", OK, what, {"repositories": len(names), "cached": len(names) - len(missing)})]
+
+
+def unreachable(names: Iterable[Wanted]) -> list[Finding]:
+    """What stands between us and those of the repositories that are not on this machine."""
+    return _unreachable([one for one in names if not _local(one.repository) and not _cached(one)])
+
+
+def _unreachable(missing: Sequence[Wanted]) -> list[Finding]:
+    return [finding for one in missing if (finding := _asked(one)) is not None]
+
+
+def _cached(one: Wanted) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(one.repository, one.file, revision=one.revision), str)
+
+
+def _asked(one: Wanted) -> Finding | None:
+    """What stands between us and a repository; None when it answers."""
+    from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
+    from huggingface_hub import errors as E
+
+    local = f"{one.key}=FOLDER with a copy (run `hf download {one.repository}` where there is network)"
+    if constants.HF_HUB_OFFLINE:
+        why = "HF_HUB_OFFLINE is set, so it cannot be fetched"
+        return _missing(one, "it is not in the cache", why, f"{local}, or unset HF_HUB_OFFLINE")
+    token = get_token()
+    signed = "your token has no access to it" if token else "no token is set on this machine"
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(one.repository, one.file, revision=one.revision), timeout=SECONDS, token=token
+        )
+    except E.GatedRepoError:
+        page = f"https://huggingface.co/{one.repository}"
+        kind = f"hf auth login, after accepting the terms on {page}"
+        return _missing(one, "it is gated", f"its owner asks for an agreement first, and {signed}", kind)
+    except (E.RepositoryNotFoundError, E.RevisionNotFoundError, E.EntryNotFoundError) as error:
+        what = f"has no {one.file}, or is not there"
+        if isinstance(error, E.RevisionNotFoundError):
+            what = f"has no revision {one.revision}"
+        why = f"the hub knows no such thing, or it is private and {signed}"
+        return _missing(one, what, why, f"{one.key}=OWNER/NAME with the right name, or hf auth login")
+    except Exception as error:  # whatever a network does: each library in between has errors of its own
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        return _missing(one, f"the hub does not answer ({reason})", "it is not in the cache either", local)
+    return None
+
+
+def _missing(one: Wanted, what: str, why: str, kind: str) -> Finding:
+    told = f"{one.key}={one.repository}: {what}"
+    return Finding("hub", FAILURE, told, {"repository": one.repository}, why, kind)

@@ -1,0 +1,53 @@
+"""The configuration, one dataclass a group: typed, closed, and the only place where defaults live besides
+conf/.
+
+Hydra composes conf/train.yaml over these (registered by `register`), so an unknown key or a value of a wrong
+type is an error before anything heavy loads. Names are those of the papers and of the field; units stand in
+the comments.
+"""
+
+from __future__ import annotations
+
+from rlvis.schema.advantage import (
+    AdvantageConfig,
+    AdvantagePreset,
+    Combine,
+    GuardBias,
+    GuardConfig,
+    KlDt,
+    OldLogProb,
+    RatioScope,
+    StdScope,
+)
+from rlvis.schema.common import Dtype, Reduction
+from rlvis.schema.data import DataConfig
+from rlvis.schema.engine import EngineConfig, OptimConfig
+from rlvis.schema.evaluation import EvalConfig, Suite
+from rlvis.schema.maps import (
+    Aggregation,
+    ApplyTo,
+    MapBackbone,
+    MapConfig,
+    MapNorm,
+    MapSource,
+    OnMapError,
+    PcaFit,
+    PcaSign,
+    PcaSolver,
+)
+from rlvis.schema.model import CfgGrad, Condition, EmaConfig, LoraConfig, ModelConfig
+from rlvis.schema.observe import SentinelAction, SentinelConfig, TrackerConfig
+from rlvis.schema.prior import PriorConfig, PriorKind, PriorScope
+from rlvis.schema.reward import CanaryConfig, Executor, RewardConfig, RewardTerm
+from rlvis.schema.run import Config, Doctor, Stage, TrainConfig, plain, register, typed
+from rlvis.schema.sampler import KernelName, LogProbForm, NoiseName, SamplerConfig, WindowConfig, WindowKind
+from rlvis.schema.trust import (
+    AgreementConfig,
+    CrtConfig,
+    CrtForm,
+    PosteriorConfig,
+    RasConfig,
+    TrustConfig,
+    TrustKind,
+    TrustScale,
+)

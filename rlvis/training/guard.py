@@ -1,0 +1,236 @@
+"""The sentinels in a run: look at each shard, judge each step, and act on an alarm.
+
+What an action changes (KL coefficient, learning rate, rollbacks so far) is in `Memory.sentinels`, so it is
+checkpointed and a resumed run goes on with it. Rank 0 judges for all. Steps count on through a rollback:
+weights and memory go back, the data and the noise do not repeat.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlvis.checkpoints import files, state
+from rlvis.checkpoints.state import Saver
+from rlvis.observe import alarms as table
+from rlvis.observe import sentinels
+from rlvis.observe import step_statistics as looks
+from rlvis.observe.sentinels import Alarm, Judged, Seen, Watch
+from rlvis.observe.trackers import Trackers
+from rlvis.records import StepRecords, Trajectories
+from rlvis.runtime import dist
+from rlvis.schema import SentinelAction
+from rlvis.training.parts import MEMORY_KINDS, Memory, Parts
+
+log = logging.getLogger(__name__)
+
+HALF = 0.5  # of the learning rate after a rollback
+SCORE, SCORE_CHANCE = 0.005, 0.1  # of eval/score, one deviation: at least, and by the root of its samples
+
+
+class SentinelStopError(RuntimeError):
+    """An alarm ended the run, as sentinels.action says; the checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Acted:
+    """The run after an alarm. save: write a checkpoint now. halt: why the run must end."""
+
+    parts: Parts
+    memory: Memory
+    save: bool = False
+    halt: str | None = None
+
+
+class Guard:
+    """Of one run; does nothing with sentinels.action=off."""
+
+    def __init__(self, parts: Parts, run_dir: Path, tracker: Trackers) -> None:
+        self.config, self.run_dir, self.tracker = parts.config, run_dir, tracker
+        self.settings = parts.config.sentinels
+        self.active = self.settings.action is not SentinelAction.off
+        self.device, self.leads = parts.world.device, parts.world.leads
+        self.looks: list[looks.Look] = []
+        self.seconds = 0.0
+        self.alarms: list[Alarm] = []
+        held = parts.held_out
+        drawn = 1 if held is None else held.batch.rows * held.settings.samples
+        self.unit = max(SCORE, SCORE_CHANCE / drawn**0.5)
+        self.held_out = [term.name for term in parts.terms if term.weight == 0]
+
+    def look(self, piece: Trajectories) -> None:
+        """Take the statistics of a shard of this rank, while it holds its media."""
+        if self.active and piece.media is not None:
+            start = time.perf_counter()
+            self.looks.append(looks.look(piece.media, self.device))
+            self.seconds += time.perf_counter() - start
+
+    def began(self, memory: Memory, scores: Mapping[str, float]) -> Memory:
+        """Take the evaluation before the first step."""
+        return self._judged(memory, Seen(), scores, 0)[0]
+
+    def judge(
+        self, memory: Memory, records: StepRecords, metrics: Mapping[str, float], step: int
+    ) -> tuple[Memory, dict[str, float]]:
+        """Judge step `step`, from 1; a collective. Returns the memory after it, and metrics of its own."""
+        if not self.active:
+            return memory, {}
+        own = records.trajectories
+        pictures: dict[str, float] = {}
+        if dist.all_true(bool(self.looks)):
+            valid = records.rewards.valid
+            pictures = looks.means(self.looks, own.prompt, own.sample, valid, dist.all_gather_rows)
+        named = {key.removeprefix(looks.PREFIX): value for key, value in pictures.items()}
+        memory, found = self._judged(memory, Seen(pictures=named), metrics, step)
+        self.alarms = found.alarms
+        seconds = {"time/sentinels": self.seconds}
+        self.looks, self.seconds = [], 0.0
+        return memory, pictures | sentinels.keys(found.deviations, found.alarms) | seconds
+
+    def _judged(
+        self, memory: Memory, seen: Seen, metrics: Mapping[str, float], step: int
+    ) -> tuple[Memory, Judged]:
+        sign = self.config.advantage.sign
+
+        def signed(key: str) -> float | None:
+            return sign * metrics[key] if key in metrics else None
+
+        terms = {f"reward_{name}": signed(f"reward/{name}/mean") for name in self.held_out}
+        seen = replace(
+            seen,
+            trained=signed("reward/mean"),
+            held_out={name: value for name, value in terms.items() if value is not None},
+            evaluated=signed("eval/score"),
+            unit=self.unit,
+        )
+        found: Judged = dist.broadcast_object(
+            sentinels.judge(memory.sentinels, seen, step, self.settings) if self.leads else None
+        )
+        return replace(memory, sentinels=found.watch), found
+
+    def applied(self, parts: Parts, memory: Memory) -> Parts:
+        """The run with the KL coefficient and the learning rate that alarms have left, also in the engine."""
+        watch, config = memory.sentinels, self.config
+        beta = max(config.advantage.kl_beta, watch.kl_beta or 0.0)
+        lr = config.optim.lr * watch.lr_scale
+        changed = replace(
+            parts.config,
+            advantage=replace(config.advantage, kl_beta=beta),
+            optim=replace(config.optim, lr=lr),
+        )
+        if changed == parts.config:
+            return parts
+        log.info("sentinels: advantage.kl_beta=%g and optim.lr=%g from here on", beta, lr)
+        parts.engine.set_learning_rate(lr)
+        return replace(parts, config=changed)
+
+    def act(self, parts: Parts, memory: Memory, saver: Saver, step: int) -> Acted:
+        """Report the alarms of step `step` and do what sentinels.action says; a collective."""
+        if not self.alarms:
+            return Acted(parts, memory)
+        action = self.settings.action
+        if action is SentinelAction.raise_kl:
+            acted, done = self._raise_kl(parts, memory, step)
+        elif action is SentinelAction.rollback:
+            acted, done = self._roll_back(parts, memory, saver, step)
+        elif action is SentinelAction.stop:
+            acted, done = Acted(parts, memory, save=True, halt=""), "the run stops"
+        else:
+            acted, done = Acted(parts, memory), "the run goes on as it was"
+        self._report(step, done)
+        if acted.halt is None:
+            return acted
+        what = "; ".join(alarm.what for alarm in self.alarms)
+        why = acted.halt or "sentinels.action=stop"
+        return replace(
+            acted,
+            halt=f"step {step}: {what}. Stopped by {why}; the weights are in "
+            f"{files.root(self.run_dir) / files.name(step)}. {self._advice()}, or go on as it is: "
+            f"resume={self.run_dir} sentinels.action=warn",
+        )
+
+    def _raise_kl(self, parts: Parts, memory: Memory, step: int) -> tuple[Acted, str]:
+        watch, beta = memory.sentinels, parts.config.advantage.kl_beta
+        if watch.raised and step - watch.raised < self.settings.baseline:
+            return Acted(parts, memory), f"advantage.kl_beta={beta:g} since step {watch.raised + 1}"
+        wanted = 2 * beta if beta else self.settings.kl
+        memory = replace(memory, sentinels=watch.replace(kl_beta=wanted, raised=step))
+        return Acted(self.applied(parts, memory), memory), f"advantage.kl_beta was {beta:g}, is {wanted:g}"
+
+    def _roll_back(self, parts: Parts, memory: Memory, saver: Saver, step: int) -> tuple[Acted, str]:
+        watch, most = memory.sentinels, self.settings.rollbacks
+        if watch.rollbacks >= most:
+            why = f"sentinels.rollbacks={most}, which are used up"
+            return Acted(parts, memory, save=True, halt=why), f"the run stops: {why}"
+        since = min(alarm.since for alarm in self.alarms)
+        saver.settle()
+        folder = dist.broadcast_object(_before(self.run_dir, since) if self.leads else None)
+        if folder is None:
+            why = f"the lack of a whole checkpoint from before step {since} to roll back to"
+            return Acted(parts, memory, save=True, halt=why), f"the run stops: {why}"
+        loaded = state.load(folder, parts.engine, parts.ema, kinds(folder), parts.world)
+        found = Memory(**loaded.memory)
+        found = replace(
+            found,
+            sentinels=found.sentinels.replace(
+                rollbacks=watch.rollbacks + 1,
+                lr_scale=HALF * watch.lr_scale,
+                kl_beta=watch.kl_beta,
+                raised=watch.raised,
+            ),
+        )
+        done = f"the weights are those after step {loaded.step} again, with half the learning rate"
+        return Acted(self.applied(parts, found), found, save=True), done
+
+    def _report(self, step: int, done: str) -> None:
+        """One line in the log for each alarm, alarms.jsonl, the trackers."""
+        if not self.leads:
+            return
+        advice = self._advice()
+        for alarm in self.alarms:
+            log.warning("sentinel, step %d: %s. %s. Done: %s. %s", step, alarm.what, alarm.why, done, advice)
+        table.append(self.run_dir, self.alarms, self.settings.action.value, done, advice)
+        text = "\n".join(f"{alarm.what}. {alarm.why}." for alarm in self.alarms)
+        self.tracker.alert(step, f"sentinel, step {step}", f"{text}\n{done}. {advice}.")
+
+    def _advice(self) -> str:
+        """What to look at and what to type."""
+        since = min(alarm.since for alarm in self.alarms)
+        beta = self.config.advantage.kl_beta
+        stronger = f"advantage.kl_beta={4 * beta:g}" if beta else "advantage.kl_beta=0.04"
+        kept = f"a checkpoint from before step {since}, then " if self.config.train.save_every else ""
+        return (
+            f"Look at the samples (rlvis report {self.run_dir}); if the reward is fooled: {kept}{stronger}, "
+            "a smaller optim.lr, or another reward beside it"
+        )
+
+
+def end(acted: Acted, saver: Saver) -> None:
+    """Raise SentinelStopError where an alarm ends the run, once its checkpoint is written; a collective."""
+    if acted.halt is not None:
+        saver.settle()
+        raise SentinelStopError(acted.halt)
+
+
+def kinds(folder: Path) -> dict[str, Any]:
+    """What to load from the memory of a checkpoint; one that was written before there were sentinels has
+    nothing of them.
+    """
+    known = {
+        name: kind
+        for name, kind in MEMORY_KINDS.items()
+        if kind is not Watch or (folder / state.MEMORY / f"{name}.json").is_file()
+    }
+    if len(known) < len(MEMORY_KINDS):
+        log.warning("%s holds nothing of the sentinels: their baseline is taken anew", folder)
+    return known
+
+
+def _before(run_dir: Path, step: int) -> Path | None:
+    """The newest whole checkpoint from before training step `step`, from 1, every byte read."""
+    found = [folder for folder in files.folders(run_dir) if files.step_of(folder) < step]
+    return next((folder for folder in reversed(found) if not files.damage(folder)), None)

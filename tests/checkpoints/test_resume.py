@@ -1,0 +1,113 @@
+"""Going on with a run: the newest whole checkpoint is found, settings compared, secrets asked for again."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlvis.checkpoints import files, resume
+from rlvis.checkpoints.open_run import open_run
+from rlvis.compose.command import compose
+from rlvis.findings import ConfigError
+from rlvis.schema import Config, plain
+from tests.whole import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Relative folders start in the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def alone(value: Any) -> Any:
+    """The broadcast of one process."""
+    return value
+
+
+def settings(**changes: Any) -> Config:
+    return dataclasses.replace(compose([]).typed(), **changes)
+
+
+def whole(folder: Path, step: int = 3) -> Path:
+    """A run folder with a checkpoint."""
+    checkpoint(folder, step)
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain(settings())))
+    return folder
+
+
+def cut(folder: Path) -> Path:
+    """The same with a checkpoint that was never finished."""
+    (folder / "checkpoints" / "step_000003" / "COMPLETE").unlink()
+    return folder
+
+
+def test_auto_takes_the_newest_run_of_the_name_with_a_whole_checkpoint() -> None:
+    assert resume.find(settings(resume="auto", name="a")) is None
+    whole(Path("outputs/a/2001-01-01_00-00-00"))
+    newest = whole(Path("outputs/a/2001-01-02_00-00-00"))
+    cut(whole(Path("outputs/a/2001-01-03_00-00-00")))
+    whole(Path("outputs/b/2001-01-04_00-00-00"))
+    assert resume.find(settings(resume="auto", name="a")) == newest
+    with open_run(settings(resume="auto", name="a"), True, alone) as folder:
+        assert folder.path == newest
+        assert folder.checkpoint == newest / "checkpoints" / "step_000003"
+
+
+def test_a_whole_checkpoint_is_what_the_checkpoints_module_says() -> None:
+    for folder in (whole(Path("a")), cut(whole(Path("b")))):
+        assert (
+            resume.has_checkpoint(folder)
+            == bool(files.whole(folder))
+            == (files.search(folder)[0] is not None)
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("nowhere", "no such folder"), ("empty", "no config.yaml"), ("new", "no whole")]
+)
+def test_a_folder_that_cannot_be_resumed(name: str, message: str) -> None:
+    Path("empty").mkdir()
+    cut(whole(Path("new")))
+    with pytest.raises(ConfigError, match=message):
+        resume.find(settings(resume=name))
+
+
+def test_what_is_not_named_stays_and_what_is_free_changes() -> None:
+    before = {"optim": {"lr": 1.0, "eps": 2.0}, "train": {"steps": 5}, "tracker": {"wandb": False}}
+    now = {"optim": {"lr": 9.0, "eps": 2.0}, "train": {"steps": 8}, "tracker": {"wandb": True}}
+    assert resume.continued(before, now, ["train.steps"]) == before | {"train": {"steps": 8}}
+    assert resume.continued(before, now, ["tracker.*", "optim.eps"]) == before | {"tracker": {"wandb": True}}
+    assert before["train"] == {"steps": 5}
+
+
+@pytest.mark.parametrize("touched", ["optim.lr", "optim", "optim.*", "*"])
+def test_what_is_named_and_matters_is_refused_with_both_values(touched: str) -> None:
+    before = {"optim": {"lr": 1.0}, "model": {"lora": None}}
+    now = {"optim": {"lr": 9.0}, "model": {"lora": None}}
+    with pytest.raises(ConfigError, match=r"optim\.lr was 1\.0 and is now 9\.0\. A resumed run"):
+        resume.continued(before, now, [touched])
+
+
+def test_a_section_that_appears_is_a_change() -> None:
+    with pytest.raises(
+        ConfigError, match=r"model\.lora was null and is now null|model\.lora\.rank was null and is now 8"
+    ):
+        resume.continued({"model": {"lora": None}}, {"model": {"lora": {"rank": 8}}}, ["model.lora.rank"])
+
+
+def test_secrets_are_hidden_in_the_folder_and_asked_for_again() -> None:
+    words = ["reward.terms.judge.scorer=a.b", "reward.terms.judge.kwargs={api_key: abc, max_tokens: 5}"]
+    config = compose(words).typed()
+    with open_run(config, True, alone) as folder:
+        assert "abc" not in (folder.path / "config.yaml").read_text()
+        before = resume.saved(folder.path)
+    assert before["reward"]["terms"]["judge"]["kwargs"] == {"api_key": "***", "max_tokens": 5}
+    key = "reward.terms.judge.kwargs.api_key"
+    with pytest.raises(ConfigError, match=f"{key} was not written"):
+        resume.continued(before, plain(settings()), [])
+    assert resume.continued(before, plain(config), [key])["reward"] == plain(config)["reward"]

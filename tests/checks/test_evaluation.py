@@ -1,0 +1,69 @@
+"""What of the eval section is refused, and what is said to type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvis.checks.config import check, check_evaluation
+from rlvis.checks.evaluation import eval_files
+from rlvis.compose.command import compose
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval=shapes", "data=txt", "data.path=x.txt"], "type eval=none and name a scorer"),
+        (["eval=none", "eval.every=5"], "eval.every=5 there is nothing to measure; type eval=shapes"),
+        (["eval=shapes", "eval.run=outputs/x"], "type rlvis eval eval.run=outputs/x"),
+        (["eval=shapes", "eval.samples=0"], "eval.samples=0: wanted at least 1"),
+        (["eval=shapes", "eval.steps=0"], "type eval.steps=1"),
+        (["eval=shapes", "eval.every=-1"], "type eval.every=0"),
+        (["eval=shapes", "eval.kinds=[singel]"], "type eval.kinds=[single]"),
+        (["eval=shapes", "eval.path=x.txt"], "eval.path=x.txt does nothing with data.source=shapes"),
+        (["eval=shapes", "eval.terms.accuracy.scorer=a.b"], "is not free"),
+        (["eval=shapes", "eval.terms.x={scorer: a.b, weight: 2}"], "type eval.terms.x.weight=1"),
+    ],
+)
+def test_a_contradiction_is_one_message(words: list[str], message: str) -> None:
+    found = check(compose(words).typed())
+    assert len(found) == 1, found
+    assert message in found[0]
+
+
+def test_scorers_of_ones_own_evaluate_any_prompts() -> None:
+    words = [
+        "eval=none",
+        "data=txt",
+        "data.path=x.txt",
+        "eval.every=5",
+        "eval.terms.jpeg.scorer=jpeg_compressibility",
+    ]
+    assert check(compose(words).typed()) == []
+
+
+def test_alone_needs_no_interval_but_something_to_measure() -> None:
+    assert check_evaluation(compose(["eval=shapes", "eval.every=0"]).typed()) == []
+    assert "type eval=shapes" in check_evaluation(compose(["eval=none"]).typed())[0]
+    assert (
+        check_evaluation(compose(["eval=shapes", "model=sd3", "model.height=32"]).typed()) == []
+    )  # any engine
+
+
+def test_one_file_has_no_held_out_prompts(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("all.txt").write_text("a\n")
+    words = ["eval=none", "data=txt", "data.path=all.txt", "eval.terms.jpeg.scorer=jpeg_compressibility"]
+
+    def found(*more: str) -> list[str]:
+        return eval_files(compose([*words, *more]).typed(), alone=True)
+
+    assert "type eval.path=FILE" in found()[0]
+    assert found("eval.split=train") == []
+    assert found("data.heldout=0.02") == []
+    assert "eval.path=own.txt: there is no such file" in found("eval.path=own.txt")[0]
+    Path("own.txt").write_text("b\n")
+    assert found("eval.path=own.txt") == []
+    assert eval_files(compose(words).typed()) == []  # training does not look at them

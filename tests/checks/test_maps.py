@@ -1,0 +1,73 @@
+"""Contradictions around maps: found alone, with a remedy that is accepted."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+
+import pytest
+
+from rlvis.checks.config import check
+from rlvis.compose.command import compose
+
+ON_REWARD = ["advantage=vipo", "advantage.map.apply_to=reward"]
+MISTAKES = [
+    (["advantage.map.batch=2"], "advantage.map.batch=2 does nothing"),
+    (["advantage.map.backbone=tiny"], "advantage.map.backbone=tiny does nothing"),
+    (["advantage.map.on_map_error=uniform"], "advantage.map.on_map_error=uniform does nothing"),
+    (["advantage.ratio_scope=pooled"], "advantage.map.source=none"),
+    (["advantage=vipo", "advantage.ratio_scope=pooled"], "shrink with the map's mean"),
+    (["advantage=vipo", "advantage.ratio_scope=sample"], "only scale each sample's loss"),
+    (
+        ["advantage=vipo", "advantage.ratio_scope=sample", "advantage.map.map_norm=mean1"],
+        "would do nothing at all",
+    ),
+    (
+        ["advantage=vipo", "advantage.map.backbone=tiny", "advantage.map.backbone_revision=main"],
+        "backbone_revision=main does nothing",
+    ),
+    (
+        ["advantage=vipo", "advantage.map.aggregation=first_pc", "advantage.map.components=5"],
+        "components=5 does nothing",
+    ),
+    (["advantage.map.apply_to=reward"], "apply_to=reward does nothing with advantage.map.source=none"),
+    ([*ON_REWARD, "advantage.ratio_scope=sample"], "sample has one ratio a sample"),
+    (
+        [*ON_REWARD, "advantage.ratio_scope=pooled", "advantage.map.map_norm=mean1"],
+        "pooled has one ratio a sample",
+    ),
+    ([*ON_REWARD, "advantage.preset=ddpo"], "got advantage.preset=ddpo"),
+    ([*ON_REWARD, "advantage.preset=gdpo"], "got advantage.preset=gdpo"),
+    ([*ON_REWARD, "advantage.std_scope=batch"], "positions of different groups"),
+    ([*ON_REWARD, "advantage.combine=gdpo"], "sums of scalar advantages over the batch"),
+    (["advantage=vipo", "advantage.map.batch=0"], "batch=0: wanted at least 1"),
+    (["advantage=vipo", "advantage.map.components=0"], "components=0: wanted at least 1"),
+    (["advantage=vipo", "advantage.map.sigma=-1"], "sigma=-1.0: wanted 0"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES)
+def test_a_contradiction_is_found_alone_and_its_remedy_is_accepted(words: list[str], message: str) -> None:
+    (found,) = check(compose(words).typed())
+    assert message in found
+    after = shlex.split(found.split("; type ")[1])
+    remedy = [word.rstrip(",") for word in itertools.takewhile(lambda word: "=" in word, after)]
+    assert remedy, found
+    named = {word.split("=")[0] for word in remedy}
+    kept = [word for word in words if word.split("=")[0] not in named]
+    assert check(compose([*kept, *remedy]).typed()) == []
+
+
+@pytest.mark.parametrize("option", ["vipo", "vipo_released", "bpgo_vipo"])
+def test_the_presets_make_a_run(option: str) -> None:
+    assert check(compose([f"advantage={option}"]).typed()) == []
+    assert check(compose([f"advantage={option}", "advantage.map.backbone=tiny"]).typed()) == []
+    both = ["advantage.ratio_scope=pooled", "advantage.map.map_norm=mean1"]
+    assert check(compose([f"advantage={option}", *both]).typed()) == []
+
+
+@pytest.mark.parametrize("option", ["vipo", "bpgo_vipo"])
+@pytest.mark.parametrize("more", ["advantage.preset=dance", "advantage.combine=separate_terms"])
+def test_a_map_on_the_reward_makes_a_run(option: str, more: str) -> None:
+    words = [f"advantage={option}", "advantage.map.apply_to=reward", more]
+    assert check(compose(words).typed()) == []

@@ -1,0 +1,84 @@
+"""Contradictions about how rewards are asked, each with what to type."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from rlvis.checks.config import check
+from rlvis.checks.reward import reward_mistakes
+from rlvis.compose.command import compose
+from rlvis.schema import Config, Executor, MapSource
+
+URL, OTHER = "http://127.0.0.1:8700", "https://b"
+HTTP: dict[str, Any] = {"executor": Executor.http, "servers": [URL]}
+TWO = HTTP | {"servers": [URL, OTHER]}
+THREAD = {"executor": Executor.thread}
+RAY = {"executor": Executor.ray}
+
+
+@cache
+def usual() -> Config:
+    return compose([]).typed()
+
+
+def found(reward: dict[str, Any], shard: int = 0, ranks: int = 1, maps: bool = False) -> list[str]:
+    config = usual()
+    area = replace(config.advantage.map, source=MapSource.psm if maps else MapSource.none)
+    config = replace(
+        config,
+        reward=replace(config.reward, **reward),
+        train=replace(config.train, shard=shard),
+        advantage=replace(config.advantage, map=area),
+    )
+    return list(reward_mistakes(config, ranks))
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [{}, HTTP, TWO | {"hedge": 5.0, "timeout": 30.0, "token_env": "X"}, RAY | {"actors": 4, "timeout": 3.0}],
+)
+def test_what_fits(reward: dict[str, Any]) -> None:
+    assert found(reward) == []
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ({"executor": Executor.http}, "type reward.servers=[http://127.0.0.1:8700]"),
+        ({"servers": [URL]}, f"reward.servers=[{URL}] does nothing with reward.executor=inline"),
+        ({"hedge": 3.0}, "type reward.executor=http, or reward.hedge=null"),
+        ({"timeout": 3.0}, "type reward.executor=http or reward.executor=ray, or reward.timeout=120.0"),
+        ({"actors": 3}, "type reward.executor=ray, or reward.actors=1"),
+        (HTTP | {"actors": 3}, "does nothing with reward.executor=http"),
+        ({"token_env": "X"}, "does nothing with reward.executor=inline"),
+        (RAY | {"actors": 0}, "type reward.actors=1"),
+        (HTTP | {"timeout": 0.0}, "type reward.timeout=120"),
+        (HTTP | {"hedge": 3.0}, "reward.servers has one"),
+        (TWO | {"hedge": 200.0}, "below the timeout"),
+        (HTTP | {"servers": ["localhost"]}, "no server's address"),
+        (HTTP | {"servers": ["http://u:p@h"]}, "user or password"),
+        (HTTP | {"servers": ["http://h", "http://h/"]}, "names http://h twice"),
+        (THREAD, "train.shard=0 takes all 96 samples of a process at once; type train.shard=24"),
+    ],
+)
+def test_what_does_not(reward: dict[str, Any], message: str) -> None:
+    mistakes = found(reward)
+    assert len(mistakes) == 1
+    assert message in mistakes[0]
+
+
+def test_a_thread_needs_a_next_shard_of_its_own_process() -> None:
+    assert found(THREAD, shard=48) == []
+    assert "train.shard=96 takes all 96" in found(THREAD, shard=96)[0]
+    assert "train.shard=48 takes all 48" in found(THREAD, shard=48, ranks=2)[0]
+    assert found(THREAD, maps=True) == []  # which are made meanwhile
+
+
+def test_the_checks_of_a_run_ask_for_them() -> None:
+    assert check(replace(usual(), reward=replace(usual().reward, executor=Executor.http))) == found(
+        {"executor": Executor.http}
+    )
