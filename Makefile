@@ -8,6 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # A CPU-only torch must take torchvision from the same index: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+WORKERS ?= auto
 ARGS ?=
 
 .PHONY: help demo test test-slow test-gpu lint format bench bench-gpu lock clean
@@ -19,7 +20,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "rlvis needs Python 3.11 or 3.12 and found neither: type make PYTHON=/path/to/python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 ifneq ($(TORCH_INDEX),)
-	$(BIN)/python -m pip install -q --index-url $(TORCH_INDEX) torch torchvision
+	$(BIN)/python -m pip install -q --index-url $(TORCH_INDEX) $$(grep -E '^(torch|torchvision)==' constraints.txt)
 	grep -vE '^(torch|torchvision|triton|nvidia-|cuda-)' constraints.txt > $(VENV)/constraints.txt
 	$(BIN)/python -m pip install -q -c $(VENV)/constraints.txt -e '.[dev]'
 else
@@ -30,8 +31,9 @@ endif
 demo: $(VENV)/.installed  ## set up, train the embedded default on this machine (about a minute of RL), print the report's path
 	$(BIN)/python train.py $(ARGS)
 
+# A worker a core, as many as memory holds (tests/conftest.py); WORKERS=0: all in one process, for a debugger.
 test: $(VENV)/.installed  ## set up and run the tests
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(VENV)/.installed  ## the slow matrices
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
@@ -39,7 +41,7 @@ test-slow: $(VENV)/.installed  ## the slow matrices
 test-gpu: $(VENV)/.installed  ## what needs a GPU
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
-lint: $(VENV)/.installed  ## ruff, import-linter (layers), mypy on the core rooms
+lint: $(VENV)/.installed  ## ruff, import-linter (layers), mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports

@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 # What a run is called, its words, and samples of each held-out prompt that make at least 512.
 RUNS: dict[str, tuple[list[str], int]] = {
     "image": ([], 10),
-    "video": (["experiment=tiny_video", "eval.steps=20"], 9),  # Wan's own 50 steps would outlast the training
+    "video": (["experiment=tiny_video", "eval.steps=20"], 9),  # Wan's 50 steps would outlast the training
     "i2v": (["experiment=tiny_i2v", "eval.steps=20"], 9),
 }
 MEASURES = ("accuracy", "score")
@@ -57,15 +57,17 @@ def run(name: str, seed: int, sign: int, steps: int, more: Sequence[str]) -> dic
             f"run_dir={folder}",
             "tracker.samples_every=0",
         ]
-        found = subprocess.run(
+        process = subprocess.run(
             [*command, "engine.device=cpu", *more],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
-        if found.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with {found.returncode}:\n{found.stderr[-2000:]}")
+        if process.returncode:
+            raise RuntimeError(
+                f"{' '.join(command)} ended with {process.returncode}:\n{process.stderr[-2000:]}"
+            )
     curve = {e["step"] // steps: e for e in results.read(done.parent)}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     seconds = sum(line["time/step"] for line in lines if "time/step" in line and line["step"] <= steps)

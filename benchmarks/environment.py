@@ -7,7 +7,7 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "deepspeed", "numpy")
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Plain values for the result file."""
-    gpu = device.type == "cuda"
+    gpu, mkl = device.type == "cuda", cast(Any, torch.backends.mkl)
     return {
         "device_type": device.type,
         "device": torch.cuda.get_device_name(device) if gpu else _processor(),
@@ -27,7 +27,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
             "MKL_NUM_THREADS": os.environ.get("MKL_NUM_THREADS"),
             "torch": torch.get_num_threads(),
-            "mkl": torch.backends.mkl.is_available(),
+            "mkl": mkl.is_available(),
         },
         "precision": f"float32, matmul {torch.get_float32_matmul_precision()}",
         "commit": _commit(),

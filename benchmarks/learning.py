@@ -25,6 +25,7 @@ from rlvis.rollout.generate import generate
 from rlvis.runtime import dist
 from rlvis.training import pipeline
 from rlvis.training.assemble import assemble
+from rlvis.training.parts import Memory, Parts
 
 RESULTS = Path(__file__).parent / "results"
 NOISES = 2  # pictures of each prompt in the judgement
@@ -39,18 +40,18 @@ def rise(seed: int, sign: float) -> tuple[float, float]:
     try:
         parts = assemble(config, world)
         try:
-            before = judged(parts)
-            memory = pipeline.Memory(PriorState(kind="none"), RewardHistory())
+            before = mean_reward(parts)
+            memory = Memory(PriorState(kind="none"), RewardHistory())
             for step in range(config.train.steps):
                 memory, _ = pipeline.train_step(parts, memory, step)
-            return before, judged(parts)
+            return before, mean_reward(parts)
         finally:
             parts.engine.close()
     finally:
         dist.stop()
 
 
-def judged(parts: pipeline.Parts) -> float:
+def mean_reward(parts: Parts) -> float:
     """Mean reward of NOISES pictures for every prompt of the data set."""
     config = parts.config
     chosen = sampler.select(parts.prompts, range(len(parts.prompts)))
@@ -62,7 +63,7 @@ def judged(parts: pipeline.Parts) -> float:
     return float(torch.cat(scores).mean())
 
 
-def _pictures(parts: pipeline.Parts, prompts: PromptBatch, schedule: Any, seed: int) -> torch.Tensor:
+def _pictures(parts: Parts, prompts: PromptBatch, schedule: Any, seed: int) -> torch.Tensor:
     return generate(parts.policy, parts.engine, prompts, schedule, seed=1000 + seed, micro_batch=9)
 
 

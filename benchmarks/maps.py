@@ -1,38 +1,33 @@
 """What ViPO's map costs: ours over a version that goes frame by frame, and over one bare forward of the
 backbone.
 
-The frame-by-frame version does what the paper's text says in the plainest way: a PIL picture, one backbone
-call, a full SVD in numpy, scipy's Gaussian, a loop over pixels in time. Both get the same frames, the same
-random DINOv2 of the small size and the same signs. All jobs take turns; ratios are of neighbours.
+Both get the same frames, the same random DINOv2 of the small size and the same signs. All jobs take turns;
+ratios are of neighbours.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 python -m benchmarks.maps
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from torch import Tensor
 
-from benchmarks import environment
+from benchmarks import environment, pages
+from benchmarks.frame_by_frame import plain_map, plain_tokens
 from benchmarks.timing import interleaved, ratio, seconds
 from rlvis.advantage.maps import backbone
 from rlvis.advantage.maps.psm import PerceptualMap
 from rlvis.schema import MapConfig, MapSource, PcaFit, PcaSign, PcaSolver
 
-RESULTS = Path(__file__).resolve().parent / "results"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,14 @@ SIZES = (
 SAME = MapConfig(source=MapSource.psm, pca_fit=PcaFit.frame, pca_sign=PcaSign.max_abs_loading)
 EXACT = replace(SAME, pca_solver=PcaSolver.exact)
 DEFAULT = MapConfig(source=MapSource.psm)
+PAIRS = (
+    ("map, default", "one batched forward"),
+    ("frame by frame", "map, same settings"),
+    ("frame by frame", "map, default"),
+    ("frame by frame, without backbone", "map, same settings, without backbone"),
+    ("frame by frame, without backbone", "map, exact solver, without backbone"),
+    ("frame by frame, without backbone", "map, default, without backbone"),
+)
 GOALS = {"rest": 10.0, "whole": 1.05, "correlation": 0.999}
 
 
@@ -71,7 +74,7 @@ def small_dinov2(layers: int = 12) -> backbone.Backbone:
     config = Dinov2Config(
         hidden_size=384, num_attention_heads=6, num_hidden_layers=layers, patch_size=14, image_size=518
     )
-    return backbone.wrap(Dinov2Model(config).eval().requires_grad_(False))
+    return backbone.wrap(Dinov2Model(config).train(False).requires_grad_(False))
 
 
 def pictures(size: Size) -> Tensor:
@@ -84,57 +87,11 @@ def pictures(size: Size) -> Tensor:
     return ((0.9 * smooth + grain) * 255).to(torch.uint8).movedim(2, 1).contiguous()
 
 
-def plain_tokens(model: backbone.Backbone, frame: Tensor) -> np.ndarray:
-    """Tokens [L, D] of one frame uint8 [3, Y, X], by way of PIL."""
-    gh, gw = model.grid(*frame.shape[1:])
-    picture = Image.fromarray(frame.permute(1, 2, 0).numpy())
-    picture = picture.resize((gw * model.patch, gh * model.patch), Image.Resampling.BILINEAR)
-    values = np.asarray(picture, dtype=np.float32) / 255.0
-    mean, std = (t.flatten().numpy() for t in (model.mean, model.std))
-    pixels = torch.from_numpy(((values - mean) / std).transpose(2, 0, 1)[None].copy())
-    with torch.no_grad():
-        return model.module(pixel_values=pixels).last_hidden_state[0, 1:].numpy()
-
-
-def plain_map(
-    tokens: Sequence[np.ndarray], grid: tuple[int, int], latent: tuple[int, int, int]
-) -> np.ndarray:
-    """Map [F, H, W] of one sample from each frame's tokens [L, D]."""
-    made = np.stack([_plain_frame(one, grid, latent[1:]) for one in tokens])
-    if len(tokens) == latent[0] == 1:
-        return made
-    if len(tokens) != latent[0]:
-        stacked = torch.from_numpy(made)[None, None]
-        made = F.interpolate(stacked, size=latent, mode="trilinear", align_corners=False)[0, 0].numpy()
-    for y in range(latent[1]):
-        for x in range(latent[2]):
-            made[:, y, x] = gaussian_filter1d(made[:, y, x], 0.3)
-    return _minmax(made)
-
-
-def _plain_frame(tokens: np.ndarray, grid: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    centred = tokens - tokens.mean(0)
-    _, values, right = np.linalg.svd(centred, full_matrices=False)
-    structure = np.zeros(len(tokens), dtype=np.float32)
-    for j in range(3):
-        loading = right[j] * np.sign(right[j][np.abs(right[j]).argmax()])
-        score = centred @ loading
-        structure += values[j] ** 2 / (values**2).sum() * (score.max() - score) / (score.max() - score.min())
-    smoothed = _minmax(gaussian_filter(structure.clip(0, 1).reshape(grid), 1.0))
-    picture = torch.from_numpy(smoothed)[None, None]
-    resized = F.interpolate(picture, size=size, mode="bilinear", align_corners=False, antialias=True)
-    return _minmax(resized[0, 0].numpy())
-
-
-def _minmax(x: np.ndarray) -> np.ndarray:
-    return (x - x.min()) / (x.max() - x.min() + 1e-8)
-
-
 def measure(sizes: Sequence[Size], repeats: int, model: backbone.Backbone) -> dict[str, Any]:
     """All sizes, as plain values."""
     started = time.perf_counter()
-    cases = [_case(size, repeats, model) for size in sizes]
-    about = environment.describe(torch.device("cpu"))
+    cases = [measure_size(size, repeats, model) for size in sizes]
+    about = environment.describe(CPU)
     about["threads"]["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS")
     parameters = sum(p.numel() for p in model.module.parameters())
     return {
@@ -148,67 +105,74 @@ def measure(sizes: Sequence[Size], repeats: int, model: backbone.Backbone) -> di
     }
 
 
-def _case(size: Size, repeats: int, model: backbone.Backbone) -> dict[str, Any]:
-    cpu, media = torch.device("cpu"), pictures(size)
-    free, shape = torch.ones(size.latent), (16, *size.latent)
-    grid = model.grid(size.height, size.width)
-    flat = media.flatten(0, 1)
-    exact = (grid[0] * model.patch, grid[1] * model.patch)
-    resized = F.interpolate(flat.float() / 255, size=exact, mode="bilinear", antialias=True)
-    pixels = (resized - model.mean) / model.std
-    known = model(flat.float() / 255)[0]
-    each = [plain_tokens(model, frame) for frame in flat]
+class Comparison:
+    """The jobs on the frames of one size; each returns maps [N, F, H, W], or nothing."""
 
-    def given(frames: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return known, grid
+    def __init__(self, size: Size, model: backbone.Backbone) -> None:
+        self.size, self.model, self.media = size, model, pictures(size)
+        self.grid = model.grid(size.height, size.width)
+        self.flat = self.media.flatten(0, 1)
+        exact = (self.grid[0] * model.patch, self.grid[1] * model.patch)
+        resized = F.interpolate(self.flat.float() / 255, size=exact, mode="bilinear", antialias=True)
+        self.pixels = (resized - model.mean) / model.std
+        self.tokens = model(self.flat.float() / 255)[0]
+        self.plain_tokens = [plain_tokens(model, frame) for frame in self.flat]
 
-    def whole(config: MapConfig) -> Callable[[], Tensor]:
-        return lambda: PerceptualMap(model, config, cpu)(media, free, shape)
+    def map(self, config: MapConfig) -> Callable[[], Tensor]:
+        """Ours, from pixels."""
+        return lambda: self._map(self.model, config, self.media)
 
-    def rest(config: MapConfig) -> Callable[[], Tensor]:
-        # Tokens are given, so the frames need no pixels.
-        blank = torch.zeros(size.samples, size.frames, 3, 1, 1, dtype=torch.uint8)
-        return lambda: PerceptualMap(given, config, cpu)(blank, free, shape)
+    def map_of_tokens(self, config: MapConfig) -> Callable[[], Tensor]:
+        """Ours, with the tokens given, so that the frames need no pixels."""
+        blank = torch.zeros(self.size.samples, self.size.frames, 3, 1, 1, dtype=torch.uint8)
+        return lambda: self._map(lambda frames: (self.tokens, self.grid), config, blank)
 
-    def plain(tokens: Callable[[int], np.ndarray]) -> Callable[[], np.ndarray]:
-        m = size.frames
-        return lambda: np.stack(
-            [plain_map([tokens(i * m + j) for j in range(m)], grid, size.latent) for i in range(size.samples)]
-        )
+    def _map(self, model: Any, config: MapConfig, media: Tensor) -> Tensor:
+        latent = self.size.latent
+        return PerceptualMap(model, config, CPU)(media, torch.ones(latent), (16, *latent))
 
     @torch.no_grad()
-    def forward() -> None:
-        model.module(pixel_values=pixels)
+    def forward(self) -> None:
+        """One batched forward of the bare backbone."""
+        self.model.module(pixel_values=self.pixels)
 
-    jobs: dict[str, Callable[[], object]] = {
-        "map, default": whole(DEFAULT),
-        "one batched forward": forward,
-        "map, same settings": whole(SAME),
-        "frame by frame": plain(lambda i: plain_tokens(model, flat[i])),
+    def plain(self) -> np.ndarray:
+        """Frame by frame, from pixels."""
+        return self._plain([plain_tokens(self.model, frame) for frame in self.flat])
+
+    def plain_of_tokens(self) -> np.ndarray:
+        """Frame by frame, with the tokens given."""
+        return self._plain(self.plain_tokens)
+
+    def _plain(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        m, latent = self.size.frames, self.size.latent
+        return np.stack([plain_map(tokens[i : i + m], self.grid, latent) for i in range(0, len(tokens), m)])
+
+
+def measure_size(size: Size, repeats: int, model: backbone.Backbone) -> dict[str, Any]:
+    """Ratios, seconds and how alike the maps are."""
+    compared = Comparison(size, model)
+    whole: dict[str, Callable[[], object]] = {
+        "map, default": compared.map(DEFAULT),
+        "one batched forward": compared.forward,
+        "map, same settings": compared.map(SAME),
+        "frame by frame": compared.plain,
     }
-    small: dict[str, Callable[[], object]] = {
-        "map, default, without backbone": rest(DEFAULT),
-        "map, same settings, without backbone": rest(SAME),
-        "map, exact solver, without backbone": rest(EXACT),
-        "frame by frame, without backbone": plain(lambda i: each[i]),
+    rest: dict[str, Callable[[], object]] = {
+        "map, default, without backbone": compared.map_of_tokens(DEFAULT),
+        "map, same settings, without backbone": compared.map_of_tokens(SAME),
+        "map, exact solver, without backbone": compared.map_of_tokens(EXACT),
+        "frame by frame, without backbone": compared.plain_of_tokens,
     }
-    laps = interleaved(jobs, repeats, cpu) | interleaved(small, 3 * repeats, cpu)
-    pairs = (
-        ("map, default", "one batched forward"),
-        ("frame by frame", "map, same settings"),
-        ("frame by frame", "map, default"),
-        ("frame by frame, without backbone", "map, same settings, without backbone"),
-        ("frame by frame, without backbone", "map, exact solver, without backbone"),
-        ("frame by frame, without backbone", "map, default, without backbone"),
-    )
-    ours, theirs = whole(SAME)().numpy(), plain(lambda i: plain_tokens(model, flat[i]))()
+    laps = interleaved(whole, repeats, CPU) | interleaved(rest, 3 * repeats, CPU)
+    ours, theirs = compared.map(SAME)().numpy(), compared.plain()
     alike = [float(np.corrcoef(a.ravel(), b.ravel())[0, 1]) for a, b in zip(ours, theirs, strict=True)]
     return {
-        "size": asdict(size) | {"name": size.name, "grid": grid},
-        "ratios": [{"above": a, "below": b} | ratio(laps, a, [b], cpu) for a, b in pairs],
-        "seconds": {name: seconds(values, cpu) for name, values in laps.items()},
-        "share_of_forward": seconds(laps["map, default, without backbone"], cpu)
-        / seconds(laps["one batched forward"], cpu),
+        "size": asdict(size) | {"name": size.name, "grid": compared.grid},
+        "ratios": [{"above": a, "below": b} | ratio(laps, a, [b], CPU) for a, b in PAIRS],
+        "seconds": {name: seconds(values, CPU) for name, values in laps.items()},
+        "share_of_forward": seconds(laps["map, default, without backbone"], CPU)
+        / seconds(laps["one batched forward"], CPU),
         "least_correlation": min(alike),
         "largest_difference": float(np.abs(ours - theirs).max()),
     }
@@ -217,8 +181,6 @@ def _case(size: Size, repeats: int, model: backbone.Backbone) -> dict[str, Any]:
 def markdown(result: dict[str, Any]) -> str:
     """The whole result as a page."""
     about = result["environment"]
-    threads = ", ".join(f"{k} {v}" for k, v in about["threads"].items())
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
     lines = [
         "# ViPO's map on one CPU thread",
         "",
@@ -227,8 +189,8 @@ def markdown(result: dict[str, Any]) -> str:
         "frame by frame; the whole map at most 1.05 of one batched forward; correlation of the maps "
         "at least 0.999.",
         "",
-        f"- {about['device']}, {about['cpu_cores']} cores; threads: {threads}; clock: {about['clock']}",
-        f"- {result['backbone']}; {about['precision']}; Python {about['python']}; {versions}",
+        f"- {pages.machine(about)}; clock: {about['clock']}",
+        f"- {result['backbone']}; {pages.software(about)}",
         f"- {result['rounds']} interleaved rounds (3 times as many without the backbone); "
         f"commit {about['commit']}; {result['seconds_in_all']:.0f} s in all",
         "- `same settings`: one basis a frame, signs by the largest loading, as in the frame-by-frame "
@@ -236,7 +198,7 @@ def markdown(result: dict[str, Any]) -> str:
         "clip, signs by the border",
     ]
     for case in result["cases"]:
-        size = case["size"]
+        size, spent = case["size"], case["seconds"]
         lines += [
             "",
             f"## {size['name']}, grid {size['grid'][0]} x {size['grid'][1]}",
@@ -248,26 +210,18 @@ def markdown(result: dict[str, Any]) -> str:
             "| ratio | median | range | wall time | seconds above | seconds below |",
             "|---|---|---|---|---|---|",
         ]
-        lines += [
-            f"| {r['above']} / {r['below']} | {r['median']:.3f} | {r['min']:.3f} .. {r['max']:.3f} | "
-            f"{r['wall']:.3f} | "
-            f"{case['seconds'][r['above']]:.4f} | {case['seconds'][r['below']]:.4f} |"
-            for r in case["ratios"]
-        ]
+        for r in case["ratios"]:
+            both = (f"{spent[r[side]]:.4f}" for side in ("above", "below"))
+            lines.append(pages.ratio_row(f"{r['above']} / {r['below']}", r, *both))
     return "\n".join(lines) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.maps", description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=4, help="rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    chosen = parser.parse_args(argv)
+    chosen = pages.arguments("benchmarks.maps", __doc__, 4, argv)
     torch.set_num_threads(1)
     result = measure(SIZES, chosen.repeats, small_dinov2())
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "maps_cpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (chosen.out / "maps_cpu.md").write_text(markdown(result), encoding="utf-8")
+    pages.write(chosen.out, "maps_cpu", result, markdown(result))
     print(markdown(result))
 
 

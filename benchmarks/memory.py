@@ -1,4 +1,4 @@
-"""Bytes of one training step by part, counted on the real tensors of a run that has just made one update.
+"""Bytes of one training step by part, counted on the real tensors of a run after one update.
 
 Activations are what autograd keeps for the backward of one trained transition: every storage that passes
 `saved_tensors_hooks`, once, parameters left out.
@@ -19,7 +19,7 @@ from rlvis.update.replay import Batch, replay
 
 
 def of_step(work: Workload) -> dict[str, int]:
-    """Part -> bytes. Gradients and activations are those of one micro-batch of the update, made here.
+    """Part -> bytes. Gradients and activations are those of one micro-batch of the update, which runs here.
 
     On a GPU also the most that torch had allocated at a time during a whole update.
     """

@@ -1,7 +1,7 @@
 """What rlvis costs beyond the model: ratios over bare loops, bytes of a step, seconds a sample.
 
 One interleaved run (A B C, C B A, ...), medians of the ratios of neighbours with their extremes, one thread
-on a CPU. Writes overhead_<device>.json and, made from it, overhead_<device>.md.
+on a CPU. Writes overhead_<device>.json and .md.
 
     OMP_NUM_THREADS=1 python -m benchmarks.overhead
     python -m benchmarks.overhead --device cuda
@@ -10,7 +10,6 @@ on a CPU. Writes overhead_<device>.json and, made from it, overhead_<device>.md.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -21,13 +20,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import environment, memory, policies, tables
+from benchmarks import environment, memory, pages, policies, tables
 from benchmarks.timing import interleaved, ratio, seconds, spread
 from benchmarks.workload import Case, Workload
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 
-RESULTS = Path(__file__).resolve().parent / "results"
 GROWTH = (1, 4, 16)  # times the samples of a prompt
 # One CPU core runs the wide policy at batch 16: 64 rows of 256 tokens take minutes a round there.
 CPU_CASES = (
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, help="rounds of every case; the default is 3 to 15")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=Path, default=pages.RESULTS, help="folder of the results")
     chosen = parser.parse_args(argv)
     cases: tuple[Case, ...] = CUDA_CASES if chosen.device == "cuda" else CPU_CASES
     growing = GROWING
@@ -69,25 +67,22 @@ def measure(cases: Sequence[Case], growing: Case, growth: Sequence[int], device:
     world = dist.start(device)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            made = [_case(case, Path(folder), world) for case in cases]
+            measured = [_case(case, Path(folder), world) for case in cases]
             grown = _growth(growing, growth, Path(folder), world)
     finally:
         dist.stop()
     return {
         "environment": environment.describe(world.device),
-        "cases": made,
+        "cases": measured,
         "growth": grown,
         "seconds_in_all": time.perf_counter() - started,
     }
 
 
 def write(result: dict[str, Any], folder: Path) -> Path:
-    """Write the JSON and the .md made from it; their path without the ending."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"overhead_{result['environment']['device_type']}"
-    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(tables.markdown(result), encoding="utf-8")
-    return path
+    """Write the JSON and its page; their path without the ending."""
+    name = f"overhead_{result['environment']['device_type']}"
+    return pages.write(folder, name, result, tables.markdown(result))
 
 
 def _case(case: Case, folder: Path, world: World) -> dict[str, Any]:

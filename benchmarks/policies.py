@@ -6,8 +6,10 @@ pipelines have no text encoders: conditions are random numbers of the right shap
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +27,7 @@ CHANNELS, FACTOR, PATCH = 4, 4, 2  # of the latents; pixels a latent; latents a 
 class Size:
     """Width, layers and heads of the transformer, latent x latent latents, tokens of text, rank of the LoRA.
 
-    asset: a policy that comes with rlvis and is taken when it is there (the other numbers must be its own).
+    asset: a policy that comes with rlvis and is taken when it is there (the other numbers are the asset's).
     """
 
     name: str
@@ -70,30 +72,24 @@ def load(size: Size, folder: Path, device: torch.device) -> tuple[Policy, str]:
 def prompts(policy: Policy, size: Size, count: int) -> PromptBatch:
     """`count` prompts of the shapes world with random conditions of `size.tokens` tokens."""
     texts = (language.prompts() * count)[:count]
-    config = policy.module.config
-    made = torch.Generator().manual_seed(0)
+    config: Any = policy.module.config
+    random = torch.Generator().manual_seed(0)
     return PromptBatch(
         index=torch.arange(count),
         texts=tuple(texts),
         metadata=tuple({} for _ in texts),
         embeds={
-            "prompt_embeds": torch.randn(count, size.tokens, config.joint_attention_dim, generator=made),
-            "pooled_prompt_embeds": torch.randn(count, config.pooled_projection_dim, generator=made),
+            "prompt_embeds": torch.randn(count, size.tokens, config.joint_attention_dim, generator=random),
+            "pooled_prompt_embeds": torch.randn(count, config.pooled_projection_dim, generator=random),
         },
     )
 
 
 def _save_random(size: Size, folder: Path) -> None:
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        SD3Transformer2DModel,
-        StableDiffusion3Pipeline,
-    )
-
+    stock: Any = importlib.import_module("diffusers")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        transformer = SD3Transformer2DModel(
+        transformer = stock.SD3Transformer2DModel(
             sample_size=size.latent,
             patch_size=PATCH,
             in_channels=CHANNELS,
@@ -107,7 +103,7 @@ def _save_random(size: Size, folder: Path) -> None:
             pos_embed_max_size=size.latent,
             qk_norm="rms_norm",
         )
-        vae = AutoencoderKL(
+        vae = stock.AutoencoderKL(
             block_out_channels=(16, 32, 32),
             down_block_types=("DownEncoderBlock2D",) * 3,
             up_block_types=("UpDecoderBlock2D",) * 3,
@@ -121,6 +117,6 @@ def _save_random(size: Size, folder: Path) -> None:
             shift_factor=0.0,
         )
     absent = {f"{part}{end}": None for part in ("text_encoder", "tokenizer") for end in ("", "_2", "_3")}
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    pipe = StableDiffusion3Pipeline(transformer=transformer, scheduler=scheduler, vae=vae, **absent)
+    scheduler = stock.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    pipe = stock.StableDiffusion3Pipeline(transformer=transformer, scheduler=scheduler, vae=vae, **absent)
     pipe.save_pretrained(folder)

@@ -22,14 +22,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import pages
 from rlvis.compose.command import compose
 from rlvis.observe import picture_statistics, sentinels
-from rlvis.observe.sentinels import Seen, Watch
+from rlvis.observe.sentinel_table import KINDS, unusual
+from rlvis.observe.sentinels import Observation, Watch
 from rlvis.observe.step_statistics import PREFIX
 from rlvis.schema import SentinelConfig
 from rlvis.training import loop
 
-RESULTS = Path(__file__).parent / "results"
 HACK = ["reward=[]", "+reward.terms.redness={scorer: benchmarks.sentinels.redness}", "train.steps=40"]
 PLAIN = ["tracker.samples_every=0"]
 RUNS: dict[str, list[str]] = {
@@ -52,7 +53,7 @@ def redness(images: Tensor, prompts: Any, metadata: Any) -> Tensor:
 
 
 def train(folder: Path, name: str) -> list[dict[str, Any]]:
-    """The metrics of a run, from its folder or made now."""
+    """The metrics of a run, from its folder or trained now."""
     run = _place(folder, name)
     config = compose([*RUNS[name], "engine.device=cpu", "threads=1", "doctor=off"]).typed()
     if not (run / "exit.json").is_file():
@@ -68,33 +69,33 @@ def _place(folder: Path, name: str) -> Path:
 
 def alarms(rows: list[dict[str, Any]], config: SentinelConfig) -> dict[str, int]:
     """Statistic -> step of its first alarm, judged anew from a run's metrics."""
-    watch, found = Watch(), dict[str, int]()
+    watch, first = Watch(), dict[str, int]()
     for row in rows:
-        judged = sentinels.judge(watch, _seen(row), row["step"], config)
+        judged = sentinels.judge(watch, _observation(row), row["step"], config)
         watch = judged.watch
         for alarm in judged.alarms:
-            found.setdefault(alarm.statistic, alarm.step)
-    return found
+            first.setdefault(alarm.name, row["step"])
+    return first
 
 
 def largest(rows: list[dict[str, Any]], config: SentinelConfig) -> dict[str, float]:
     """Statistic -> its largest deviation on a side that counts."""
-    watch, found = Watch(), dict[str, float]()
+    watch, most = Watch(), dict[str, float]()
     for row in rows:
-        judged = sentinels.judge(watch, _seen(row), row["step"], config)
+        judged = sentinels.judge(watch, _observation(row), row["step"], config)
         watch = judged.watch
         for name, deviation in judged.deviations.items():
-            if sentinels.unusual(name, deviation, 0.0):
-                found[name] = max(found.get(name, 0.0), abs(deviation))
-    return found
+            if unusual(name, deviation, 0.0):
+                most[name] = max(most.get(name, 0.0), abs(deviation))
+    return most
 
 
-def _seen(row: Mapping[str, Any]) -> Seen:
-    return Seen(pictures={n: row[PREFIX + n] for n in sentinels.KINDS if PREFIX + n in row})
+def _observation(row: Mapping[str, Any]) -> Observation:
+    return Observation(pictures={n: row[PREFIX + n] for n in KINDS if PREFIX + n in row})
 
 
 def solid(rows: list[dict[str, Any]]) -> int | None:
-    """The step at which the reward has made SOLID of the way to a red screen, None where it never stays flat:
+    """The step at which the reward has gone SOLID of the way to a red screen, None where it never stays flat:
     the last fifth must lie within a twentieth of the rise.
     """
     values = [row["reward/mean"] for row in rows]
@@ -117,7 +118,7 @@ def cost(side: int, rows: int = 8) -> float:
     return min(times)
 
 
-def measured(folder: Path) -> dict[str, Any]:
+def measure(folder: Path) -> dict[str, Any]:
     """Everything that the page tells."""
     runs = {name: train(folder, name) for name in RUNS}
     usual = SentinelConfig()
@@ -131,8 +132,8 @@ def measured(folder: Path) -> dict[str, Any]:
     for threshold, patience in SETTINGS:
         config = replace(usual, threshold=threshold, patience=patience)
         cried = {name: alarms(rows, config) for name, rows in healthy.items()}
-        seen = {name: min(alarms(runs[name], config).values(), default=None) for name in hacks}
-        table.append({"threshold": threshold, "patience": patience, "false": cried, "seen": seen})
+        noticed = {name: min(alarms(runs[name], config).values(), default=None) for name in hacks}
+        table.append({"threshold": threshold, "patience": patience, "false": cried, "seen": noticed})
     return {
         "defaults": {key: getattr(usual, key) for key in ("baseline", "threshold", "patience")},
         "hacks": hacks,
@@ -167,13 +168,13 @@ def page(result: dict[str, Any]) -> str:
         "| run | steps | solid from step | first alarm | all alarms (first step of each) |",
         "|---|---|---|---|---|",
     ]
-    for name, told in result["hacks"].items():
-        order = sorted(told["alarms"].items(), key=lambda pair: pair[1])
+    for name, hack in result["hacks"].items():
+        order = sorted(hack["alarms"].items(), key=lambda pair: pair[1])
         first = f"step {order[0][1]}, {order[0][0]}" if order else "none"
         every = ", ".join(f"{statistic} {step}" for statistic, step in order) or "none"
-        end = told["solid"] or "not within the run"
-        lines.append(f"| {name} | {told['steps']} | {end} | {first} | {every} |")
-    names = list(dict.fromkeys(n for found in result["largest"].values() for n in found))
+        end = hack["solid"] or "not within the run"
+        lines.append(f"| {name} | {hack['steps']} | {end} | {first} | {every} |")
+    names = list(dict.fromkeys(n for deviations in result["largest"].values() for n in deviations))
     lines += [
         "",
         "## Largest deviation of a run, on the sides that count",
@@ -181,8 +182,9 @@ def page(result: dict[str, Any]) -> str:
         f"| run | {' | '.join(names)} |",
         f"|---|{'---|' * len(names)}",
     ]
-    for name, found in result["largest"].items():
-        lines.append(f"| {name} | {' | '.join(f'{found[n]:.1f}' if n in found else '-' for n in names)} |")
+    for name, deviations in result["largest"].items():
+        cells = (f"{deviations[n]:.1f}" if n in deviations else "-" for n in names)
+        lines.append(pages.row(name, *cells))
     count = len(result["settings"][0]["false"])
     lines += [
         "",
@@ -192,7 +194,7 @@ def page(result: dict[str, Any]) -> str:
         f"|---|---|---|{'---|' * len(result['hacks'])}",
     ]
     for row in result["settings"]:
-        cried = sum(bool(found) for found in row["false"].values())
+        cried = sum(map(bool, row["false"].values()))
         steps = " | ".join(f"step {s}" if s else "none" for s in row["seen"].values())
         lines.append(f"| {row['threshold']:g} | {row['patience']} | {cried} | {steps} |")
     share = max(result["share"].values())
@@ -223,11 +225,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where the runs are, or will be")
     folder = parser.parse_args().folder
-    result = measured(folder)
+    result = measure(folder)
     strip(_place(folder, "hack lr=6e-4"), PICTURE)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "sentinels_cpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / "sentinels_cpu.md").write_text(page(result), encoding="utf-8")
+    pages.write(pages.RESULTS, "sentinels_cpu", result, page(result))
 
 
 if __name__ == "__main__":

@@ -10,36 +10,33 @@ as a shard's rollout takes, as one on another device would, because two cores ca
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import environment
+from benchmarks import environment, pages
+from benchmarks.scorers import Tower, Waiting
 from benchmarks.timing import interleaved, ratio, seconds
 from rlvis.compose.command import compose
 from rlvis.records import PriorState, RewardHistory
-from rlvis.reward.contract import Scores, Term
+from rlvis.reward.contract import Term
 from rlvis.reward.scorers.clip import Clip
 from rlvis.reward.serving.client import Remote
 from rlvis.reward.serving.hosting import hosted
 from rlvis.reward.serving.server import Service
 from rlvis.runtime import dist
-from rlvis.runtime.engine import quiet_deepspeed
+from rlvis.runtime.deepspeed_setup import quiet_deepspeed
 from rlvis.schema import Executor
-from rlvis.training import pipeline
+from rlvis.training import pipeline, sampling
 from rlvis.training.assemble import assemble
+from rlvis.training.parts import Memory, Parts
 
-RESULTS = Path(__file__).resolve().parent / "results"
 GOALS = {"throughput": 0.9}
 TOKEN = "benchmark-token-0123456789"
 RUN = [
@@ -51,25 +48,6 @@ RUN = [
     "train.shard=8",
     "train.updates_per_step=1",
 ]
-
-
-class Tower:
-    """A vision tower of ViT-B/32's size (86 M), random weights: its scores mean nothing, its time does."""
-
-    def __init__(self, layers: int = 12) -> None:
-        torch.manual_seed(0)
-        layer = torch.nn.TransformerEncoderLayer(
-            768, 12, 3072, 0.0, "gelu", batch_first=True, norm_first=True
-        )
-        self.patches = torch.nn.Conv2d(3, 768, 32, 32)
-        self.body = torch.nn.TransformerEncoder(layer, layers, enable_nested_tensor=False).eval()
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
-        """Scores of images uint8 [B, 1, 3, Y, X], at 224 x 224."""
-        pixels = F.interpolate(images[:, 0].float() / 255, size=(224, 224), mode="bilinear", antialias=True)
-        value = self.body(self.patches(pixels).flatten(2).transpose(1, 2)).mean((1, 2)).double()
-        return Scores(value, torch.isfinite(value))
 
 
 def throughput(name: str, scorer: Any, side: int, batch: int, batches: int, repeats: int) -> dict[str, Any]:
@@ -101,19 +79,6 @@ def throughput(name: str, scorer: Any, side: int, batch: int, batches: int, repe
     }
 
 
-class Waiting:
-    """A scorer on another device: it takes its time, and none of this processor's."""
-
-    def __init__(self, each: float) -> None:
-        self.each = each
-
-    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
-        """Mean levels [B], after `each` seconds a sample."""
-        time.sleep(self.each * len(images))
-        value = images.double().mean((1, 2, 3, 4))
-        return Scores(value, torch.ones(len(images), dtype=torch.bool))
-
-
 def overlap(words: Sequence[str], share: float, repeats: int) -> dict[str, Any]:
     """Steps whose scoring takes `share` of the rollout, by every executor; medians over `repeats` steps."""
     config = compose([*RUN, *words]).typed()
@@ -131,27 +96,27 @@ def overlap(words: Sequence[str], share: float, repeats: int) -> dict[str, Any]:
                 for name in sorted(ways, reverse=bool(step % 2)):
                     rounds[name].append(_step(parts, ways[name], Executor[name], 3 + step))
             client.close()
-        pieces = len(pipeline.shards(parts))
+        pieces = len(sampling.local_shards(parts))
         return {
             "share": share,
             "rows": rows,
             "shards": pieces,
-            "ways": {n: _told(r) for n, r in rounds.items()},
+            "ways": {n: medians(r) for n, r in rounds.items()},
         }
     finally:
         parts.engine.close()
         dist.stop()
 
 
-def _step(parts: pipeline.Parts, scorer: Any, executor: Executor, step: int) -> dict[str, float]:
+def _step(parts: Parts, scorer: Any, executor: Executor, step: int) -> dict[str, float]:
     """Seconds by stage of one training step."""
     config = replace(parts.config, reward=replace(parts.config.reward, executor=executor))
     run = replace(parts, config=config, terms=[Term("judge", scorer, 1.0)])
-    memory = pipeline.Memory(PriorState(kind="none"), RewardHistory())
+    memory = Memory(PriorState(kind="none"), RewardHistory())
     return pipeline.train_step(run, memory, step)[1].seconds
 
 
-def _told(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+def medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
     """Medians of seconds, and of wall time over the longer stage and over the sum, within a step."""
     wall = [r["rollout"] + r["score"] for r in rounds]
     pairs = [(r["rollout"], r["scorers"]) for r in rounds]
@@ -191,16 +156,14 @@ def measure(repeats: int, layers: int = 12, side: int = 512, words: Sequence[str
 def markdown(result: dict[str, Any]) -> str:
     """The whole result as a page."""
     about = result["environment"]
-    threads = ", ".join(f"{k} {v}" for k, v in about["threads"].items())
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
     lines = [
         "# Reward servers, and scoring beside the rollout",
         "",
         "Made by `python -m benchmarks.serving`; do not edit. Goal: a served scorer does at least 90 % of "
         "what the bare one does.",
         "",
-        f"- {about['device']}, {about['cpu_cores']} cores; threads: {threads}",
-        f"- {about['precision']}; Python {about['python']}; {versions}",
+        f"- {pages.machine(about)}",
+        f"- {pages.software(about)}",
         f"- {result['rounds']} interleaved rounds; commit {about['commit']}; "
         f"{result['seconds_in_all']:.0f} s in all",
         "",
@@ -213,49 +176,47 @@ def markdown(result: dict[str, Any]) -> str:
         "| scorer | pictures | served / bare | range | wall time | samples/s bare | served | ms a picture "
         "that serving costs | equal bits |",
         "|---|---|---|---|---|---|---|---|---|",
+        *map(_throughput_row, result["throughput"]),
     ]
-    for case in result["throughput"]:
-        share, each = case["share"], case["samples_per_second"]
-        cost = 1000 / each["served"] - 1000 / each["bare"]
-        lines.append(
-            f"| {case['name']} | {case['pictures']} | {share['median']:.3f} | {share['min']:.3f} .. "
-            f"{share['max']:.3f} | {share['wall']:.3f} | {each['bare']:.1f} | {each['served']:.1f} | "
-            f"{cost:.1f} | "
-            f"{'yes' if case['equal'] else 'no'} |"
-        )
     for case in result["overlap"]:
-        lines += [
-            "",
-            f"## Overlap, scoring {case['share']:.0%} of the rollout",
-            "",
-            f"{case['rows']} samples in {case['shards']} shards of the embedded default; the scorer waits on "
-            f"something else. The best that {case['shards']} shards allow is the longer stage and one shard "
-            "of the other.",
-            "",
-            "| reward.executor | rollout, s | scorers, s | wall, s | wall / longer | wall / sum |",
-            "|---|---|---|---|---|---|",
-        ]
-        lines += [
+        lines += _overlap_lines(case)
+    return "\n".join(lines) + "\n"
+
+
+def _throughput_row(case: dict[str, Any]) -> str:
+    each = case["samples_per_second"]
+    cost = 1000 / each["served"] - 1000 / each["bare"]
+    equal = "yes" if case["equal"] else "no"
+    speeds = f"{each['bare']:.1f}", f"{each['served']:.1f}", f"{cost:.1f}"
+    return pages.ratio_row(f"{case['name']} | {case['pictures']}", case["share"], *speeds, equal)
+
+
+def _overlap_lines(case: dict[str, Any]) -> list[str]:
+    return [
+        "",
+        f"## Overlap, scoring {case['share']:.0%} of the rollout",
+        "",
+        f"{case['rows']} samples in {case['shards']} shards of the embedded default; the scorer waits on "
+        f"something else. The best that {case['shards']} shards allow is the longer stage and one shard "
+        "of the other.",
+        "",
+        "| reward.executor | rollout, s | scorers, s | wall, s | wall / longer | wall / sum |",
+        "|---|---|---|---|---|---|",
+        *(
             f"| {name} | {way['rollout']:.2f} | {way['scorers']:.2f} | {way['wall']:.2f} | "
             f"{way['over_longer']:.3f} | {way['over_sum']:.3f} |"
             for name, way in case["ways"].items()
-        ]
-    return "\n".join(lines) + "\n"
+        ),
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    told = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=told)
-    parser.add_argument("--repeats", type=int, default=5, help="rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    chosen = parser.parse_args(argv)
+    chosen = pages.arguments("benchmarks.serving", __doc__, 5, argv)
     torch.set_num_threads(1)
     quiet_deepspeed("cpu")
     result = measure(chosen.repeats)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    (chosen.out / "serving_cpu.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (chosen.out / "serving_cpu.md").write_text(markdown(result), encoding="utf-8")
+    pages.write(chosen.out, "serving_cpu", result, markdown(result))
     print(markdown(result))
 
 

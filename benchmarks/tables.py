@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+from benchmarks import pages
+
 Table = tuple[str, list[str], list[list[str]]]  # title, heads, rows
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
     """Titles, heads and rows, all text."""
-    made: list[Table] = []
+    titled: list[Table] = []
     for case in result["cases"]:
         shape = case["shape"]
         title = (
@@ -28,9 +30,9 @@ def tables(result: dict[str, Any]) -> list[Table]:
             ]
             for r in case["ratios"]
         ]
-        made.append((title, ["ratio", "median", "range", "wall time", "seconds"], rows))
+        titled.append((title, ["ratio", "median", "range", "wall time", "seconds"], rows))
     growth = result["growth"]
-    made.append(
+    titled.append(
         (
             f"Whole steps as groups grow ({growth['name']}, {growth['shape']['prompts']} prompts, batches of "
             f"{growth['shape']['micro_batch']})",
@@ -52,26 +54,25 @@ def tables(result: dict[str, Any]) -> list[Table]:
         *(f"{c['name']}, {c['shape']['rows']} rows by {c['shape']['micro_batch']}" for c in cases),
     ]
     parts = [[part, *(_size(c["bytes"][part]) for c in cases)] for part in cases[0]["bytes"]]
-    made.append(("Tensor bytes of one step", heads, parts))
-    return made
+    titled.append(("Tensor bytes of one step", heads, parts))
+    return titled
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The whole result as a page."""
     about = result["environment"]
-    threads = ", ".join(f"{k} {v}" for k, v in about["threads"].items())
-    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
     lines = [
         f"# Overhead on {about['device_type']}",
         "",
         "Made by `python -m benchmarks.overhead`; do not edit. How to read it: benchmarks/README.md.",
         "",
-        f"- {about['device']}, {about['cpu_cores']} cores; threads: {threads}; clock: {about['clock']}",
-        f"- {about['precision']}; Python {about['python']}; {versions}",
+        f"- {pages.machine(about)}; clock: {about['clock']}",
+        f"- {pages.software(about)}",
         f"- commit {about['commit']}; {result['seconds_in_all']:.0f} s in all",
     ]
     for title, heads, rows in tables(result):
-        lines += ["", f"## {title}", "", _line(heads), _line(["---"] * len(heads)), *map(_line, rows)]
+        lines += ["", f"## {title}", "", pages.row(*heads), pages.row(*["---"] * len(heads))]
+        lines += [pages.row(*row) for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -91,10 +92,6 @@ def show(result: dict[str, Any]) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _size(count: int) -> str:

@@ -23,7 +23,8 @@ from rlvis.records import Advantages, PriorState, RewardHistory, Trajectories
 from rlvis.reward import scorer
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine
-from rlvis.training import pipeline
+from rlvis.training import pipeline, sampling
+from rlvis.training.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Workload:
             self.trained, lr=optim.lr, betas=(0.9, 0.999), eps=optim.eps, weight_decay=optim.weight_decay
         )
         self.engine = Engine(self.policy.module, config.engine, optim, S.Dtype.float32, world)
-        self.parts = pipeline.Parts(
+        self.parts = Parts(
             config=config,
             world=world,
             prompts=load_prompts(config.data),
@@ -126,31 +127,31 @@ class Workload:
 
     def rollout(self) -> Trajectories:
         """Stage 1, with decoding."""
-        [shard] = pipeline.shards(self.parts)
-        return pipeline.roll(self.parts, self.prompts, shard, 0)
+        [shard] = sampling.local_shards(self.parts)
+        return sampling.rollout_shard(self.parts, self.prompts, shard, 0)
 
     def rollout_undecoded(self) -> Trajectories:
         """Stage 1 with an autoencoder that costs nothing."""
-        [shard] = pipeline.shards(self.parts)
-        return pipeline.roll(replace(self.parts, policy=self.undecoded), self.prompts, shard, 0)
+        [shard] = sampling.local_shards(self.parts)
+        return sampling.rollout_shard(replace(self.parts, policy=self.undecoded), self.prompts, shard, 0)
 
     def update(self) -> None:
         """Stage 5."""
-        pipeline.improve(self.parts, self.prompts, self.trajectories, self.advantages)
+        pipeline.update(self.parts, self.prompts, self.trajectories, self.advantages)
 
     def whole_step(self, samples: int) -> None:
         """All five stages on groups of `samples`."""
         config = self.parts.config
         data = replace(config.data, samples_per_prompt=samples)
         parts = replace(self.parts, config=replace(config, data=data))
-        [shard] = pipeline.shards(parts)
-        piece = pipeline.roll(parts, self.prompts, shard, 0)
-        scores = [pipeline.judge(parts.config, parts.terms, self.prompts, piece)]
+        [shard] = sampling.local_shards(parts)
+        piece = sampling.rollout_shard(parts, self.prompts, shard, 0)
+        scores = [sampling.score_shard(parts.config, parts.terms, self.prompts, piece)]
         piece = piece.replace(media=None)
-        rewards = pipeline.collect(parts.config, parts.terms, self.prompts, piece, scores)
-        trust, _ = pipeline.trusted(parts.config, self.prompts, rewards, PriorState(kind="none"))
-        advantages, _ = pipeline.built(parts.config, self.prompts, rewards, trust, RewardHistory())
-        pipeline.improve(parts, self.prompts, piece, advantages)
+        rewards = pipeline.score(parts.config, parts.terms, self.prompts, piece, scores)
+        trust, _ = pipeline.weigh(parts.config, self.prompts, rewards, PriorState(kind="none"))
+        advantages, _ = pipeline.build(parts.config, self.prompts, rewards, trust, RewardHistory())
+        pipeline.update(parts, self.prompts, piece, advantages)
 
     # The bare loops.
 
@@ -163,8 +164,8 @@ class Workload:
     @torch.no_grad()
     def decodes(self) -> None:
         """The autoencoder calls of a rollout, in the policy's chunks."""
-        for part in self.latents.split(self.case.micro_batch):
-            for chunk in part.split(self.decode_rows):
+        for part in torch.split(self.latents, self.case.micro_batch):
+            for chunk in torch.split(part, self.decode_rows):
                 self.policy.pipe.vae.decode(chunk.squeeze(2), return_dict=False)
 
     def bare_update(self) -> None:
@@ -191,14 +192,14 @@ class Workload:
 
 def _decode_rows(policy: Policy) -> int:
     """Rows that the policy decodes at once (it pads the last chunk, so one row shows it)."""
-    seen: list[int] = []
+    chunks: list[int] = []
     stock = policy.decode_chunk
 
     def watched(latents: Tensor) -> Tensor:
-        seen.append(len(latents))
+        chunks.append(len(latents))
         return stock(latents)
 
     policy.decode_chunk = watched  # type: ignore[method-assign]
     policy.decode(torch.zeros(1, *policy.latent_shape))
     del policy.decode_chunk
-    return seen[0]
+    return chunks[0]

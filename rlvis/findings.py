@@ -72,6 +72,11 @@ def mistake(what: str, type: str = "", *, why: str = "") -> Finding:
     return Finding(what=what, why=why, type=type)
 
 
+def as_lines(findings: Iterable[Finding], prefix: str = "") -> list[str]:
+    """The findings a line each (where its text has several, so many), after `prefix`."""
+    return [prefix + line for finding in findings for line in str(finding).splitlines()]
+
+
 def worst_first(findings: Iterable[Finding], *severities: Severity) -> list[Finding]:
     """The findings of these severities (all, where none is named), the worst first."""
     order = [Severity.failure, Severity.warning, Severity.ok]
@@ -89,7 +94,7 @@ def from_json(values: Mapping[str, Any]) -> Finding:
     versions (check and level in the place of name and severity) is read too.
     """
     severity = str(values.get("severity", values.get("level", "")))
-    numbers = values.get("numbers")
+    numbers, evidence = values.get("numbers"), values.get("evidence")
     return Finding(
         name=str(values.get("name", values.get("check", ""))),
         severity=Severity(severity) if severity in list(Severity) else Severity.warning,
@@ -100,7 +105,7 @@ def from_json(values: Mapping[str, Any]) -> Finding:
         type=str(values.get("type", "")),
         source=str(values.get("source", "")),
         step=values["step"] if isinstance(values.get("step"), int) else None,
-        evidence=tuple(map(str, values.get("evidence") or ())),
+        evidence=tuple(map(str, evidence)) if isinstance(evidence, (list, tuple)) else (),
     )
 
 
@@ -147,11 +152,13 @@ def table(findings: Iterable[Finding], width: int | None = None, colour: bool = 
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for finding in findings:
-        lines = [finding.what]
+        cell = [finding.what]
         if finding.severity is not Severity.ok:
-            lines += [f"why: {finding.why}", f"type: {finding.type}"]
+            cell += [
+                f"{label}: {text}" for label, text in (("why", finding.why), ("type", finding.type)) if text
+            ]
         severity = Text(finding.severity.value, styles[finding.severity])
-        grid.add_row(severity, Text(finding.name), Text("\n".join(lines)))
+        grid.add_row(severity, Text(finding.name), Text("\n".join(cell)))
     out = StringIO()
     console = Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False)
     console.print(grid)

@@ -19,18 +19,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
-def tensor(axes: str, dtype: torch.dtype | None = None, *, optional: bool = False, each: bool = False) -> Any:
+def tensor(
+    axes: str,
+    dtype: torch.dtype | None = None,
+    *,
+    default: Any = dataclasses.MISSING,
+    default_factory: Any = dataclasses.MISSING,
+) -> Any:
     """Declare a tensor field.
 
     axes: letters separated by spaces, `...` last for any further axes. dtype: None takes any but bool.
-    optional: the field may be None (its default). each: the field is a dict of such tensors, keyed by name.
+    default=None: the field may be None. default_factory=dict: the field is a dict of such tensors, keyed by
+    name.
     """
+    each, optional = default_factory is dict, default is None
     metadata = {"axes": tuple(axes.split()), "dtype": dtype, "each": each, "optional": optional}
-    if optional:
-        return dataclasses.field(default=None, metadata=metadata)
-    if each:
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, default_factory=default_factory, metadata=metadata)
 
 
 def rows(axis: str) -> Any:

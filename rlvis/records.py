@@ -62,8 +62,8 @@ class PromptBatch(Record):
     index: Tensor = tensor("P", torch.int64)
     texts: tuple[str, ...] = rows("P")
     metadata: tuple[dict[str, Any], ...] = rows("P")
-    embeds: dict[str, Tensor] = tensor("P ...", each=True)
-    frames: Tensor | None = tensor("P 3 Y X", torch.uint8, optional=True)
+    embeds: dict[str, Tensor] = tensor("P ...", default_factory=dict)
+    frames: Tensor | None = tensor("P 3 Y X", torch.uint8, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,13 +90,13 @@ class Trajectories(Record):
     row_axis: ClassVar[str] = "N"
     prompt: Tensor = tensor("N", torch.int64)
     sample: Tensor = tensor("N", torch.int64)
-    redraw: Tensor | None = tensor("N", torch.int64, optional=True)
+    redraw: Tensor | None = tensor("N", torch.int64, default=None)
     at: Tensor = tensor("N S", torch.int64)
     step: Tensor = tensor("N S", torch.int64)
     states: Tensor = tensor("N V C F H W")
     logprob: Tensor = tensor("N S F H W", torch.float32)
     free: Tensor = tensor("F H W", torch.float32)
-    media: Tensor | None = tensor("N M 3 Y X", torch.uint8, optional=True)
+    media: Tensor | None = tensor("N M 3 Y X", torch.uint8, default=None)
     schedule: Schedule = dataclasses.field(metadata={"record": Schedule})
     channel_reduction: str
     seed: int
@@ -142,8 +142,8 @@ class Rewards(Record):
     names: tuple[str, ...] = rows("R")
     weights: tuple[float, ...] = rows("R")
     valid: Tensor = tensor("P K", torch.bool)
-    noise_var: Tensor | None = tensor("P K R", torch.float64, optional=True)
-    noise_dof: Tensor | None = tensor("P K R", torch.float64, optional=True)
+    noise_var: Tensor | None = tensor("P K R", torch.float64, default=None)
+    noise_dof: Tensor | None = tensor("P K R", torch.float64, default=None)
     latency: tuple[float, ...] = rows("R")
 
     def __post_init__(self) -> None:
@@ -170,7 +170,7 @@ class PriorState(Record):
 
     row_axis: ClassVar[str] = "-"
     kind: str
-    values: dict[str, Tensor] = tensor("...", torch.float64, each=True)
+    values: dict[str, Tensor] = tensor("...", torch.float64, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -183,7 +183,7 @@ class RewardHistory(Record):
     """
 
     row_axis: ClassVar[str] = "-"
-    values: dict[str, Tensor] = tensor("...", torch.float64, each=True)
+    values: dict[str, Tensor] = tensor("...", torch.float64, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -201,11 +201,11 @@ class Trust(Record):
 
     row_axis: ClassVar[str] = "P"
     weight: Tensor = tensor("P Q", torch.float64)
-    contrast: Tensor | None = tensor("P K Q", torch.float64, optional=True)
+    contrast: Tensor | None = tensor("P K Q", torch.float64, default=None)
     contrast_replaces: bool
-    anchor_mean: Tensor | None = tensor("P Q", torch.float64, optional=True)
-    anchor_var: Tensor | None = tensor("P Q", torch.float64, optional=True)
-    anchor_count: Tensor | None = tensor("P Q", torch.float64, optional=True)
+    anchor_mean: Tensor | None = tensor("P Q", torch.float64, default=None)
+    anchor_var: Tensor | None = tensor("P Q", torch.float64, default=None)
+    anchor_count: Tensor | None = tensor("P Q", torch.float64, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -230,8 +230,8 @@ class Advantages(Record):
     coef: Tensor = tensor("A", torch.float64)
     names: tuple[str, ...] = rows("A")
     keep: Tensor = tensor("P K", torch.bool)
-    map: Tensor | None = tensor("N F H W", torch.float32, optional=True)
-    field: Tensor | None = tensor("A N F H W", torch.float32, optional=True)
+    map: Tensor | None = tensor("N F H W", torch.float32, default=None)
+    field: Tensor | None = tensor("A N F H W", torch.float32, default=None)
 
     def __post_init__(self) -> None:
         """Check shapes, finiteness, that the map has no negative value, and that map and field exclude each

@@ -7,9 +7,10 @@ report and autopsy judge by.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rlvis.observe import health
-from rlvis.observe.metrics import KEYS, describe
+from rlvis.observe.metric_table import KEYS, describe
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 # What the keys of a prefix have in common.
@@ -35,7 +36,7 @@ GROUPS = {
     "memory": "On the device.",
 }
 # Everything that can have a limit is on, sizes are those of the default run.
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "advantage": {"map": {"source": "psm"}},
     "trust": {"kind": "ras", "crt": {"form": "exp"}},
     "data": {"prompts_per_step": 12},
@@ -46,7 +47,7 @@ CONFIG = {
 def page() -> str:
     """The page as markdown."""
     prefixes = list(dict.fromkeys(key.split("/")[0] for key in KEYS))
-    said = [
+    lines = [
         "# Metrics",
         "",
         "Made by `python scripts/make_metrics_page.py` from `rlvis/observe`; a key that is not here cannot "
@@ -54,8 +55,8 @@ def page() -> str:
         "training step (step 0 holds the evaluation before training).",
     ]
     for prefix in prefixes:
-        said += ["", f"## {prefix}", "", GROUPS[prefix], "", describe(f"{prefix}/").rstrip()]
-    said += [
+        lines += ["", f"## {prefix}", "", GROUPS[prefix], "", describe(f"{prefix}/").rstrip()]
+    lines += [
         "",
         "## Limits",
         "",
@@ -67,10 +68,13 @@ def page() -> str:
         "|---|---|---|",
     ]
     for key, (low, high) in health.limits(CONFIG).items():
-        said.append(f"| `{key}` | {_number(low)} | {_number(high)} |")
-    said += ["", "What is looked for beside them:", ""]
-    said += [f"- {' '.join(str(rule.__doc__).split())}" for rule in health.RULES]
-    return "\n".join(said) + "\n"
+        lines.append(f"| `{key}` | {_number(low)} | {_number(high)} |")
+    lines += ["", "What is looked for, by the name of the symptom:", ""]
+    lines += [
+        f"- `{rule.name}` ({', '.join(f'`{key}`' for key in rule.watches)}): {rule.healthy}"
+        for rule in health.RULES
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _number(value: float | None) -> str:

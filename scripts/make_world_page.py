@@ -1,6 +1,6 @@
 """Write docs/world.md and its pictures: what the shapes world draws, and what training does to tiny policies.
 
-Everything on the page is made here from the embedded assets and from finished runs; numbers come from the
+Everything on the page comes from the embedded assets and from finished runs; numbers come from the
 checker or from benchmarks/results.
 
     OMP_NUM_THREADS=1 python scripts/make_world_page.py \\
@@ -87,11 +87,11 @@ def drawings() -> str:
     rows = []
     for clip, known in ((False, language.STILL_KINDS), (True, language.CLIP_KINDS)):
         for kind in known:
-            texts = {s: language.prompts(s, clips=clip, kinds=(kind,)) for s in language.SPLITS}
-            example = (texts["train"] or texts["heldout"])[-1]
+            splits = {s: language.prompts(s, clips=clip, kinds=(kind,)) for s in language.SPLITS}
+            example = (splits["train"] or splits["heldout"])[-1]
             what = "clip" if clip else "picture"
             rows.append(
-                f"| {what} | `{kind}` | {example} | {len(texts['train'])} | {len(texts['heldout'])} |"
+                f"| {what} | `{kind}` | {example} | {len(splits['train'])} | {len(splits['heldout'])} |"
             )
     table = "\n".join(rows)
     return f"""
@@ -146,21 +146,21 @@ def before_after(name: str, title: str, words: list[str], run: Path | None) -> s
     """Held-out prompts drawn by the base and by the trained policy, from equal noise."""
     if run is None:
         return ""
-    made, batch = {}, None
+    media, batch = {}, None
     for label, more in (("base", []), ("trained", [f"model.path={run / 'model'}"])):
-        made[label], batch = samples([*words, *more, "data.split=heldout"], 8)
+        media[label], batch = samples([*words, *more, "data.split=heldout"], 8)
     assert batch is not None
     texts = batch.texts
     lines = [f"\n## {title}: base and trained", "", "Held-out prompts, equal noise above and below.", ""]
-    if made["base"].shape[1] == 1:
-        both = torch.cat([made["base"], made["trained"]])
+    if media["base"].shape[1] == 1:
+        both = torch.cat([media["base"], media["trained"]])
         captions = [f"base: {t}" for t in texts] + [f"trained: {t}" for t in texts]
         gallery.sheet(both, captions, PICTURES / f"{name}.png", columns=len(texts))
         return "\n".join([*lines, f"![pictures](world/{name}.png)", ""])
     rows = []
     for i, text in enumerate(texts[:6]):
         cells = []
-        for label, clips in made.items():
+        for label, clips in media.items():
             file = f"{name}_{label}_{i}"
             video.write(clips[i], PICTURES / f"{file}.gif", FPS, min_side=96)
             video.write(clips[i], PICTURES / f"{file}.mp4", FPS)
@@ -190,15 +190,15 @@ def results() -> str:
     """The tables of benchmarks/results/defaults*.json, if they were measured."""
     rows = []
     for path in sorted((ROOT / "benchmarks" / "results").glob("defaults_*.json")):
-        found = json.loads(path.read_text())
+        result = json.loads(path.read_text())
         for measure in ("accuracy", "score"):
-            rise = found["rise"][measure]
+            rise = result["rise"][measure]
             interval = "one seed"
             if rise["low"] is not None:
                 interval = f"{rise['low']:+.3f} .. {rise['high']:+.3f}"
             rows.append(
-                f"| {found['name']} | {measure} | {found['base'][measure]:.3f} | {rise['mean']:+.3f} | "
-                f"{interval} | {found['seconds']:.0f} |"
+                f"| {result['name']} | {measure} | {result['base'][measure]:.3f} | {rise['mean']:+.3f} | "
+                f"{interval} | {result['seconds']:.0f} |"
             )
     if not rows:
         return ""

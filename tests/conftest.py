@@ -16,6 +16,21 @@ import torch
 
 from tests import tiny
 
+WORKER_GIB = 2.0  # a worker holds up to 1.5, the ranks that its tests start half a GiB each
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What `-n auto` means: a worker for each core, as far as memory reaches; 0, in this process, instead of
+    one. PYTEST_XDIST_AUTO_NUM_WORKERS says otherwise.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # pytest-xdist reads it
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(cores, int(psutil.virtual_memory().available / 2**30 / WORKER_GIB))
+    return workers if workers > 1 else 0
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:

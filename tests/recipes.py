@@ -41,8 +41,8 @@ def options(name: str) -> dict[str, Any]:
 
 def rewards(chosen: dict[str, Any]) -> list[str]:
     """Its options of conf/reward."""
-    told = chosen["reward"]
-    return [told] if isinstance(told, str) else list(told)
+    chosen_rewards = chosen["reward"]
+    return [chosen_rewards] if isinstance(chosen_rewards, str) else list(chosen_rewards)
 
 
 def words(name: str, config: Config, folder: Path, stack: ExitStack) -> list[str]:
@@ -53,29 +53,29 @@ def words(name: str, config: Config, folder: Path, stack: ExitStack) -> list[str
     chosen = options(name)
     save, sizes = POLICIES[chosen["model"]]
     save(folder / "model")
-    told = [*SMALL, *sizes, f"model.path={folder / 'model'}"]
+    typed = [*SMALL, *sizes, f"model.path={folder / 'model'}"]
     window = config.sampler.window.kind in (WindowKind.random_window, WindowKind.progressive)
-    told.append(f"sampler.steps={6 if window else 4}")  # 6 hold every recipe's window
-    told.append(f"train.micro_batch={min(config.train.micro_batch, 2)}")  # what the updates' rows divide by
-    told += [word for reward in rewards(chosen) for word in JUDGES[reward](folder / reward, stack)]
-    told.append(f"data.path={prompts(chosen['data'], folder / 'prompts')}")
+    typed.append(f"sampler.steps={6 if window else 4}")  # 6 hold every recipe's window
+    typed.append(f"train.micro_batch={min(config.train.micro_batch, 2)}")  # what the updates' rows divide by
+    typed += [word for reward in rewards(chosen) for word in JUDGES[reward](folder / reward, stack)]
+    typed.append(f"data.path={prompts(chosen['data'], folder / 'prompts')}")
     if config.model.lora is not None:
-        told += ["model.lora.rank=4", "model.lora.alpha=8"]
+        typed += ["model.lora.rank=4", "model.lora.alpha=8"]
     if config.model.vae_tiling:
-        told.append("model.vae_tiling=false")  # refused where a picture is one tile
+        typed.append("model.vae_tiling=false")  # refused where a picture is one tile
     if config.advantage.best_of_n is not None:
-        told.append("advantage.best_of_n=2")
+        typed.append("advantage.best_of_n=2")
     if config.advantage.map.source is MapSource.psm:
-        told.append("advantage.map.backbone=tiny")
+        typed.append("advantage.map.backbone=tiny")
     if config.prior.kind is PriorKind.reference:
-        told += ["prior.samples=2", f"prior.cache={folder / 'reference'}"]
-    return [f"experiment={name}", *told]
+        typed += ["prior.samples=2", f"prior.cache={folder / 'reference'}"]
+    return [f"experiment={name}", *typed]
 
 
 def size(height: int, width: int, frames: int = 1, tokens: int | None = None) -> list[str]:
     """The words for a policy's size."""
-    told = [f"model.height={height}", f"model.width={width}", f"model.frames={frames}"]
-    return told + ([f"model.max_tokens={tokens}"] if tokens else [])
+    typed = [f"model.height={height}", f"model.width={width}", f"model.frames={frames}"]
+    return typed + ([f"model.max_tokens={tokens}"] if tokens else [])
 
 
 # Option of conf/model -> what saves a tiny pipeline of that kind, and the size it takes.
@@ -138,7 +138,7 @@ def _videoalign(folder: Path, stack: ExitStack) -> list[str]:
     template = folder / "template.txt"
     template.write_text("{text_prompt} <|VQ_reward|><|MQ_reward|><|TA_reward|>", encoding="utf-8")
     each = [_kwargs(term, template=template, precision="fp32", **files) for term in ("vq", "mq", "ta")]
-    return [word for told in each for word in told]
+    return [word for kwargs in each for word in kwargs]
 
 
 # Option of conf/reward -> what saves its weights, and the words that make it read them.

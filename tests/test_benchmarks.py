@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,21 @@ CASE = Case(SIZE, prompts=2, samples=4, micro_batch=2, steps=3, updates=2, repea
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workload]:
     torch.set_num_threads(1)
     world = dist.start("cpu")
-    made = Workload(CASE, tmp_path_factory.mktemp("benchmarks"), world)
-    yield made
-    made.close()
+    workload = Workload(CASE, tmp_path_factory.mktemp("benchmarks"), world)
+    yield workload
+    workload.close()
     dist.stop()
 
 
 def calls(module: nn.Module, job: Callable[[], Any]) -> list[tuple[int, ...]]:
     """Shapes of the latents that `module` was called with."""
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     hook = module.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(tuple(kwargs["hidden_states"].shape)), with_kwargs=True
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["hidden_states"].shape)), with_kwargs=True
     )
     job()
     hook.remove()
-    return seen
+    return shapes
 
 
 def test_bare_loops_call_the_model_as_often_and_in_the_same_shape(work: Workload) -> None:
@@ -81,11 +82,11 @@ def test_a_ratio_is_of_the_same_round() -> None:
 
 def test_every_other_round_runs_backwards() -> None:
     order: list[str] = []
-    timing.interleaved({n: lambda n=n: order.append(n) for n in "ab"}, 2, torch.device("cpu"))
+    timing.interleaved({n: partial(order.append, n) for n in "ab"}, 2, torch.device("cpu"))
     assert order == ["a", "b", "a", "b", "b", "a"]
 
 
-def test_a_run_writes_json_and_the_page_made_from_it(tmp_path: Path) -> None:
+def test_a_run_writes_json_and_its_page(tmp_path: Path) -> None:
     result = overhead.measure([CASE], CASE, (1, 2), "cpu")
     path = overhead.write(result, tmp_path)
     assert path.name == "overhead_cpu"

@@ -21,9 +21,9 @@ DDIM = ["sampler=ddim", "sampler.steps=3", "sampler.window.size=2"]  # its windo
 
 
 def size(height: int, width: int, frames: int = 1, tokens: int | None = None) -> list[str]:
-    told = [f"model.height={height}", f"model.width={width}"]
-    told += [f"model.frames={frames}"] if frames > 1 else []
-    return told + ([f"model.max_tokens={tokens}"] if tokens else [])
+    words = [f"model.height={height}", f"model.width={width}"]
+    words += [f"model.frames={frames}"] if frames > 1 else []
+    return words + ([f"model.max_tokens={tokens}"] if tokens else [])
 
 
 # Option of conf/model -> what saves a tiny pipeline of that kind, and the words that a run of it needs.
@@ -57,7 +57,7 @@ CELLS = [
 def test_every_method_trains_every_family(family: str, method: str, tmp_path: Path) -> None:
     make, words = FAMILIES[family]
     make(tmp_path / "model")
-    made = two_steps(
+    advantages = two_steps(
         [f"model={family}", f"model.path={tmp_path / 'model'}", *words], tmp_path / "run", method
     )
-    assert made.term.shape[0] == (2 if "bpgo" in method else 1)
+    assert advantages.term.shape[0] == (2 if "bpgo" in method else 1)

@@ -37,8 +37,8 @@ METHODS = {
 
 
 def run(method: str, words: list[str], run_dir: Path) -> tuple[list[dict[str, float]], Advantages]:
-    own = [f"advantage={method}", *METHODS[method], f"run_dir={run_dir}"]
-    assert main(["train", *own, *words, *SMALL]) == 0
+    chosen = [f"advantage={method}", *METHODS[method], f"run_dir={run_dir}"]
+    assert main(["train", *chosen, *words, *SMALL]) == 0
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     folder = step_folder(run_dir / "records", 1)
     return lines, archive.load_advantages(folder, World(), 12)

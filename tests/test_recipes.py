@@ -48,7 +48,7 @@ def test_the_recipe_trains(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     findings = json.loads((tmp_path / "run" / "doctor.json").read_text())["findings"]
     rewards = recipes.rewards(recipes.options(name))
     natural = {check for reward in rewards for check in NATURAL.get(reward, ())}
-    assert {f["check"] for f in findings if f["level"] != "ok"} <= natural
+    assert {f["name"] for f in findings if f["severity"] != "ok"} <= natural
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2
     for line in lines:
@@ -98,7 +98,7 @@ def healthy(line: dict[str, float], config: Config, *, may_be_constant: bool) ->
 def test_the_default_tier_has_every_method_reward_and_format() -> None:
     def choices(names: Iterable[str]) -> set[tuple[str, str]]:
         read = [recipes.options(name) for name in names]
-        told = {(group, chosen[group]) for chosen in read for group in ("advantage", "data")}
-        return told | {("reward", reward) for chosen in read for reward in recipes.rewards(chosen)}
+        options = {(group, chosen[group]) for chosen in read for group in ("advantage", "data")}
+        return options | {("reward", reward) for chosen in read for reward in recipes.rewards(chosen)}
 
     assert choices(recipes.NAMES) == choices(DEFAULT)

@@ -165,13 +165,13 @@ def axes_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
 
 def tensors_of(record: Record) -> dict[str, tuple[dataclasses.Field[Any], Tensor]]:
     """Every tensor in a record with the field that declares it (nested records left out)."""
-    found = {}
+    tensors = {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
         for key, item in (value if isinstance(value, dict) else {"": value}).items():
             if isinstance(item, Tensor):
-                found[f"{field.name} {key}"] = (field, item)
-    return found
+                tensors[f"{field.name} {key}"] = (field, item)
+    return tensors
 
 
 def test_every_record_class_is_drawn_here() -> None:

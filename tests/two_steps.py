@@ -54,10 +54,10 @@ def two_steps(words: Sequence[str], run_dir: Path, method: str = "vipo") -> Adva
     # equal places it is 0, which the parity kit holds every family to.
     assert [line["ratio/max_deviation_first"] <= 1e-6 for line in lines] == [True, True]
     assert all(line["update/grad_norm"] > 0 for line in lines)
-    made = archive.load_advantages(step_folder(run_dir / "records", 1), World(), 6)
-    assert (made.map is not None) == ("vipo" in method)
+    advantages = archive.load_advantages(step_folder(run_dir / "records", 1), World(), 6)
+    assert (advantages.map is not None) == ("vipo" in method)
     assert ("trust/weight_mean" in lines[1]) == ("bpgo" in method)
-    if made.map is not None:
-        assert torch.isfinite(made.map).all()
-        assert float(made.map.std()) > 0
-    return made
+    if advantages.map is not None:
+        assert torch.isfinite(advantages.map).all()
+        assert float(advantages.map.std()) > 0
+    return advantages

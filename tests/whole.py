@@ -13,6 +13,6 @@ def checkpoint(run: Path, step: int = 3, **parts: bytes) -> Path:
     folder.mkdir(parents=True)
     for name, content in parts.items():
         (folder / name).write_bytes(content)
-    listed = {name: disk.summed(folder / name) for name in parts}
+    listed = {name: disk.checksum(folder / name) for name in parts}
     disk.seal(folder, listed, {"step": step, "world_size": 1, "zero_stage": 0, "ema": False})
     return folder

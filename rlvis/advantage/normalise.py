@@ -125,8 +125,8 @@ def history_zscore(
     everyone = values[valid]
     z = torch.zeros_like(values)
     for p, key in enumerate(keys):
-        own = remembered.get(key, everyone)
-        z[p] = _against(values[p], own if len(own) >= min_count else everyone, rule)
+        past = remembered.get(key, everyone)
+        z[p] = _against(values[p], past if len(past) >= min_count else everyone, rule)
     return torch.where(valid, z, 0.0), RewardHistory(values=remembered)
 
 

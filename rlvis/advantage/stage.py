@@ -78,8 +78,8 @@ def build(
     field = None
     if config.map.apply_to is ApplyTo.reward:
         field, map = _field(map, rows, gather, compared, settings, finished), None
-    made = Advantages(term=finished(term), coef=coef.abs(), names=label, keep=keep, map=map, field=field)
-    return made, history
+    term, coef = finished(term), coef.abs()
+    return Advantages(term=term, coef=coef, names=label, keep=keep, map=map, field=field), history
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +155,14 @@ class _Compared:
     weight: Tensor
     zscore: Callable[[Tensor, Tensor, Rule], Tensor]
 
-    def at(self, area: Tensor, p: int, settings: _Settings) -> list[Tensor]:
+    def at(self, maps: Tensor, p: int, settings: _Settings) -> list[Tensor]:
         """z-scores of area times values at every position of group p, times the weight: [L, K] for each q.
 
         area: [L, K] float64, maps of the group's samples. Equal rewards under different maps do differ.
         """
-        valid = settings.valid[p].expand_as(area)
+        valid = settings.valid[p].expand_as(maps)
         return [
-            self.zscore(area * self.values[p, :, q], valid, settings.rule) * self.weight[p, q]
+            self.zscore(maps * self.values[p, :, q], valid, settings.rule) * self.weight[p, q]
             for q in range(self.values.shape[2])
         ]
 
@@ -195,10 +195,10 @@ def _field(
     assert len(everyone) == groups * size, f"{len(everyone)} maps of all ranks for {groups} x {size} samples"
     pieces = []
     for p in range(rows.start // size, -(-rows.stop // size)):
-        area = everyone[p * size : (p + 1) * size].double().flatten(1).T
-        z = finished(torch.stack([z for one in compared for z in one.at(area, p, settings)]))
-        own = range(max(rows.start - p * size, 0), min(rows.stop - p * size, size))
-        pieces.append(z[..., own.start : own.stop].transpose(1, 2).float())
+        maps = everyone[p * size : (p + 1) * size].double().flatten(1).T
+        z = finished(torch.stack([z for one in compared for z in one.at(maps, p, settings)]))
+        samples = range(max(rows.start - p * size, 0), min(rows.stop - p * size, size))
+        pieces.append(z[..., samples.start : samples.stop].transpose(1, 2).float())
     field = torch.cat(pieces, 1)
     return field.view(len(field), *map.shape)
 

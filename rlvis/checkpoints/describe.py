@@ -13,21 +13,21 @@ from rlvis.checkpoints import files
 COLUMNS = ("checkpoint", "files", "size", "written", "state")
 
 
-def inspected(folder: Path) -> str:
+def inspect(folder: Path) -> str:
     """Step, date, origin and parts of a checkpoint, with what is wrong with it."""
     bad = files.damage(folder)
-    lines = [f"{folder}: {'whole' if not bad else 'DAMAGED'}", *(f"  damaged: {told}" for told in bad)]
+    lines = [f"{folder}: {'whole' if not bad else 'DAMAGED'}", *(f"  damaged: {text}" for text in bad)]
     try:
-        told, listed = files.meta(folder), files.sums(folder)
+        text, listed = files.meta(folder), files.sums(folder)
     except ValueError:
         return "\n".join(lines)
-    git, versions = told.get("git"), told.get("versions", {})
+    git, versions = text.get("git"), text.get("versions", {})
     commit = f", commit {git['commit'][:12]}{' with changes' if git['dirty'] else ''}" if git else ""
     lines += [
-        f"  step {told['step']}, written {told.get('date', 'at an unknown time')}",
+        f"  step {text['step']}, written {text.get('date', 'at an unknown time')}",
         f"  by {', '.join(f'{name} {version}' for name, version in versions.items())}{commit}",
-        f"  {told['world_size']} process{'es' if told['world_size'] > 1 else ''}, ZeRO stage "
-        f"{told['zero_stage']}, {'with' if told['ema'] else 'without'} averaged weights",
+        f"  {text['world_size']} process{'es' if text['world_size'] > 1 else ''}, ZeRO stage "
+        f"{text['zero_stage']}, {'with' if text['ema'] else 'without'} averaged weights",
     ]
     lines += [_part(folder, part, listed) for part in sorted({Path(file).parts[0] for file in listed})]
     config = folder / files.CONFIG
@@ -41,7 +41,7 @@ def table(folders: list[Path]) -> tuple[str, bool]:
     rows, below = [COLUMNS], []
     for folder in folders:
         bad = files.damage(folder)
-        below += [f"{folder.name}: {told}" for told in bad]
+        below += [f"{folder.name}: {text}" for text in bad]
         try:
             listed = files.sums(folder)
             size = mebibytes(sum(entry["bytes"] for entry in listed.values()))
@@ -60,11 +60,11 @@ def mebibytes(size: int) -> str:
 
 def _part(folder: Path, part: str, listed: dict[str, Any]) -> str:
     """One part (a file, or a folder of files) with its size and number of tensors."""
-    own = [file for file in listed if Path(file).parts[0] == part]
-    tensors = sum(_tensors(folder / file) for file in own)
-    count = f"{len(own)} file{'s' if len(own) > 1 else ''}"
-    told = f"  {part:<16} {mebibytes(sum(listed[file]['bytes'] for file in own)):>12}  {count}"
-    return f"{told}, {tensors} tensors" if tensors else told
+    names = [file for file in listed if Path(file).parts[0] == part]
+    tensors = sum(_tensors(folder / file) for file in names)
+    count = f"{len(names)} file{'s' if len(names) > 1 else ''}"
+    text = f"  {part:<16} {mebibytes(sum(listed[file]['bytes'] for file in names)):>12}  {count}"
+    return f"{text}, {tensors} tensors" if tensors else text
 
 
 def _tensors(path: Path) -> int:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 HIDDEN = (".partial_", ".replaced_", ".removed_")
 
 
-def summed(path: Path) -> dict[str, Any]:
+def checksum(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file, which is synced to the disk on the way."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
@@ -30,14 +30,14 @@ def summed(path: Path) -> dict[str, Any]:
         return {"bytes": os.fstat(file.fileno()).st_size, "sha256": digest}
 
 
-def seal(partial: Path, listed: dict[str, dict[str, Any]], told: dict[str, Any]) -> None:
+def seal(partial: Path, listed: dict[str, dict[str, Any]], meta: dict[str, Any]) -> None:
     """Write meta.json, SUMS.json and, last, COMPLETE into a folder whose other files, `listed`, are synced.
 
     told: what meta.json says beside format and bytes.
     """
     total = sum(entry["bytes"] for entry in listed.values())
-    put(partial / META, json.dumps({"format": files.FORMAT, **told, "bytes": total}, indent=1) + "\n")
-    listed = {**listed, META: summed(partial / META)}
+    put(partial / META, json.dumps({"format": files.FORMAT, **meta, "bytes": total}, indent=1) + "\n")
+    listed = {**listed, META: checksum(partial / META)}
     text = json.dumps({"files": dict(sorted(listed.items()))}, indent=1) + "\n"
     put(partial / SUMS, text)
     for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
@@ -71,10 +71,10 @@ def tidy(run_dir: Path) -> None:
         if path.name.startswith(HIDDEN):
             shutil.rmtree(path, ignore_errors=True)
             log.info("removed %s, left over by a run that was killed while it wrote", path)
-    found = files.whole(run_dir)
+    whole = files.whole(run_dir)
     pointer = files.root(run_dir) / LATEST
-    if found and (not pointer.is_file() or pointer.read_text(errors="replace").strip() != found[-1].name):
-        point_latest(found[-1])
+    if whole and (not pointer.is_file() or pointer.read_text(errors="replace").strip() != whole[-1].name):
+        point_latest(whole[-1])
 
 
 def remove(folder: Path) -> None:

@@ -19,8 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from rlvis import schema
 from rlvis.checkpoints import files
 from rlvis.checkpoints.permission import flat
-from rlvis.checkpoints.resume import OUTPUTS, saved
+from rlvis.checkpoints.resume import saved_settings
 from rlvis.findings import ConfigError
+from rlvis.runs.folder import OUTPUTS
 from rlvis.runs.redact import HIDDEN
 from rlvis.schema import Config
 
@@ -44,7 +45,7 @@ class Weights:
     run: Path | None
 
 
-def weights(config: Config) -> Weights:
+def find_weights(config: Config) -> Weights:
     """What eval.run names: a run folder stands for its exported weights, or for its newest checkpoint where
     it has none.
 
@@ -74,15 +75,15 @@ def weights(config: Config) -> Weights:
     for name in ("model", "lora"):
         if (folder / name / STEP_FILE).is_file():
             return Weights("export", folder / name, _exported_step(folder / name), folder)
-    newest, bad = files.search(folder)
+    newest, damaged = files.search(folder)
     if newest is None:
-        listing = "; ".join(f"{other}: {files.some(told)}" for other, told in bad.items())
+        listing = "; ".join(f"{other}: {files.shorten(faults)}" for other, faults in damaged.items())
         raise ConfigError(
             f"eval.run={named} has neither exported weights (model/ or lora/ with {STEP_FILE}) nor a whole "
             f"checkpoint: {listing or 'the run stopped before it saved any'}"
         )
-    if bad:
-        log.warning("%s: %s is damaged; evaluating %s", folder, ", ".join(bad), newest.name)
+    if damaged:
+        log.warning("%s: %s is damaged; evaluating %s", folder, ", ".join(damaged), newest.name)
     return Weights("checkpoint", newest, _step_of(newest), folder)
 
 
@@ -91,17 +92,17 @@ def note_step(folder: Path, step: int) -> None:
     (folder / STEP_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
 
 
-def settled(config: Config, touched: Sequence[str]) -> Config:
+def evaluation_config(config: Config, touched: Sequence[str]) -> Config:
     """The configuration to evaluate: `config` itself, or that of the run that eval.run names with what the
     command line may change in it.
 
     touched: dotted keys that the command line named, "eval.*" for a section. Raises ConfigError naming every
     other key that it would change.
     """
-    found = weights(config)
-    if found.run is None:
+    source = find_weights(config)
+    if source.run is None:
         return config
-    before, now = saved(found.run), flat(schema.plain(config))
+    before, now = saved_settings(source.run), flat(schema.plain(config))
     sections = tuple(t.removesuffix("*") for t in touched if t.endswith("*"))
     result = copy.deepcopy(before) | {"run_dir": None, "resume": None, "resume_allow": [], "dry_run": False}
     old, refused = flat(before), []
@@ -126,23 +127,23 @@ def settled(config: Config, touched: Sequence[str]) -> Config:
         return schema.typed(whole)
     except OmegaConfBaseException as error:
         raise ConfigError(
-            f"{found.run / 'config.yaml'} does not fit this version of rlvis ({str(error).splitlines()[0]})"
+            f"{source.run / 'config.yaml'} does not fit this version of rlvis ({str(error).splitlines()[0]})"
         ) from error
 
 
-def target(config: Config) -> Path:
+def output_folder(config: Config) -> Path:
     """The folder of the results: run_dir, RUN/eval of an evaluated run, or outputs/eval/NAME."""
     if config.run_dir is not None:
         return Path(config.run_dir).expanduser()
-    found = weights(config)
-    return OUTPUTS / "eval" / config.name if found.run is None else found.run / "eval"
+    source = find_weights(config)
+    return OUTPUTS / "eval" / config.name if source.run is None else source.run / "eval"
 
 
-def of_model(config: Config, found: Weights) -> Config:
+def with_exported_model(config: Config, source: Weights) -> Config:
     """The configuration whose model section loads exported weights of the whole model; others as they are."""
-    if found.kind != "export" or config.model.lora is not None:
+    if source.kind != "export" or config.model.lora is not None:
         return config
-    return replace(config, model=replace(config.model, path=str(found.folder), revision=None))
+    return replace(config, model=replace(config.model, path=str(source.folder), revision=None))
 
 
 def _step_of(checkpoint: Path) -> int:

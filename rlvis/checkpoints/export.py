@@ -17,7 +17,7 @@ from torch import Tensor
 from rlvis.checkpoints import eval_weights, files, resume, state
 from rlvis.models.load import load_policy
 from rlvis.runtime import snapshot
-from rlvis.runtime.engine import quiet_deepspeed
+from rlvis.runtime.deepspeed_setup import quiet_deepspeed
 from rlvis.schema import Config, Dtype
 
 log = logging.getLogger(__name__)
@@ -30,28 +30,28 @@ def export(folder: Path, to: Path) -> int:
     Raises:
         ValueError: the checkpoint's configuration or weights do not fit.
     """
-    config = resume.typed(resume.saved(folder), folder / files.CONFIG)
+    config = resume.to_config(resume.saved_settings(folder), folder / files.CONFIG)
     quiet_deepspeed("cpu")
     policy = load_policy(config.model, "cpu", seed=config.seed)
     names = {name for name, _ in policy.trainable()}
     # Buffers lie beside the weights; a weight that is missing is refused by the policy.
-    weights = {name: value for name, value in trained(folder, config).items() if name in names}
+    weights = {name: value for name, value in trained_weights(folder, config).items() if name in names}
     policy.export(to, weights)
     eval_weights.note_step(to, int(files.meta(folder)["step"]))
     return len(weights)
 
 
-def trained(folder: Path, config: Config) -> dict[str, Tensor]:
+def trained_weights(folder: Path, config: Config) -> dict[str, Tensor]:
     """Name -> float32 weight of everything that is trained: the average, if there is one, else the masters.
 
     float16 at stage 0 is the exception: its masters lie flat in the optimizer's state, so the rounded working
     copy is taken, and the log says so.
     """
-    told = files.meta(folder)
-    if told["ema"]:
+    meta = files.meta(folder)
+    if meta["ema"]:
         return state.average_of(folder)[1]
-    if told["zero_stage"]:
-        return _joined(folder)
+    if meta["zero_stage"]:
+        return _join_shards(folder)
     if config.model.dtype is Dtype.float16:
         log.warning("%s: the weights are those of the forward pass, in float16", folder)
     (path,) = (folder / state.ENGINE).glob("*model_states.pt")
@@ -59,12 +59,12 @@ def trained(folder: Path, config: Config) -> dict[str, Tensor]:
     return {name: value.float() for name, value in module.items()}
 
 
-def _joined(folder: Path) -> dict[str, Tensor]:
+def _join_shards(folder: Path) -> dict[str, Tensor]:
     """The masters out of the shards of all ranks."""
     from deepspeed.utils import zero_to_fp32
 
-    said = io.StringIO()  # it reports its progress
-    quiet = contextlib.redirect_stdout(said), contextlib.redirect_stderr(said)
+    output = io.StringIO()  # it reports its progress
+    quiet = contextlib.redirect_stdout(output), contextlib.redirect_stderr(output)
     with snapshot.only_known(folder / state.ENGINE), quiet[0], quiet[1]:
-        found = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=state.ENGINE)
-    return {name: value.float() for name, value in found.items()}
+        weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=state.ENGINE)
+    return {name: value.float() for name, value in weights.items()}

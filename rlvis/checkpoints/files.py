@@ -40,8 +40,8 @@ def name(step: int) -> str:
 
 def folders(run_dir: Path) -> list[Path]:
     """Every checkpoint folder of a run, whole or not, oldest first."""
-    found = [p for p in root(run_dir).glob("step_*") if re.fullmatch(r"step_\d+", p.name) and p.is_dir()]
-    return sorted(found, key=step_of)
+    steps = [p for p in root(run_dir).glob("step_*") if re.fullmatch(r"step_\d+", p.name) and p.is_dir()]
+    return sorted(steps, key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -56,15 +56,18 @@ def damage(folder: Path, *, sums: bool = True) -> list[str]:
     off, in no time. What was read is remembered while the files stay as they are.
     """
     try:
-        listed = _listed(folder)
+        listed = _listing(folder)
     except ValueError as error:
         return [str(error)]
     if not sums:
-        return [told for file, entry in listed.items() if (told := _misfit(folder, file, entry))]
-    seen = [_seen(folder / file) for file in (COMPLETE, SUMS, *listed)]
+        return [fault for file, entry in listed.items() if (fault := _misfit_fault(folder, file, entry))]
+    stamps = [_stamp(folder / file) for file in (COMPLETE, SUMS, *listed)]
     known = _known.get(folder.resolve())
-    if known is None or known[0] != seen:
-        known = seen, [told for file, entry in listed.items() if (told := _changed(folder, file, entry))]
+    if known is None or known[0] != stamps:
+        known = (
+            stamps,
+            [fault for file, entry in listed.items() if (fault := _altered_fault(folder, file, entry))],
+        )
         _known[folder.resolve()] = known
     return list(known[1])
 
@@ -81,10 +84,10 @@ def choose(run_dir: Path) -> Path:
     """
     folder, bad = search(run_dir)
     if folder is not None:
-        for other, told in bad.items():
+        for other, faults in bad.items():
             log.warning(
                 "checkpoint %s is damaged (%s); %s is the newest whole one and is used instead",
-                *(root(run_dir) / other, some(told), folder.name),
+                *(root(run_dir) / other, shorten(faults), folder.name),
             )
         return folder
     if not bad:
@@ -92,7 +95,7 @@ def choose(run_dir: Path) -> Path:
             f"{run_dir} has no whole checkpoint to go on from; start anew without resume=, with "
             "train.save_every=N"
         )
-    listing = "; ".join(f"{other}: {some(told)}" for other, told in bad.items())
+    listing = "; ".join(f"{other}: {shorten(faults)}" for other, faults in bad.items())
     raise ConfigError(
         f"{run_dir} has no whole checkpoint: {listing}. Restore one from a copy (rlvis checkpoint verify "
         f"{run_dir} checks it), or start anew without resume="
@@ -103,21 +106,21 @@ def search(run_dir: Path) -> tuple[Path | None, dict[str, list[str]]]:
     """The newest whole checkpoint, every byte read, and the damage of newer ones by name, newest first."""
     bad: dict[str, list[str]] = {}
     for folder in reversed(folders(run_dir)):
-        found = damage(folder)
-        if not found:
+        faults = damage(folder)
+        if not faults:
             return folder, bad
-        bad[folder.name] = found
+        bad[folder.name] = faults
     return None, bad
 
 
 def meta(folder: Path) -> dict[str, Any]:
     """meta.json of a checkpoint. Raises ValueError when it cannot be read or is of a later format."""
-    told = _json(folder, META)
-    if told.get("format") != FORMAT:
+    content = _json(folder, META)
+    if content.get("format") != FORMAT:
         raise ValueError(
-            f"{META}: format {told.get('format')}, but this rlvis reads {FORMAT}: another version wrote it"
+            f"{META}: format {content.get('format')}, but this rlvis reads {FORMAT}: another version wrote it"
         )
-    return told
+    return content
 
 
 def sums(folder: Path) -> dict[str, dict[str, Any]]:
@@ -141,7 +144,7 @@ def outdated(run_dir: Path, keep: int, *, sums: bool = False) -> list[Path]:
     return [folder for folder in folders(run_dir) if kept and step_of(folder) < step_of(kept[0])]
 
 
-def _listed(folder: Path) -> dict[str, dict[str, Any]]:
+def _listing(folder: Path) -> dict[str, dict[str, Any]]:
     """The files that SUMS.json lists, when it is the one that COMPLETE names and meta.json can be read."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder")
@@ -168,7 +171,7 @@ def _json(folder: Path, file: str) -> dict[str, Any]:
     return value
 
 
-def _misfit(folder: Path, file: str, entry: dict[str, Any]) -> str | None:
+def _misfit_fault(folder: Path, file: str, entry: dict[str, Any]) -> str | None:
     try:
         size = (folder / file).stat().st_size
     except OSError:
@@ -176,20 +179,20 @@ def _misfit(folder: Path, file: str, entry: dict[str, Any]) -> str | None:
     return None if size == entry["bytes"] else f"{file}: {size} bytes, wanted {entry['bytes']}"
 
 
-def _changed(folder: Path, file: str, entry: dict[str, Any]) -> str | None:
-    if told := _misfit(folder, file, entry):
-        return told
+def _altered_fault(folder: Path, file: str, entry: dict[str, Any]) -> str | None:
+    if fault := _misfit_fault(folder, file, entry):
+        return fault
     try:
         with (folder / file).open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         return f"{file}: cannot be read ({error.strerror or error})"
-    if found == entry["sha256"]:
+    if digest == entry["sha256"]:
         return None
-    return f"{file}: SHA-256 {found[:12]}..., wanted {str(entry['sha256'])[:12]}...: its content was changed"
+    return f"{file}: SHA-256 {digest[:12]}..., wanted {str(entry['sha256'])[:12]}...: its content was changed"
 
 
-def _seen(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         stat = path.stat()
     except OSError:
@@ -197,8 +200,8 @@ def _seen(path: Path) -> tuple[int, int, int] | None:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
-def some(told: Iterable[str], most: int = 3) -> str:
+def shorten(items: Iterable[str], most: int = 3) -> str:
     """The first few of many, as one text."""
-    told = list(told)
-    rest = f", and {len(told) - most} more" if len(told) > most else ""
-    return ", ".join(told[:most]) + rest
+    items = list(items)
+    rest = f", and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest

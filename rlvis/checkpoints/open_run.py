@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvis.checkpoints import disk, files, permission, resume
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, Finding, mistake
 from rlvis.runs import folder, lock
 from rlvis.runs.redact import public
 from rlvis.schema import Config, plain
@@ -56,19 +56,19 @@ def open_run(config: Config, is_main: bool, broadcast: Callable[[Any], Any]) -> 
             os.close(handle)
 
 
-def errors(config: Config) -> list[str]:
+def errors(config: Config) -> list[Finding]:
     """What would make `open_run` refuse, looked at without writing anything; for the check before anything
     heavy loads.
     """
     try:
         if config.resume is not None and (path := resume.find(config)) is not None:
             if lock.is_held(path):
-                return [lock.in_use(path)]
+                return [mistake(lock.in_use(path))]
             files.choose(path)
         if config.run_dir is not None:
             folder.refuse_taken(Path(config.run_dir).expanduser())
     except ConfigError as error:
-        return [str(error)]
+        return list(error.findings)
     return []
 
 
@@ -76,6 +76,6 @@ def _prepare(path: Path, config: Config) -> Path:
     """The checkpoint to go on from, once what a kill left is cleared away and allowed changes are noted."""
     checkpoint = files.choose(path)
     disk.tidy(path)
-    changes = permission.changed(resume.saved(path), public(plain(config)), config.resume_allow)
+    changes = permission.find_changes(resume.saved_settings(path), public(plain(config)), config.resume_allow)
     permission.note_changes(path, files.step_of(checkpoint), changes)
     return checkpoint

@@ -29,7 +29,7 @@ PRESENT = {"model.ema": "the average", "reward.terms": "the rewards whose statis
 CHANGES = "changes.jsonl"
 
 
-def changed(
+def find_changes(
     before: dict[str, Any], now: dict[str, Any], allowed: Sequence[str]
 ) -> list[tuple[str, Any, Any]]:
     """(key, value before, value now) of the changes that `allowed` names. before, now: nested values."""

@@ -54,24 +54,24 @@ FREE = (
 )
 
 
-def resumed(config: Config, touched: Sequence[str]) -> Config:
+def resume_config(config: Config, touched: Sequence[str]) -> Config:
     """The configuration of the run that config.resume names, changed where the command line may change it.
 
-    touched: the keys that it named (see `continued`). config.resume is a folder in the result, or null where
-    `auto` finds none.
+    touched: the keys that it named (see `merge_settings`). config.resume is a folder in the result, or null
+    where `auto` finds none.
     Raises ConfigError when there is nothing to go on with, or a named value differs that must not.
     """
     folder = find(config)
     if folder is None:
         return replace(config, resume=None, resume_allow=[])
-    before = continued(saved(folder), schema.plain(config), touched, config.resume_allow)
+    before = merge_settings(saved_settings(folder), schema.plain(config), touched, config.resume_allow)
     allowed = list(config.resume_allow)
     return replace(
-        typed(before, folder / "config.yaml"), resume=str(folder), resume_allow=allowed, run_dir=None
+        to_config(before, folder / "config.yaml"), resume=str(folder), resume_allow=allowed, run_dir=None
     )
 
 
-def typed(nested: dict[str, Any], source: Path) -> Config:
+def to_config(nested: dict[str, Any], source: Path) -> Config:
     """A saved configuration as dataclasses. Raises ConfigError when this version knows other keys."""
     try:
         return schema.typed(OmegaConf.merge(OmegaConf.structured(Config), nested))
@@ -115,7 +115,7 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(files.whole(folder))
 
 
-def saved(folder: Path) -> dict[str, Any]:
+def saved_settings(folder: Path) -> dict[str, Any]:
     """What config.yaml of a run or a checkpoint says. Raises ConfigError when it cannot be read."""
     try:
         value = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def saved(folder: Path) -> dict[str, Any]:
     return value
 
 
-def continued(
+def merge_settings(
     before: dict[str, Any], now: dict[str, Any], touched: Sequence[str], allowed: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The configuration of a resumed run: `before`, with those values of `now` that were named and may

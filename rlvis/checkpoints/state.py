@@ -54,10 +54,10 @@ class Saver:
         """
         start = time.perf_counter()
         self.settle()
-        if told := self.writer.prepare(step):
+        if fault := self.writer.prepare(step):
             self.failed = True
             if not dist.broadcast_object(self._is_there()):
-                raise RuntimeError(f"{gone(self.run_dir)} ({told})")
+                raise RuntimeError(f"{missing_folder(self.run_dir)} ({fault})")
         else:
             self.writer.begin(Job(step, self._parts(memory), self._meta(step)))
         self._news["time/checkpoint"] = time.perf_counter() - start
@@ -72,8 +72,8 @@ class Saver:
 
     def require_folder(self) -> None:
         """Raise RuntimeError, on the leading rank, when the run folder was removed or moved."""
-        if self.world.leads and not self._is_there():
-            raise RuntimeError(gone(self.run_dir))
+        if self.world.is_main and not self._is_there():
+            raise RuntimeError(missing_folder(self.run_dir))
 
     def _is_there(self) -> bool:
         return (self.run_dir / files.CONFIG).is_file()
@@ -94,27 +94,27 @@ class Saver:
     def _parts(self, memory: Mapping[str, Record]) -> Any:
         """Copies of everything this rank has to write, and the function that writes them; a collective."""
         engine = self.engine.snapshot(ENGINE)
-        if not self.world.leads:
+        if not self.world.is_main:
             return lambda folder: snapshot.write(engine, folder)
         average = None if self.ema is None else snapshot.copied(self.ema.state_dict())
         kept = snapshot.copied(dict(memory))
         config = self.run_dir / files.CONFIG
 
         def write(folder: Path) -> list[str]:
-            made = snapshot.write(engine, folder)
+            names = snapshot.write(engine, folder)
             if average is not None:
                 save_file(average["weights"], folder / EMA, metadata={"steps": str(average["steps"])})
-                made.append(EMA)
+                names.append(EMA)
             for name, record in kept.items():
                 record.save(folder / MEMORY / name)
-                made += [f"{MEMORY}/{name}.safetensors", f"{MEMORY}/{name}.json"]
+                names += [f"{MEMORY}/{name}.safetensors", f"{MEMORY}/{name}.json"]
             shutil.copyfile(config, folder / files.CONFIG)
-            return [*made, files.CONFIG]
+            return [*names, files.CONFIG]
 
         return write
 
     def _meta(self, step: int) -> Any:
-        def told() -> dict[str, Any]:
+        def collect() -> dict[str, Any]:
             if self._origin is None:
                 versions = manifest.versions()
                 names = ("rlvis", "torch", "deepspeed")
@@ -128,7 +128,7 @@ class Saver:
                 **self._origin,
             }
 
-        return told
+        return collect
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,13 @@ def load(
         ValueError: the run has another number of processes or ZeRO stage than the checkpoint, or an average
             where it has none.
     """
-    told = files.meta(folder)
+    meta = files.meta(folder)
     have = {"world_size": world.size, "zero_stage": engine.stage, "ema": ema is not None}
     for key, value in have.items():
-        if told[key] != value:
+        if meta[key] != value:
             raise ValueError(
-                f"{folder} was written with {key}={told[key]}, this run has {key}={value}: its state does "
-                f"not fit, and resume_allow cannot help; resume with {key}={told[key]}, or start a new run "
+                f"{folder} was written with {key}={meta[key]}, this run has {key}={value}: its state does "
+                f"not fit, and resume_allow cannot help; resume with {key}={meta[key]}, or start a new run "
                 f"from the exported weights (rlvis checkpoint export {folder} to=DIR)"
             )
     engine.load(folder, ENGINE)
@@ -162,7 +162,7 @@ def load(
         steps, weights = average_of(folder)
         ema.load_state_dict({"steps": steps, "weights": weights})
     memory = {name: kind.load(folder / MEMORY / name) for name, kind in kinds.items()}
-    return Loaded(int(told["step"]), memory)
+    return Loaded(int(meta["step"]), memory)
 
 
 def average_of(folder: Path) -> tuple[int, dict[str, Any]]:
@@ -172,7 +172,7 @@ def average_of(folder: Path) -> tuple[int, dict[str, Any]]:
         return int(file.metadata()["steps"]), weights
 
 
-def gone(run_dir: Path) -> str:
+def missing_folder(run_dir: Path) -> str:
     """The message for a run folder that was removed or moved under the run."""
     return (
         f"the run folder {run_dir} is gone: it was removed or moved while the run wrote into it, so nothing "

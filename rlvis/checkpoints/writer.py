@@ -29,11 +29,11 @@ LAST_PATIENCE = 60.0  # the same once the run is ending by an exception
 
 @dataclass
 class Job:
-    """One write: parts(folder) writes this rank's files and returns their names; told() is for meta.json."""
+    """One write: parts(folder) writes this rank's files and returns their names; meta() is for meta.json."""
 
     step: int
     parts: Callable[[Path], list[str]]
-    told: Callable[[], dict[str, Any]]
+    meta: Callable[[], dict[str, Any]]
     began: float = field(default_factory=time.perf_counter)
     deadline: float = 0.0
     seconds: float = 0.0
@@ -54,17 +54,17 @@ class Writer:
         """Make the hidden folder of a step, on the leading rank, and tell all what is in the way; a
         collective.
         """
-        told: str | None = None
-        if self.world.leads:
+        fault: str | None = None
+        if self.world.is_main:
             try:
                 files.root(self.run_dir).mkdir(exist_ok=True)  # not the run folder: nobody may make it anew
                 disk.tidy(self.run_dir)
                 self._partial(step).mkdir()
             except OSError as error:
-                told = f"{type(error).__name__}: {error}"
-                self._report(step, told)
-        answer: str | None = dist.broadcast_object(told)
-        return answer
+                fault = f"{type(error).__name__}: {error}"
+                self._report(step, fault)
+        agreed: str | None = dist.broadcast_object(fault)
+        return agreed
 
     def begin(self, job: Job) -> None:
         """Write in the background; the folder was prepared and nothing else is in flight."""
@@ -108,12 +108,12 @@ class Writer:
         try:
             self._write_own(job, partial)
             job.written.set()
-            if self.world.leads:
+            if self.world.is_main:
                 self._finish(job, partial)
         except BaseException as error:  # a thread has nobody to raise to; `settle` tells the run
             job.error = error
             job.written.set()
-            if self.world.leads:
+            if self.world.is_main:
                 shutil.rmtree(partial, ignore_errors=True)
                 self._report(job.step, f"{type(error).__name__}: {error}")
             else:
@@ -122,7 +122,7 @@ class Writer:
             job.seconds = time.perf_counter() - job.began
 
     def _write_own(self, job: Job, partial: Path) -> None:
-        listed = {file: disk.summed(partial / file) for file in job.parts(partial)}
+        listed = {file: disk.checksum(partial / file) for file in job.parts(partial)}
         self._mark(partial / f".done_rank{self.world.rank}", json.dumps(listed))
 
     def _mark(self, path: Path, text: str) -> None:
@@ -141,10 +141,10 @@ class Writer:
 
     def _finish(self, job: Job, partial: Path) -> None:
         """What the leading rank does once all have written."""
-        listed = self._gathered(job, partial)
+        listed = self._gather_parts(job, partial)
         for marker in partial.glob(".done_rank*"):
             marker.unlink()
-        disk.seal(partial, listed, job.told())
+        disk.seal(partial, listed, job.meta())
         for lines in self.run_dir.glob("*.jsonl"):
             disk.sync(lines)  # no checkpoint outlives the metrics of its steps
         final = files.root(self.run_dir) / files.name(job.step)
@@ -156,7 +156,7 @@ class Writer:
             except OSError as error:
                 log.warning("the old checkpoint %s could not be removed: %s", old, error)
 
-    def _gathered(self, job: Job, partial: Path) -> dict[str, dict[str, Any]]:
+    def _gather_parts(self, job: Job, partial: Path) -> dict[str, dict[str, Any]]:
         """The sums of every rank's files, once all are there."""
         listed: dict[str, dict[str, Any]] = {}
         waiting = set(range(self.world.size))
@@ -182,11 +182,15 @@ class Writer:
     def _report(self, step: int, why: str) -> None:
         """What could not be written, the numbers, what is left, and what to do."""
         try:
-            found = files.whole(self.run_dir)
+            checkpoints = files.whole(self.run_dir)
             free = f"{shutil.disk_usage(self.run_dir).free / 2**30:.2f} GiB free"
         except OSError:
-            found, free = [], "its disk cannot be asked"
-        left = f"{found[-1].name} is still the newest whole one" if found else "there is no whole one"
+            checkpoints, free = [], "its disk cannot be asked"
+        left = (
+            f"{checkpoints[-1].name} is still the newest whole one"
+            if checkpoints
+            else "there is no whole one"
+        )
         log.error(
             "the checkpoint of step %d was not written to %s: %s (%s). %s; older ones were kept and training "
             "goes on. Make room, or move the run: the next checkpoint tries again",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rlvis.checks import trust as trust_checks
+from rlvis.checks.trust import WITH_FRAMES
+from rlvis.findings import Finding, mistake
 from rlvis.schema import Condition, DataConfig, ModelConfig, RewardConfig
 
 if TYPE_CHECKING:
@@ -14,57 +15,60 @@ if TYPE_CHECKING:
 WORLD_SCORERS = ("checker", "coverage", "intact")  # they read what a prompt asks for
 
 
-def data_mistakes(data: DataConfig) -> Iterator[str]:
-    """What is wrong with the source and the choice of the prompts, one message each."""
+def data_errors(data: DataConfig) -> Iterator[Finding]:
+    """What is wrong with the source and the choice of the prompts."""
     from rlvis.data import selection, shapes  # torch comes with it, which a typo should not wait for
-    from rlvis.data.prompts import SOURCES, option_mistakes
+    from rlvis.data.prompts import SOURCES, option_errors
 
     if data.source not in SOURCES:
-        yield f"data.source={data.source}: wanted one of {', '.join(SOURCES)}; type data=NAME, which sets it"
+        yield mistake(
+            f"data.source={data.source}: wanted one of {', '.join(SOURCES)}", "data=NAME, which sets it"
+        )
         return
-    yield from option_mistakes(data)
-    yield from selection.mistakes(data)
+    yield from option_errors(data)
+    yield from selection.errors(data)
     if data.kinds is not None and data.source in shapes.SOURCES:
-        told = shapes.unknown_kind(data.source, data.kinds)
-        if told is not None:
-            yield told
+        yield from shapes.kind_errors(data.source, data.kinds, "data.kinds")
 
 
-def clip_mistakes(model: ModelConfig, source: str) -> Iterator[str]:
+def clip_errors(model: ModelConfig, source: str) -> Iterator[Finding]:
     """Whether the prompts are of what the model makes: stills or clips, with a first frame or without."""
     from rlvis.data import shapes
     from rlvis.data.world import draw
 
-    brings = source in trust_checks.WITH_FRAMES
+    brings = source in WITH_FRAMES
     starts = model.condition is Condition.first_frame
     if source in shapes.SOURCES and (source == shapes.STILL) != (model.frames == 1):
         makes, says = ("images", "how things move") if model.frames == 1 else ("clips", "of still images")
         data = shapes.STILL if model.frames == 1 else shapes.IMAGE_TO_VIDEO if starts else shapes.VIDEO
-        yield (
-            f"model.frames={model.frames} makes {makes}, but the prompts of data.source={source} tell "
-            f"{says}; type data={data}, or a model of {'clips' if model.frames == 1 else 'images'}"
+        yield mistake(
+            f"model.frames={model.frames} makes {makes}, but the prompts of data.source={source} tell {says}",
+            f"data={data}, or a model of {'clips' if model.frames == 1 else 'images'}",
         )
     elif starts and model.frames == 1:
-        yield (
-            "model.condition=first_frame with model.frames=1: the only frame is given, so nothing is left to "
-            "make; type model.condition=none"
+        yield mistake(
+            "model.condition=first_frame with model.frames=1: the only frame is given, so nothing is left "
+            "to make",
+            "model.condition=none",
         )
     elif starts and not brings:
-        yield (
+        yield mistake(
             "model.condition=first_frame starts every clip from a frame, and the prompts of "
-            f"data.source={source} bring none (those of {', '.join(trust_checks.WITH_FRAMES)} do); type "
-            "data=shapes_i2v, or model.condition=none, or data=i2v_pairs data.path=FOLDER with your pictures"
+            f"data.source={source} bring none (those of {', '.join(WITH_FRAMES)} do)",
+            "data=shapes_i2v, or model.condition=none, or data=i2v_pairs data.path=FOLDER with your pictures",
         )
     elif brings and not starts:
-        yield (
+        yield mistake(
             f"data.source={source} brings the first frame of every clip, which model.condition=none does not "
-            "read; type model.condition=first_frame, or other data, as data=shapes_video"
+            "read",
+            "model.condition=first_frame, or other data, as data=shapes_video",
         )
     world = source == shapes.IMAGE_TO_VIDEO
     if starts and world and (model.height, model.width) != (draw.SIZE, draw.SIZE):
-        yield (
+        yield mistake(
             f"data.source={source} brings frames of {draw.SIZE} x {draw.SIZE} pixels, and the model makes "
-            f"{model.height} x {model.width}; type model.height={draw.SIZE} model.width={draw.SIZE}"
+            f"{model.height} x {model.width}",
+            f"model.height={draw.SIZE} model.width={draw.SIZE}",
         )
 
 

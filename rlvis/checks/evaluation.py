@@ -8,39 +8,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlvis.checks.files import FILES
+from rlvis.findings import Finding, mistake
 from rlvis.schema import Config, Suite
 
-FILES = ("txt", "jsonl", "json", "csv", "parquet", "i2v_pairs")
 TAKEN = ("score", "accuracy", "right")  # metrics below eval/ that are no scorer's
 
 
-def eval_mistakes(config: Config, *, alone: bool = False) -> Iterator[str]:
-    """Contradictions of `eval`, one message each. alone: for `rlvis eval`, where `every` plays no part."""
+def eval_errors(config: Config, *, alone: bool = False) -> Iterator[Finding]:
+    """Contradictions of `eval`. alone: for `rlvis eval`, where `every` plays no part."""
     settings, source = config.eval, config.data.source
     if not alone and settings.run is not None:
-        yield (
-            f"eval.run={settings.run} names what `rlvis eval` evaluates and does nothing in training; type "
-            f"rlvis eval eval.run={settings.run}, or eval.run=null"
+        yield mistake(
+            f"eval.run={settings.run} names what `rlvis eval` evaluates and does nothing in training",
+            f"rlvis eval eval.run={settings.run}, or eval.run=null",
         )
     yield from _numbers(config)
     yield from _terms(config)
     measures = settings.suite is not Suite.none or bool(settings.terms)
     if not measures and (alone or settings.every > 0):
-        yield (
-            f"eval.suite=none and eval.terms is empty, so {'' if alone else f'eval.every={settings.every} '}"
-            "there is nothing to measure; type eval=shapes for the shapes world, or name a scorer: "
-            "eval.terms.jpeg.scorer=jpeg_compressibility"
+        yield mistake(
+            "eval.suite=none and eval.terms is empty, so "
+            f"{'' if alone else f'eval.every={settings.every} '}there is nothing to measure",
+            "eval=shapes for the shapes world, or name a scorer: eval.terms.jpeg.scorer=jpeg_compressibility",
         )
     if measures and (alone or settings.every > 0):
         yield from _data(config)
     if settings.suite is Suite.shapes and source not in _world():
-        yield (
+        yield mistake(
             f"eval.suite=shapes with data.source={source}: its checker reads the prompts of the shapes world "
-            "alone; type eval=none and name a scorer (eval.terms.NAME.scorer=SCORER), or data=shapes"
+            "alone",
+            "eval=none and name a scorer (eval.terms.NAME.scorer=SCORER), or data=shapes",
         )
 
 
-def _numbers(config: Config) -> Iterator[str]:
+def _numbers(config: Config) -> Iterator[Finding]:
     settings = config.eval
     for key, value, least in (
         ("every", settings.every, 0),
@@ -50,44 +52,43 @@ def _numbers(config: Config) -> Iterator[str]:
         ("micro_batch", settings.micro_batch, 1),
     ):
         if value is not None and value < least:
-            yield f"eval.{key}={value}: wanted at least {least}; type eval.{key}={least}"
+            yield mistake(f"eval.{key}={value}: wanted at least {least}", f"eval.{key}={least}")
 
 
-def _terms(config: Config) -> Iterator[str]:
+def _terms(config: Config) -> Iterator[Finding]:
     for name, term in config.eval.terms.items():
         if name in TAKEN or "/" in name or not name.strip():
-            yield (
-                f"eval.terms.{name}: its metric would be eval/{name}, which is not free; type another name, "
-                f"such as eval.terms.my_score.scorer={term.scorer}"
+            yield mistake(
+                f"eval.terms.{name}: its metric would be eval/{name}, which is not free",
+                f"another name, such as eval.terms.my_score.scorer={term.scorer}",
             )
         if term.weight != 1:
-            yield (
-                f"eval.terms.{name}.weight={term.weight} does nothing: nothing is summed in an evaluation; "
-                f"type eval.terms.{name}.weight=1"
+            yield mistake(
+                f"eval.terms.{name}.weight={term.weight} does nothing: nothing is summed in an evaluation",
+                f"eval.terms.{name}.weight=1",
             )
 
 
-def _data(config: Config) -> Iterator[str]:
+def _data(config: Config) -> Iterator[Finding]:
     settings, data = config.eval, config.data
     if data.source in _world() and settings.path is not None:
-        yield (
-            f"eval.path={settings.path} does nothing with data.source={data.source}, which needs no file; "
-            "type eval.path=null"
+        yield mistake(
+            f"eval.path={settings.path} does nothing with data.source={data.source}, which needs no file",
+            "eval.path=null",
         )
     if data.source not in _world() and settings.kinds is not None:
-        yield (
+        yield mistake(
             f"eval.kinds={settings.kinds} does nothing with data.source={data.source}, whose prompts have no "
-            "kinds; type eval.kinds=null"
+            "kinds",
+            "eval.kinds=null",
         )
     elif settings.kinds is not None:
         from rlvis.data import shapes
 
-        told = shapes.unknown_kind(data.source, settings.kinds)
-        if told is not None:
-            yield told.replace("data.kinds", "eval.kinds")
+        yield from shapes.kind_errors(data.source, settings.kinds, "eval.kinds")
 
 
-def eval_files(config: Config, *, alone: bool = False) -> list[str]:
+def eval_files(config: Config, *, alone: bool = False) -> list[Finding]:
     """The files that an evaluation would read and that are not there or have no such split."""
     settings, data = config.eval, config.data
     measures = settings.suite is not Suite.none or bool(settings.terms)
@@ -98,16 +99,21 @@ def eval_files(config: Config, *, alone: bool = False) -> list[str]:
     if not ours and not path.exists():
         key = "data" if settings.path is None else "eval"
         return [
-            f"{key}.path={named}: there is no such file (looked at {path.absolute()}); type {key}.path=FILE"
+            mistake(
+                f"{key}.path={named}: there is no such file (looked at {path.absolute()})", f"{key}.path=FILE"
+            )
         ]
     splits = (data.split, "heldout") if data.heldout else (data.split,)
     pairs = data.source == "i2v_pairs" and not (path / settings.split).is_dir()
     whole = ours or not path.is_dir() or pairs
     if settings.path is None and whole and settings.split not in splits:
         return [
-            f"eval.split={settings.split}, but data.path={data.path} has no such split; type eval.path=FILE "
-            "with prompts that are not trained on, data.heldout=0.02 to keep a part of data.path out of "
-            f"training as the split heldout, or eval.split={data.split} for those that are trained on"
+            mistake(
+                f"eval.split={settings.split}, but data.path={data.path} has no such split",
+                "eval.path=FILE with prompts that are not trained on, data.heldout=0.02 to keep a part of "
+                f"data.path out of training as the split heldout, or eval.split={data.split} for those that "
+                "are trained on",
+            )
         ]
     return []
 

@@ -3,60 +3,66 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from rlvis.findings import Finding, mistake
 from rlvis.schema import Config, Dtype, Stage
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
+FILES = ("txt", "jsonl", "json", "csv", "parquet", "i2v_pairs")  # values of data.source that read data.path
 
 
-def files(config: Config) -> list[str]:
-    """Files and folders that `config` names and that are not there or cannot be read, one message each."""
-    found: list[str] = []
+def files(config: Config) -> list[Finding]:
+    """Files and folders that `config` names and that are not there or cannot be read."""
+    return [
+        *_prompts(config),
+        *_model(config.model.path),
+        *_engine(config.engine.config, config.model.dtype),
+        *_records(config),
+    ]
+
+
+def _prompts(config: Config) -> Iterator[Finding]:
     data = config.data
-    if (
-        data.path is not None
-        and data.source in ("txt", "jsonl", "json", "csv", "parquet", "i2v_pairs")
-        and not data.path.startswith("asset:")
-    ):
-        path = Path(data.path).expanduser()
-        if not path.exists():
-            found.append(
-                f"data.path={data.path}: there is no such file (looked at {path.absolute()}); type "
-                "data.path=FILE"
-            )
-        total = count_prompts(config)
-        if total is not None and total < data.prompts_per_step:
-            found.append(
-                f"data.prompts_per_step={data.prompts_per_step}, but {data.path} has {total} prompts, and a "
-                "step takes different ones; "
-                f"type data.prompts_per_step={total} or fewer"
-            )
-    model = config.model.path
-    if model.startswith(("/", "./", "../", "~")) and not Path(model).expanduser().is_dir():
-        found.append(
-            f"model.path={model}: there is no such folder; type model.path=FOLDER or a hub id such as "
-            "OWNER/NAME"
+    if data.path is None or data.source not in FILES or data.path.startswith("asset:"):
+        return
+    path = Path(data.path).expanduser()
+    if not path.exists():
+        yield mistake(
+            f"data.path={data.path}: there is no such file (looked at {path.absolute()})", "data.path=FILE"
         )
-    if (
-        model.startswith("asset:")
-        and not (ASSETS / model.removeprefix("asset:") / "model_index.json").is_file()
-    ):
+    total = count_prompts(config)
+    if total is not None and total < data.prompts_per_step:
+        yield mistake(
+            f"data.prompts_per_step={data.prompts_per_step}, but {data.path} has {total} prompts, and a step "
+            "takes different ones",
+            f"data.prompts_per_step={total} or fewer",
+        )
+
+
+def _model(path: str) -> Iterator[Finding]:
+    if path.startswith(("/", "./", "../", "~")) and not Path(path).expanduser().is_dir():
+        yield mistake(
+            f"model.path={path}: there is no such folder", "model.path=FOLDER or a hub id such as OWNER/NAME"
+        )
+    name = path.removeprefix("asset:")
+    if name != path and not (ASSETS / name / "model_index.json").is_file():
         known = sorted(f"asset:{index.parent.name}" for index in ASSETS.glob("*/model_index.json"))
-        found.append(
-            f"model.path={model}: rlvis comes with no such model; it has {', '.join(known) or 'none'}"
+        yield mistake(
+            f"model.path={path}: rlvis comes with no such model; it has {', '.join(known) or 'none'}"
         )
-    if config.engine.config is not None:
-        found += _engine_file(config.engine.config, config.model.dtype)
-    if config.stage not in (Stage.all, Stage.rollout) and config.records is not None:
-        records = Path(config.records).expanduser()
-        if not any(records.glob("step_*")):
-            found.append(
-                f"records={config.records} holds no step_NNNNNN folder, so stage={config.stage.value} has "
-                "nothing to read; "
-                f"write records with stage=rollout records={config.records}, or with train.save_records=true"
-            )
-    return found
+
+
+def _records(config: Config) -> Iterator[Finding]:
+    if config.stage in (Stage.all, Stage.rollout) or config.records is None:
+        return
+    if not any(Path(config.records).expanduser().glob("step_*")):
+        yield mistake(
+            f"records={config.records} holds no step_NNNNNN folder, so stage={config.stage.value} has "
+            f"nothing to read; write records with stage=rollout records={config.records}, or with "
+            "train.save_records=true"
+        )
 
 
 def count_prompts(config: Config) -> int | None:
@@ -72,24 +78,30 @@ def count_prompts(config: Config) -> int | None:
         return sum(1 for line in lines if line.strip()) or None
 
 
-def _engine_file(name: str, dtype: Dtype) -> list[str]:
+def _engine(name: str | None, dtype: Dtype) -> Iterator[Finding]:
+    """A file of DeepSpeed's options: readable, JSON, and with a ZeRO stage where the dtype needs one."""
+    if name is None:
+        return
     try:
-        own = json.loads(Path(name).read_text(encoding="utf-8"))
+        options = json.loads(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
-        return [
-            f"engine.config={name} cannot be read: {error.strerror or error}; type engine.config=FILE.json"
-        ]
+        yield mistake(
+            f"engine.config={name} cannot be read: {error.strerror or error}", "engine.config=FILE.json"
+        )
+        return
     except ValueError as error:
-        return [f"engine.config={name} is not JSON: {error}"]
-    if not isinstance(own, dict):
-        return [
-            f"engine.config={name} holds a JSON {type(own).__name__}; wanted an object of DeepSpeed's keys"
-        ]
-    zero = own.get("zero_optimization") or {}
+        yield mistake(f"engine.config={name} is not JSON: {error}")
+        return
+    if not isinstance(options, dict):
+        yield mistake(
+            f"engine.config={name} holds a JSON {type(options).__name__}; wanted an object of DeepSpeed's "
+            "keys"
+        )
+        return
+    zero = options.get("zero_optimization") or {}
     if dtype is Dtype.bfloat16 and int(zero.get("stage", 0)) == 0:
-        return [
+        yield mistake(
             f"model.dtype=bfloat16, and {name} names no ZeRO stage above 0: DeepSpeed then lets AdamW take a "
-            "hidden first step with "
-            'zero gradients; write "zero_optimization": {"stage": 1} into it, or type model.dtype=float32'
-        ]
-    return []
+            'hidden first step with zero gradients; write "zero_optimization": {"stage": 1} into it, or type '
+            "model.dtype=float32"
+        )

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from rlvis.findings import Finding, mistake
 from rlvis.reward.frames import WORDS, positions
 from rlvis.schema import Config
 
 
-def media_mistakes(config: Config) -> Iterator[str]:
-    """What is wrong with model.fps and the `frames` of every term, one message each."""
+def media_errors(config: Config) -> Iterator[Finding]:
+    """What is wrong with model.fps and the `frames` of every term."""
     fps, count = config.model.fps, config.model.frames
     if fps is not None and not 0 < fps < math.inf:
-        yield f"model.fps={fps}: wanted frames a second above 0; type model.fps=16, or null for the family's"
+        yield mistake(
+            f"model.fps={fps}: wanted frames a second above 0", "model.fps=16, or null for the family's"
+        )
     elif fps is not None and count == 1:
-        yield f"model.fps={fps:g} does nothing with model.frames=1, which makes images; type model.fps=null"
+        yield mistake(
+            f"model.fps={fps:g} does nothing with model.frames=1, which makes images", "model.fps=null"
+        )
     for group, terms in (("reward", config.reward.terms), ("eval", config.eval.terms)):
         for name, term in terms.items():
             key = f"{group}.terms.{name}.frames"
@@ -24,7 +29,9 @@ def media_mistakes(config: Config) -> Iterator[str]:
             try:
                 chosen = positions(term.frames, count)
             except ValueError as error:
-                yield f"{key}: {error} (model.frames={count}); it takes {WORDS}; type {key}=all"
+                yield mistake(f"{key}: {error} (model.frames={count}); it takes {WORDS}", f"{key}=all")
                 continue
             if chosen == list(range(count)):
-                yield f"{key}={term.frames} is all of the {count} frames that a sample has; type {key}=all"
+                yield mistake(
+                    f"{key}={term.frames} is all of the {count} frames that a sample has", f"{key}=all"
+                )

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, mistake
 
 
 def search(folder: str) -> str:
@@ -46,12 +46,14 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if flag in valued and not equals:
             value = next(rest, "job" if flag == "--cfg" else "")
         if flag in valued and not value:
-            raise ConfigError(f"{word} needs a value; type {flag} {'job' if flag == '--cfg' else 'DIR'}")
+            raise ConfigError(
+                mistake(f"{word} needs a value", f"{flag} {'job' if flag == '--cfg' else 'DIR'}")
+            )
         flags[flag.removeprefix("--")] = value
     return flags, overrides
 
 
-def told(words: Sequence[str], verb: str) -> tuple[list[str] | None, list[str]]:
+def overrides_of(words: Sequence[str], verb: str) -> tuple[list[str] | None, list[str]]:
     """Of a verb that takes --help and --config-dir alone: the overrides (None where help is wanted), and the
     override that finds the folder of options, if one was named.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlvis.cli.exit_codes import FAILED, OK, WRONG
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, mistake
 
 HELP = """\
 usage: rlvis autopsy RUN_DIR [--json]
@@ -35,12 +35,12 @@ def run(words: Sequence[str]) -> int:
         return WRONG
     path = Path(folders[0]).expanduser()
     if not path.is_dir():
-        raise ConfigError(f"autopsy: {path} is not a folder; type rlvis autopsy outputs/NAME/DATE_TIME")
+        raise ConfigError(mistake(f"autopsy: {path} is not a folder", "rlvis autopsy outputs/NAME/DATE_TIME"))
     from rlvis.report import autopsy
 
-    found = autopsy.examine(path)
-    if found is None:
+    evidence = autopsy.examine(path)
+    if evidence is None:
         print(f"{path} holds nothing of a run: no config.yaml, metrics.jsonl, dump or exit.json")
         return FAILED
-    print(json.dumps(autopsy.as_json(found), indent=1) if "--json" in words else autopsy.text(found))
+    print(json.dumps(autopsy.to_json(evidence), indent=1) if "--json" in words else autopsy.to_text(evidence))
     return OK

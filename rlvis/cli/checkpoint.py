@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rlvis.checkpoints import describe, disk, files
 from rlvis.cli.arguments import known
-from rlvis.cli.exit_codes import FAILED, OK, guarded, log_to_stderr
-from rlvis.findings import ConfigError
+from rlvis.cli.exit_codes import FAILED, OK, exit_code_of, log_to_stderr
+from rlvis.findings import ConfigError, mistake
 
 HELP = """\
 usage: rlvis checkpoint VERB RUN|CHECKPOINT [KEY=VALUE]
@@ -41,25 +41,27 @@ def run(words: Sequence[str]) -> int:
     paths = [word for word in rest if "=" not in word]
     if len(paths) != 1 or paths[0].startswith("-"):
         raise ConfigError(
-            f"rlvis checkpoint {verb} takes one run folder or checkpoint, got {len(paths)}; type rlvis "
-            f"checkpoint {verb} outputs/NAME/DATE_TIME"
+            mistake(
+                f"rlvis checkpoint {verb} takes one run folder or checkpoint, got {len(paths)}",
+                f"rlvis checkpoint {verb} outputs/NAME/DATE_TIME",
+            )
         )
     options = _options(verb, [word for word in rest if "=" in word])
     log_to_stderr(0)
     path = Path(paths[0]).expanduser()
     work = {"inspect": _inspect, "verify": _verify, "prune": _prune, "export": _export}[verb]
-    return guarded(lambda: work(path, options))
+    return exit_code_of(lambda: work(path, options))
 
 
 def _inspect(path: Path, options: dict[str, str]) -> int:
-    found = _found(path)
-    print("\n\n".join(describe.inspected(folder) for folder in found))
+    checkpoints = _checkpoints(path)
+    print("\n\n".join(describe.inspect(folder) for folder in checkpoints))
     return OK
 
 
 def _verify(path: Path, options: dict[str, str]) -> int:
-    told, whole = describe.table(_found(path))
-    print(told)
+    text, whole = describe.table(_checkpoints(path))
+    print(text)
     return OK if whole else FAILED
 
 
@@ -68,11 +70,13 @@ def _prune(path: Path, options: dict[str, str]) -> int:
 
     keep = options.get("keep", "")
     if not keep.isdecimal() or int(keep) < 1:
-        raise ConfigError(f"prune needs how many whole checkpoints stay, got keep={keep}; type keep=1")
+        raise ConfigError(mistake(f"prune needs how many whole checkpoints stay, got keep={keep}", "keep=1"))
     if _is_checkpoint(path):
-        raise ConfigError(f"prune takes a run folder, and {path} is a checkpoint; type {path.parents[1]}")
-    _found(path)
-    with lock.held(path):
+        raise ConfigError(
+            mistake(f"prune takes a run folder, and {path} is a checkpoint", str(path.parents[1]))
+        )
+    _checkpoints(path)
+    with lock.hold(path):
         victims = files.outdated(path, int(keep), sums=True)
         for folder in victims:
             print(f"removing {folder} ({describe.mebibytes(_size(folder))})", flush=True)
@@ -85,15 +89,17 @@ def _prune(path: Path, options: dict[str, str]) -> int:
 
 def _export(path: Path, options: dict[str, str]) -> int:
     if not options.get("to"):
-        raise ConfigError(f"export needs a folder to write to; type rlvis checkpoint export {path} to=DIR")
+        raise ConfigError(
+            mistake("export needs a folder to write to", f"rlvis checkpoint export {path} to=DIR")
+        )
     to = Path(options["to"]).expanduser()
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise ConfigError(f"to={to} exists already and is not empty; type to=DIR with a new folder")
-    (folder, *rest) = _found(path)
+        raise ConfigError(mistake(f"to={to} exists already and is not empty", "to=DIR with a new folder"))
+    (folder, *rest) = _checkpoints(path)
     if rest or not _is_checkpoint(path):
         folder = files.choose(path)
     elif bad := files.damage(folder):
-        raise ConfigError(f"{folder} is damaged ({files.some(bad)}); nothing was exported")
+        raise ConfigError(f"{folder} is damaged ({files.shorten(bad)}); nothing was exported")
     from rlvis.checkpoints.export import export
 
     count = export(folder, to)
@@ -104,23 +110,25 @@ def _export(path: Path, options: dict[str, str]) -> int:
 def _options(verb: str, words: Sequence[str]) -> dict[str, str]:
     """KEY=VALUE of a verb."""
     takes = {"prune": ["keep"], "export": ["to"]}.get(verb, [])
-    found = dict(word.split("=", 1) for word in words)
-    for key in found:
+    options = dict(word.split("=", 1) for word in words)
+    for key in options:
         if key not in takes:
             what = f"takes {takes[0]}=..." if takes else "takes no options"
-            raise ConfigError(f"rlvis checkpoint {verb} {what}, got {key}={found[key]}")
-    return found
+            raise ConfigError(f"rlvis checkpoint {verb} {what}, got {key}={options[key]}")
+    return options
 
 
-def _found(path: Path) -> list[Path]:
+def _checkpoints(path: Path) -> list[Path]:
     """The checkpoint that a path is, or those of the run folder that it is, oldest first."""
     if _is_checkpoint(path):
         return [path]
-    found = files.folders(path)
-    if not found:
+    checkpoints = files.folders(path)
+    if not checkpoints:
         what = "there is no such folder" if not path.is_dir() else "it holds no checkpoints/step_NNNNNN"
-        raise ConfigError(f"{path} is no run folder and no checkpoint: {what}; type outputs/NAME/DATE_TIME")
-    return found
+        raise ConfigError(
+            mistake(f"{path} is no run folder and no checkpoint: {what}", "outputs/NAME/DATE_TIME")
+        )
+    return checkpoints
 
 
 def _is_checkpoint(path: Path) -> bool:

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlvis.cli.arguments import process, told
-from rlvis.cli.exit_codes import FAILED, OK, guarded, log_to_stderr
+from rlvis.cli.arguments import overrides_of, process
+from rlvis.cli.exit_codes import FAILED, OK, exit_code_of, log_to_stderr
 from rlvis.cli.train import checked
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, mistake
 
 if TYPE_CHECKING:
     from rlvis.schema import Config
@@ -40,7 +40,7 @@ Exit codes: 0 the training would start, 1 it would not, 2 a mistake in the confi
 
 def run(words: Sequence[str]) -> int:
     """`rlvis doctor`: look at what these words would train, and print a table."""
-    overrides, folder = told(words, "doctor")
+    overrides, folder = overrides_of(words, "doctor")
     if overrides is None:
         print(HELP, end="")
         return OK
@@ -48,28 +48,30 @@ def run(words: Sequence[str]) -> int:
     from rlvis.schema import Stage
 
     rank, size = process()
-    config = checked(compose([*overrides, *folder]), size, leads=rank == 0)
+    config = checked(compose([*overrides, *folder]), size, is_main=rank == 0)
     if config.stage is not Stage.all:
-        raise ConfigError(f"stage={config.stage.value}: rlvis doctor looks at whole runs; type stage=all")
+        raise ConfigError(
+            mistake(f"stage={config.stage.value}: rlvis doctor looks at whole runs", "stage=all")
+        )
     if config.dry_run:
         if rank == 0:
             print("dry run: the configuration and its files are in order; nothing was loaded")
         return OK
     log_to_stderr(rank)
-    return guarded(lambda: _examined(config, rank))
+    return exit_code_of(lambda: _examine(config, rank))
 
 
-def _examined(config: Config, rank: int) -> int:
-    from rlvis.doctor.diagnosis import table
-    from rlvis.doctor.run import alone
+def _examine(config: Config, rank: int) -> int:
+    from rlvis.doctor.run import diagnose
+    from rlvis.findings import table
 
-    diagnosis = alone(config)
+    diagnosis = diagnose(config)
     stopping = diagnosis.stopping
     if rank == 0:
         terminal = sys.stdout.isatty()
-        print(table(diagnosis, None if terminal else WIDTH, terminal), end="")
+        print(table(diagnosis.findings, None if terminal else WIDTH, terminal), end="")
         print(f"{diagnosis.headline}; doctor={config.doctor.value}")
         if stopping:
-            names = ", ".join(dict.fromkeys(f.check for f in stopping))
+            names = ", ".join(dict.fromkeys(f.name for f in stopping))
             print(f"this training would not start ({names}); doctor=off goes on all the same")
     return FAILED if stopping else OK

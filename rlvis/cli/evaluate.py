@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlvis.cli.arguments import process, told
-from rlvis.cli.exit_codes import OK, guarded, log_to_stderr
+from rlvis.cli.arguments import overrides_of, process
+from rlvis.cli.exit_codes import OK, exit_code_of, log_to_stderr
 from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ configuration, 130 interrupted.
 
 def run(words: Sequence[str]) -> int:
     """`rlvis eval`: held-out evaluation of the configured policy, or of a run."""
-    overrides, folder = told(words, "eval")
+    overrides, folder = overrides_of(words, "eval")
     if overrides is None:
         from rlvis.compose.describe import listing, section
 
@@ -59,13 +59,13 @@ def run(words: Sequence[str]) -> int:
             print("dry run: the configuration and its files are in order; nothing was loaded")
         return OK
     log_to_stderr(rank)
-    return guarded(lambda: _evaluated(config, rank))
+    return exit_code_of(lambda: _evaluate(config, rank))
 
 
-def _evaluated(config: Config, rank: int) -> int:
-    from rlvis.training.evaluate import alone
+def _evaluate(config: Config, rank: int) -> int:
+    from rlvis.training.evaluate import evaluate_policy
 
-    done = alone(config)
+    done = evaluate_policy(config)
     if rank == 0:
         print(f"{done.listing}\n{done.path}")
     return OK
@@ -78,17 +78,17 @@ def checked_evaluation(composed: Composed) -> Config:
     """
     from dataclasses import replace
 
-    from rlvis.checkpoints.eval_weights import settled
+    from rlvis.checkpoints.eval_weights import evaluation_config
     from rlvis.checks.config import check_evaluation
     from rlvis.checks.evaluation import eval_files
     from rlvis.checks.files import files
     from rlvis.schema import Stage
 
-    config = settled(composed.typed(), composed.touched)
+    config = evaluation_config(composed.typed(), composed.touched)
     alone = replace(
         config, stage=Stage.all, data=replace(config.data, prompts_per_step=1)
     )  # it takes no steps
-    found = check_evaluation(config) or [*files(alone), *eval_files(config, alone=True)]
-    if found:
-        raise ConfigError("\n".join(found))
+    errors = check_evaluation(config) or [*files(alone), *eval_files(config, alone=True)]
+    if errors:
+        raise ConfigError(*errors)
     return config

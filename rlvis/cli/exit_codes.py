@@ -10,31 +10,31 @@ from pathlib import Path
 
 import rlvis
 from rlvis.cli.arguments import process
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, as_lines, mistake
 
 OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
-def guarded(work: Callable[[], int]) -> int:
+def exit_code_of(work: Callable[[], int]) -> int:
     """Exit code of something heavy: our own complaints are messages, anything else a failure."""
     try:
         return work()
     except ValueError as error:
         if isinstance(error, ConfigError) or _is_ours(error):
-            return wrong(error, everywhere=True)
-        return _failed(error)
+            return refuse(error, everywhere=True)
+        return _fail(error)
     except Exception as error:
-        return _failed(error)
+        return _fail(error)
 
 
 class _Plain(logging.Formatter):
     """Our own news as they are; everything above them, and other libraries', with level and origin."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = super().format(record)
+        message = super().format(record)
         if record.name.startswith("rlvis") and record.levelno == logging.INFO:
-            return told
-        return f"{record.levelname} {record.name}: {told}"
+            return message
+        return f"{record.levelname} {record.name}: {message}"
 
 
 def log_to_stderr(rank: int) -> None:
@@ -59,13 +59,17 @@ def _is_ours(error: BaseException) -> bool:
     )
 
 
-def wrong(error: BaseException, *, everywhere: bool = False) -> int:
+def refuse(error: ValueError, *, everywhere: bool = False) -> int:
+    """Print the user's mistakes, a line each, and return their exit code. everywhere: also on the other
+    processes.
+    """
     if everywhere or process()[0] == 0:
-        print("\n".join(f"error: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        findings = error.findings if isinstance(error, ConfigError) else [mistake(str(error))]
+        print("\n".join(as_lines(findings, "error: ")), file=sys.stderr)
     return WRONG
 
 
-def _failed(error: BaseException) -> int:
+def _fail(error: BaseException) -> int:
     traceback.print_exception(error)
     print(f"error: the run failed: {type(error).__name__}: {error}", file=sys.stderr)
     return FAILED

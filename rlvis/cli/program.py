@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import rlvis
 from rlvis.cli.arguments import known
-from rlvis.cli.exit_codes import INTERRUPTED, OK, wrong
-from rlvis.findings import ConfigError
+from rlvis.cli.exit_codes import INTERRUPTED, OK, refuse
+from rlvis.findings import ConfigError, mistake
 
 HELP = """\
 rlvis: post-training of image and video generators with GRPO on diffusers models
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return OK
         return _verb(words[0])(words[1:])
     except ConfigError as error:
-        return wrong(error)
+        return refuse(error)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -78,7 +78,7 @@ def entry() -> NoReturn:
 
 def _verb(word: str) -> Callable[[Sequence[str]], int]:
     if "=" in word:
-        raise ConfigError(f"{word} needs a verb before it; type rlvis train {word}")
+        raise ConfigError(mistake(f"{word} needs a verb before it", f"rlvis train {word}"))
     known(word, list(VERBS), "verb")
     run: Callable[[Sequence[str]], int] = importlib.import_module(f"rlvis.cli.{VERBS[word]}").run
     return run

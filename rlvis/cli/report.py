@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvis.cli.exit_codes import OK, guarded
-from rlvis.findings import ConfigError
+from rlvis.cli.exit_codes import OK, exit_code_of
+from rlvis.findings import ConfigError, mistake
 
 HELP = """\
 usage: rlvis report RUN [RUN ...] [to=FILE]
@@ -29,12 +29,12 @@ def run(words: Sequence[str]) -> int:
     if "-h" in words or "--help" in words:
         print(HELP, end="")
         return OK
-    named, to = _parsed(words)
-    found = [path for word in named for path in _runs(Path(word).expanduser())]
-    several = len(found) > 1
+    named, to = _parse(words)
+    runs = [path for word in named for path in _runs(Path(word).expanduser())]
+    several = len(runs) > 1
     if not several and to is not None:
-        raise ConfigError(f"to={to} is for comparisons; the page of one run is {found[0]}/report.html")
-    return guarded(lambda: _compared(found, to) if several else _single(found[0]))
+        raise ConfigError(f"to={to} is for comparisons; the page of one run is {runs[0]}/report.html")
+    return exit_code_of(lambda: _write_comparison(runs, to) if several else _write_page(runs[0]))
 
 
 def page(run_dir: Path) -> Path:
@@ -46,19 +46,19 @@ def page(run_dir: Path) -> Path:
     return html.write(run_dir, defaults=schema.plain(compose([]).typed()))
 
 
-def _single(run_dir: Path) -> int:
+def _write_page(run_dir: Path) -> int:
     print(page(run_dir))
     return OK
 
 
-def _compared(runs: Sequence[Path], to: Path | None) -> int:
+def _write_comparison(runs: Sequence[Path], to: Path | None) -> int:
     from rlvis.report.compare import page
 
     print(page.write(runs, to))
     return OK
 
 
-def _parsed(words: Sequence[str]) -> tuple[list[str], Path | None]:
+def _parse(words: Sequence[str]) -> tuple[list[str], Path | None]:
     named, to = [], None
     for word in words:
         if word.startswith("to=") and len(word) > 3:
@@ -68,7 +68,7 @@ def _parsed(words: Sequence[str]) -> tuple[list[str], Path | None]:
         else:
             named.append(word)
     if not named:
-        raise ConfigError("report: no run was named; type rlvis report outputs/NAME/DATE_TIME")
+        raise ConfigError(mistake("report: no run was named", "rlvis report outputs/NAME/DATE_TIME"))
     return named, to
 
 
@@ -77,5 +77,5 @@ def _runs(path: Path) -> list[Path]:
     from rlvis.report.folder import is_run, runs_below
 
     if not path.is_dir():
-        raise ConfigError(f"report: {path} is not a folder; type rlvis report outputs/NAME/DATE_TIME")
+        raise ConfigError(mistake(f"report: {path} is not a folder", "rlvis report outputs/NAME/DATE_TIME"))
     return [path] if is_run(path) else runs_below(path) or [path]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, mistake
 
 if TYPE_CHECKING:
     from rlvis.schema import RewardConfig
 
 
-def composed(overrides: Sequence[str], unsaid: str) -> RewardConfig:
+def compose_reward(overrides: Sequence[str], unsaid: str) -> RewardConfig:
     """The `reward` of a configuration; unsaid: what to say where no word names one.
 
     Raises ConfigError for that, and for a value that is still missing.
@@ -25,17 +25,17 @@ def composed(overrides: Sequence[str], unsaid: str) -> RewardConfig:
         raise ConfigError(unsaid)
     node = compose(overrides).config.reward
     if missing := sorted(OmegaConf.missing_keys(node)):
-        raise ConfigError(f"reward.{missing[0]} is not set; type reward.{missing[0]}=...")
+        raise ConfigError(mistake(f"reward.{missing[0]} is not set", f"reward.{missing[0]}=..."))
     reward = OmegaConf.to_object(node)
     assert isinstance(reward, RewardConfig)
     return reward
 
 
-def reachable(reward: RewardConfig) -> None:
+def require_reachable(reward: RewardConfig) -> None:
     """Ask the hub for what the scorers will load, before they try for long. Raises ConfigError."""
     from rlvis.doctor import hub
     from rlvis.schema import Executor
 
     names = [] if reward.executor is Executor.http else list(hub.judges(reward.terms, "reward"))
-    if found := hub.unreachable(names):
-        raise ConfigError(found[0].told)
+    if findings := hub.unreachable(names):
+        raise ConfigError(findings[0])

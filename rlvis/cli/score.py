@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvis.cli import rewards
-from rlvis.cli.arguments import known, process, told
-from rlvis.cli.exit_codes import FAILED, OK, guarded, log_to_stderr
-from rlvis.findings import ConfigError
+from rlvis.cli.arguments import known, overrides_of, process
+from rlvis.cli.exit_codes import FAILED, OK, exit_code_of, log_to_stderr
+from rlvis.findings import ConfigError, mistake
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ class Options:
 
 def run(words: Sequence[str]) -> int:
     """`rlvis score`: score the files of a folder into a table."""
-    overrides, folder = told(words, "score")
+    overrides, folder = overrides_of(words, "score")
     if overrides is None:
         print(HELP, end="")
         return OK
@@ -81,14 +81,14 @@ def run(words: Sequence[str]) -> int:
         samples = listed(options.images, options.prompts)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    rewards.reachable(reward)
+    rewards.require_reachable(reward)
     log_to_stderr(0)
-    return guarded(lambda: _scored(reward, samples, options))
+    return exit_code_of(lambda: _score(reward, samples, options))
 
 
 def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
     """The verb's own words, and those that compose the reward. Raises ConfigError for any other."""
-    found, rest = Options(), []
+    options, rest = Options(), []
     names = list(Options.__dataclass_fields__)
     for word in words:
         key, equals, value = word.partition("=")
@@ -98,19 +98,21 @@ def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
         known(key, [*names, "reward", "experiment"], "word")
         if not equals or not value:
             raise ConfigError(f"{word}: wanted {key}=VALUE; rlvis score --help shows examples")
-        found = replace(found, **{key: _taken(word, key, value)})
+        options = replace(options, **{key: _value_of(word, key, value)})
     if not any(word.startswith("images=") for word in words):
-        raise ConfigError("nothing says what to score; type rlvis score reward=NAME images=DIR prompts=FILE")
-    if found.out.suffix not in (".csv", ".parquet"):
-        raise ConfigError(f"out={found.out}: wanted a name that ends in .csv or .parquet")
-    if not found.out.parent.is_dir():
-        raise ConfigError(f"out={found.out}: there is no folder {found.out.parent}")
-    if found.out.exists() and not found.overwrite:
-        raise ConfigError(f"{found.out} exists; type out=FILE for another, or overwrite=true")
-    return found, rest
+        raise ConfigError(
+            mistake("nothing says what to score", "rlvis score reward=NAME images=DIR prompts=FILE")
+        )
+    if options.out.suffix not in (".csv", ".parquet"):
+        raise ConfigError(f"out={options.out}: wanted a name that ends in .csv or .parquet")
+    if not options.out.parent.is_dir():
+        raise ConfigError(f"out={options.out}: there is no folder {options.out.parent}")
+    if options.out.exists() and not options.overwrite:
+        raise ConfigError(mistake(f"{options.out} exists", "out=FILE for another, or overwrite=true"))
+    return options, rest
 
 
-def _taken(word: str, key: str, value: str) -> Any:
+def _value_of(word: str, key: str, value: str) -> Any:
     """The value of a word in its type. Raises ConfigError."""
     if key in ("images", "prompts", "out"):
         return Path(value).expanduser()
@@ -132,7 +134,7 @@ def reward_of(overrides: Sequence[str]) -> RewardConfig:
     from rlvis.schema import CanaryConfig, Executor
 
     unsaid = "nothing says how to score; type rlvis score reward=NAME images=DIR prompts=FILE"
-    reward = rewards.composed(overrides, unsaid)
+    reward = rewards.compose_reward(overrides, unsaid)
     if reward.executor is Executor.thread:
         raise ConfigError("reward.executor=thread is for the training, which samples meanwhile; leave it out")
     if reward.refill or reward.canary != CanaryConfig():
@@ -142,8 +144,8 @@ def reward_of(overrides: Sequence[str]) -> RewardConfig:
     return reward
 
 
-def _scored(reward: RewardConfig, samples: Sequence[Sample], options: Options) -> int:
-    from rlvis.evaluation.folder import Columns, batches, judge, table_of, written
+def _score(reward: RewardConfig, samples: Sequence[Sample], options: Options) -> int:
+    from rlvis.evaluation.folder import Columns, batches, judge, table_of, write_table
     from rlvis.reward.scorer import build
 
     terms = build(reward)
@@ -153,9 +155,9 @@ def _scored(reward: RewardConfig, samples: Sequence[Sample], options: Options) -
             judge(batch, samples, terms, columns)
             advance(len(batch))
     table = table_of(samples, [term.name for term in terms], columns)
-    written(table, options.out)
+    write_table(table, options.out)
     valid = int(table["valid"].sum())
-    print(f"{valid} of {len(samples)} files scored{_told(columns.failures)}")
+    print(f"{valid} of {len(samples)} files scored{_failure_summary(columns.failures)}")
     for term in terms:
         some = table[term.name].dropna()
         if len(some):
@@ -180,7 +182,7 @@ def _read(
             advance(1)
 
 
-def _told(failures: Counter[str]) -> str:
+def _failure_summary(failures: Counter[str]) -> str:
     return f"; failed: {', '.join(f'{kind} {count}' for kind, count in failures.items())}" if failures else ""
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlvis.cli import rewards
-from rlvis.cli.arguments import known, told
-from rlvis.cli.exit_codes import OK, guarded, log_to_stderr
-from rlvis.findings import ConfigError
+from rlvis.cli.arguments import known, overrides_of
+from rlvis.cli.exit_codes import OK, exit_code_of, log_to_stderr
+from rlvis.findings import ConfigError, mistake
 
 if TYPE_CHECKING:
     from rlvis.schema import RewardConfig
@@ -61,23 +61,23 @@ class Options:
 
 def run(words: Sequence[str]) -> int:
     """`rlvis serve`: load the reward, listen until Ctrl-C."""
-    overrides, folder = told(words, "serve")
+    overrides, folder = overrides_of(words, "serve")
     if overrides is None:
         print(HELP, end="")
         return OK
     options, overrides = options_of(overrides)
     reward = reward_of([*overrides, *folder])
     token = token_of(options)
-    rewards.reachable(reward)
-    listening = bound(options)
+    rewards.require_reachable(reward)
+    listening = bind(options)
     log_to_stderr(0)
     with listening:
-        return guarded(lambda: _served(reward, options, token, listening))
+        return exit_code_of(lambda: _serve(reward, options, token, listening))
 
 
 def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
     """The verb's own words, and those that compose the reward. Raises ConfigError for any other."""
-    found, rest = Options(), []
+    options, rest = Options(), []
     for word in words:
         key, equals, value = word.partition("=")
         if key.split(".")[0] in ("reward", "+reward", "experiment"):
@@ -87,21 +87,21 @@ def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
         known(key, [*names, "reward", "experiment"], "word")
         if not equals or not value:
             raise ConfigError(f"{word}: wanted {key}=VALUE; rlvis serve --help shows examples")
-        taken: Any = None if (key, value) == ("token_env", "null") else value
+        typed: Any = None if (key, value) == ("token_env", "null") else value
         if key in ("port", "max_body_mb"):
             least, most = (0, 65535) if key == "port" else (1, 65536)
             if not value.isascii() or not value.isdecimal() or not least <= int(value) <= most:
                 raise ConfigError(f"{word}: wanted a whole number from {least} to {most}")
-            taken = int(value)
-        found = replace(found, **{key: taken})
-    return found, rest
+            typed = int(value)
+        options = replace(options, **{key: typed})
+    return options, rest
 
 
 def reward_of(overrides: Sequence[str]) -> RewardConfig:
     """The reward that the words compose, each term to be scored by this process on all frames it is sent."""
     from rlvis.schema import Executor
 
-    reward = rewards.composed(overrides, "nothing says what to serve; type rlvis serve reward=NAME")
+    reward = rewards.compose_reward(overrides, "nothing says what to serve; type rlvis serve reward=NAME")
     if reward.executor not in (Executor.inline, Executor.ray):
         raise ConfigError(
             f"reward.executor={reward.executor.value} is for the training; a server loads its scorers: leave "
@@ -132,23 +132,25 @@ def token_of(options: Options) -> str | None:
     return token
 
 
-def bound(options: Options) -> socket.socket:
+def bind(options: Options) -> socket.socket:
     """The port, taken before anything heavy loads. Raises ConfigError where it is not free."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    taken = socket.socket(family, socket.SOCK_STREAM)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind((options.host, options.port))
+        listening.bind((options.host, options.port))
     except OSError as error:
-        taken.close()
+        listening.close()
         raise ConfigError(
-            f"host={options.host} port={options.port}: {error.strerror or error}; type another port, or "
-            "port=0 for a free one"
+            mistake(
+                f"host={options.host} port={options.port}: {error.strerror or error}",
+                "another port, or port=0 for a free one",
+            )
         ) from error
-    return taken
+    return listening
 
 
-def _served(reward: RewardConfig, options: Options, token: str | None, listening: socket.socket) -> int:
+def _serve(reward: RewardConfig, options: Options, token: str | None, listening: socket.socket) -> int:
     """Load the scorers, say where they are, and answer until Ctrl-C."""
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""`rlvis train`: one run, a sweep, or only what --help and --cfg print."""
+"""`rlvis train`: one run, or only what --help and --cfg print; sweeps are in sweep.py."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlvis.cli.arguments import parse, process, search
-from rlvis.cli.exit_codes import FAILED, INTERRUPTED, OK, guarded, log_to_stderr, wrong
+from rlvis.cli.exit_codes import OK, exit_code_of, log_to_stderr
 from rlvis.findings import ConfigError
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def run(words: Sequence[str]) -> int:
     if "cfg" in flags:
         return _print_config(flags, overrides)
     if "multirun" in flags:
+        from rlvis.cli.sweep import sweep
+
         return sweep(overrides)
     return one(overrides)
 
@@ -79,7 +81,7 @@ def one(overrides: Sequence[str]) -> int:
 
     rank, size = process()
     composed = compose(overrides)
-    config = checked(composed, composed.typed().plan_gpus or size, leads=rank == 0)
+    config = checked(composed, composed.typed().plan_gpus or size, is_main=rank == 0)
     size = config.plan_gpus or size
     if rank == 0:
         print(summary(config, size, count_prompts(config)), flush=True)
@@ -89,52 +91,52 @@ def one(overrides: Sequence[str]) -> int:
         return OK
     log_to_stderr(rank)
     if config.plan:
-        return guarded(lambda: _planned(config, size, rank))
-    return guarded(lambda: _trained(config, overrides, rank))
+        return exit_code_of(lambda: _plan(config, size, rank))
+    return exit_code_of(lambda: _train(config, overrides, rank))
 
 
-def _planned(config: Config, size: int, rank: int) -> int:
+def _plan(config: Config, size: int, rank: int) -> int:
     """Print the plan, on the leading process."""
     if rank == 0:
         from rlvis.plan.run import plan
-        from rlvis.runtime.engine import quiet_deepspeed
+        from rlvis.runtime.deepspeed_setup import quiet_deepspeed
 
         quiet_deepspeed("cpu")
         print(plan(config, size))
     return OK
 
 
-def _trained(config: Config, overrides: Sequence[str], rank: int) -> int:
+def _train(config: Config, overrides: Sequence[str], rank: int) -> int:
     outcome = start(config, ["rlvis", "train", *overrides])
     if rank == 0:
         _write_report(outcome.run_dir)
     return outcome.exit_code
 
 
-def checked(composed: Composed, world_size: int = 1, *, leads: bool = True) -> Config:
+def checked(composed: Composed, world_size: int = 1, *, is_main: bool = True) -> Config:
     """The configuration of a run, found to be without contradictions; `resume` is a folder in it, or null.
 
-    Raises ConfigError with every problem, one a line. leads: also look whether the run's folder is free.
+    Raises ConfigError with every problem, one a line. is_main: also look whether the run's folder is free.
     """
     from rlvis.checkpoints import open_run
-    from rlvis.checkpoints.resume import resumed
+    from rlvis.checkpoints.resume import resume_config
     from rlvis.checks.config import check
     from rlvis.checks.evaluation import eval_files
     from rlvis.checks.files import files
 
     config = composed.typed()
-    found = check(config, world_size)
-    if not found and config.resume is not None:
-        auto, config = config.name, resumed(config, composed.touched)
-        if config.resume is None and leads:
+    errors = check(config, world_size)
+    if not errors and config.resume is not None:
+        auto, config = config.name, resume_config(config, composed.touched)
+        if config.resume is None and is_main:
             print(
                 f"resume=auto: no run below outputs/{auto} has a whole checkpoint; this is a new run",
                 file=sys.stderr,
             )
-        found = check(config, world_size)
-    found = found or [*files(config), *eval_files(config)] or (open_run.errors(config) if leads else [])
-    if found:
-        raise ConfigError("\n".join(found))
+        errors = check(config, world_size)
+    errors = errors or [*files(config), *eval_files(config)] or (open_run.errors(config) if is_main else [])
+    if errors:
+        raise ConfigError(*errors)
     return config
 
 
@@ -144,56 +146,6 @@ def start(config: Config, argv: list[str]) -> Outcome:
     from rlvis.training.loop import train
 
     return train(config, argv, examine)
-
-
-def sweep(words: Sequence[str]) -> int:
-    """`-m`: check every value, then let Hydra launch one run for each combination."""
-    from rlvis.compose import command
-    from rlvis.plan.summary import summary
-
-    plugins = [w for w in words if w.startswith("hydra") and not w.startswith("hydra.searchpath")]
-    overrides = [w for w in words if w not in plugins]
-    search = [w for w in overrides if w.startswith("hydra.searchpath")]
-    runs = command.runs(overrides)
-    for once in command.each_value_once(overrides):
-        config = checked(command.compose(once))
-        if config.resume is not None:
-            raise ConfigError(
-                f"resume={config.resume} goes on with one run; leave it out of a sweep, or go on without -m"
-            )
-    if config.run_dir is not None and len(runs) > 1:
-        raise ConfigError(
-            f"run_dir={config.run_dir}: {len(runs)} runs cannot share a folder; type name=NAME instead"
-        )
-    command.check_sweeper([*plugins, *search])
-    rank, size = process()
-    if rank == 0:
-        print(f"sweep of {len(runs)} runs")
-    if config.dry_run:
-        for once in runs:
-            print(f"{' '.join(once)}: {summary(checked(command.compose(once), size), size)}")
-        return OK
-    return _launch(command.encoded(overrides), plugins)
-
-
-def sweep_run(job: Any) -> None:
-    """One run of a sweep, in whatever process the launcher put it. Raises RuntimeError when it fails, so that
-    Hydra counts it.
-    """
-    from omegaconf import OmegaConf
-
-    words = OmegaConf.to_container(job.run, resolve=False)
-    assert isinstance(words, dict), "a sweep's run is a mapping of words"
-    overrides = [str(word) for word in words.values()]
-    print(f"run {' '.join(overrides)}", flush=True)
-    try:
-        code = one(overrides)
-    except ConfigError as error:
-        code = wrong(error)
-    if code == INTERRUPTED:
-        raise KeyboardInterrupt
-    if code:
-        raise RuntimeError(f"the run {' '.join(overrides)} ended with exit code {code}")
 
 
 def _print_config(flags: dict[str, str], overrides: Sequence[str]) -> int:
@@ -210,26 +162,6 @@ def _print_config(flags: dict[str, str], overrides: Sequence[str]) -> int:
         print(OmegaConf.to_yaml(compose(overrides).config, resolve="resolve" in flags), end="")
     except OmegaConfBaseException as error:
         raise ConfigError(one_line(error)) from error
-    return OK
-
-
-def _launch(encoded: list[str], plugins: list[str]) -> int:
-    """Hydra's launcher on the encoded runs of a sweep."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    from rlvis.compose.command import CONF
-
-    before = sys.argv
-    sys.argv = ["rlvis", "--multirun", *encoded, *plugins]
-    GlobalHydra.instance().clear()
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")(sweep_run)()
-    except SystemExit as stop:
-        return FAILED if stop.code else OK
-    finally:
-        sys.argv = before
-        GlobalHydra.instance().clear()
     return OK
 
 

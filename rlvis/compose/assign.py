@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rlvis import schema
 from rlvis.compose import names
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, mistake
 
 
 def assign(config: DictConfig, key: str, value: Any) -> None:
@@ -39,8 +39,10 @@ def assign(config: DictConfig, key: str, value: Any) -> None:
         if not isinstance(value, dict):
             inside = list(names.fields(kind)) or ["NAME"]
             raise ConfigError(
-                f"{key}={value}: {key} is a section with the keys {', '.join(inside)}; type "
-                f"{key}.{inside[0]}=..."
+                mistake(
+                    f"{key}={value}: {key} is a section with the keys {', '.join(inside)}",
+                    f"{key}.{inside[0]}=...",
+                )
             )
         _section(config, node, kind, last, key)
         for name, inner in value.items():
@@ -60,12 +62,12 @@ def unknown(config: DictConfig, key: str) -> str:
 
 def named_entries(config: DictConfig) -> dict[str, list[str]]:
     """The names in the open mappings of a composed configuration."""
-    found = {}
+    entries = {}
     for key in ("reward.terms", "eval.terms"):
         terms = OmegaConf.select(config, key, throw_on_missing=False)
         if terms:
-            found[key] = [str(name) for name in terms]
-    return found
+            entries[key] = [str(name) for name in terms]
+    return entries
 
 
 def _child(config: DictConfig, kind: Any, name: str, key: str) -> Any:

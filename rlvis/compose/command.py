@@ -1,4 +1,4 @@
-"""One configuration from the words of a command line, and the runs of a sweep.
+"""One configuration from the words of a command line.
 
 Hydra chooses and merges the group files; the values come after, through `assign`. Every mistake is one
 ConfigError.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import itertools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rlvis import schema
 from rlvis.compose import names
 from rlvis.compose.assign import assign, unknown
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, mistake
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 SEVERAL = ("reward",)  # groups that take several options at once: reward=[coverage,jpeg]
@@ -55,7 +54,7 @@ class Composed:
         except OmegaConfBaseException as error:
             raise ConfigError(one_line(error)) from error
         also = f" (nor {', '.join(missing[1:])})" if missing[1:] else ""
-        raise ConfigError(f"{missing[0]} is not set{also}; type {missing[0]}=...")
+        raise ConfigError(mistake(f"{missing[0]} is not set{also}", f"{missing[0]}=..."))
 
 
 def compose(words: Sequence[str]) -> Composed:
@@ -101,64 +100,19 @@ def parse(word: str) -> Override:
 
 def options(group: str, search: Sequence[str] = ()) -> list[str]:
     """Names of a group's options: ours and those on the search path."""
-    return list(_our_options(group)) if not search else _found_options(group, search)
+    return list(_our_options(group)) if not search else _read_options(group, search)
 
 
 @cache
 def _our_options(group: str) -> tuple[str, ...]:
-    return tuple(_found_options(group, ()))
+    return tuple(_read_options(group, ()))
 
 
-def _found_options(group: str, search: Sequence[str]) -> list[str]:
-    with _hydra():
+def _read_options(group: str, search: Sequence[str]) -> list[str]:
+    with hydra_session():
         loader = GlobalHydra.instance().config_loader()
-        found: list[str] = loader.get_group_options(group, config_name="train", overrides=list(search))
-    return sorted(name for name in found if name != f"base_{group}")
-
-
-def axes(words: Sequence[str]) -> list[list[str]]:
-    """What each word of a sweep stands for: "eta=0.3,0.7" -> ["eta=0.3", "eta=0.7"]; a word without a sweep
-    stands for itself.
-
-    Raises ConfigError for an interval, which has no list of values.
-    """
-    return [_axis(parse(word)) for word in words]
-
-
-def runs(words: Sequence[str]) -> list[list[str]]:
-    """All runs of a sweep as lists of overrides: every combination, the last word changing fastest."""
-    return [list(run) for run in itertools.product(*axes(words))]
-
-
-def each_value_once(words: Sequence[str]) -> Iterator[list[str]]:
-    """The few runs of a sweep in which every value occurs: the first one, then each other value beside the
-    first of the rest.
-    """
-    spread = axes(words)
-    first = [values[0] for values in spread]
-    yield first
-    for i, values in enumerate(spread):
-        for value in values[1:]:
-            yield [*first[:i], value, *first[i + 1 :]]
-
-
-def encoded(words: Sequence[str]) -> list[str]:
-    """The axes of a sweep as overrides of conf/sweep.yaml: one key a word, its values quoted, so that Hydra
-    only counts them.
-    """
-    quoted = [[QuotedString(value, Quote.single).with_quotes() for value in values] for values in axes(words)]
-    return [f"+run.w{i}={','.join(values)}" for i, values in enumerate(quoted)]
-
-
-def check_sweeper(words: Sequence[str]) -> None:
-    """Compose Hydra's own part of a sweep (launcher, sweeper). Raises ConfigError for a key or a plugin that
-    is not there.
-    """
-    with _hydra():
-        try:
-            hydra.compose("sweep", overrides=list(words), return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(one_line(error)) from error
+        listed: list[str] = loader.get_group_options(group, config_name="train", overrides=list(search))
+    return sorted(name for name in listed if name != f"base_{group}")
 
 
 def one_line(error: BaseException) -> str:
@@ -166,8 +120,8 @@ def one_line(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(cause).split("Config search path")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("reference_type", "object_type", "See https"))]
-    return "; ".join(line.replace("full_key: ", "at ") for line in told)
+    kept = [line for line in lines if not line.startswith(("reference_type", "object_type", "See https"))]
+    return "; ".join(line.replace("full_key: ", "at ") for line in kept)
 
 
 def _refuse(override: Override) -> None:
@@ -180,15 +134,19 @@ def _refuse(override: Override) -> None:
         )
     if override.is_hydra_override() and key != "hydra.searchpath":
         raise ConfigError(
-            f"{word} has no effect on a single run, which makes its own folder and log; type run_dir=DIR for "
-            "the folder, or add -m"
+            mistake(
+                f"{word} has no effect on a single run, which makes its own folder and log",
+                "run_dir=DIR for the folder, or add -m",
+            )
         )
     if override.package is not None:
         raise ConfigError(
-            f"{word}: options go into their own section; type {key}={override.get_value_element_as_str()}"
+            mistake(
+                f"{word}: options go into their own section", f"{key}={override.get_value_element_as_str()}"
+            )
         )
     if override.is_delete():
-        raise ConfigError(f"{word}: nothing can be removed, only unset; type {key}=null")
+        raise ConfigError(mistake(f"{word}: nothing can be removed, only unset", f"{key}=null"))
 
 
 def _names_group(override: Override) -> bool:
@@ -214,8 +172,10 @@ def _choice(override: Override, search: Sequence[str]) -> str:
             )
     if isinstance(value, list) and group not in SEVERAL:
         raise ConfigError(
-            f"{group} takes one option, got {len(value)}: {', '.join(map(str, value))}; type "
-            f"{group}={value[0]}"
+            mistake(
+                f"{group} takes one option, got {len(value)}: {', '.join(map(str, value))}",
+                f"{group}={value[0]}",
+            )
         )
     return f"{group}=[{','.join(map(str, picked))}]" if group in SEVERAL else f"{group}={value}"
 
@@ -233,7 +193,7 @@ def _ours(choices: tuple[str, ...]) -> DictConfig:
 
 
 def _read(choices: Sequence[str], search: Sequence[str]) -> DictConfig:
-    with _hydra(), warnings.catch_warnings():
+    with hydra_session(), warnings.catch_warnings():
         warnings.filterwarnings("error", ".*is not available")  # of a search path; a mistake, not a remark
         try:
             return hydra.compose("train", overrides=[*choices, *search])
@@ -251,7 +211,7 @@ def _file_message(error: BaseException) -> str:
 
 
 @contextmanager
-def _hydra() -> Iterator[None]:
+def hydra_session() -> Iterator[None]:
     """Hydra on our conf/, whatever ran before in this process, and its state put back after."""
     schema.register()
     before = GlobalHydra.instance().hydra
@@ -263,16 +223,3 @@ def _hydra() -> Iterator[None]:
         GlobalHydra.instance().clear()
         if before is not None:
             GlobalHydra.instance().initialize(before)
-
-
-def _axis(override: Override) -> list[str]:
-    word = str(override.input_line)
-    if not override.is_sweep_override():
-        return [word]
-    if override.is_interval_sweep():
-        raise ConfigError(
-            f"{word}: a sweep here takes a list of values; type {override.key_or_group}=A,B,C or range(1,5)"
-        )
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-        raise ConfigError(f"{word}: glob() is not read here; type {override.key_or_group}=A,B,C")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]

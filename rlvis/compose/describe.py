@@ -56,4 +56,4 @@ def listing(groups: list[str] | None = None) -> str:
 def section(group: str, option: str) -> str:
     """The keys of a group with their values in that option, as yaml."""
     values = OmegaConf.to_container(compose([f"{group}={option}"]).config[group], enum_to_str=True)
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None).rstrip()
+    return str(yaml.safe_dump(values, sort_keys=False, default_flow_style=None)).rstrip()

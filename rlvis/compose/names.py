@@ -115,8 +115,8 @@ def nearest(key: str, known: Sequence[str]) -> list[str]:
         return same[:3]
     alike = difflib.get_close_matches(key, known, 3, 0.6)
     near_words = difflib.get_close_matches(last, sorted(set(word.values())), 2, 0.7)
-    found = dict.fromkeys([*alike, *(k for k in known if word[k] in near_words)])
-    ranked = sorted(found, key=lambda k: difflib.SequenceMatcher(None, key, k).ratio(), reverse=True)
+    candidates = dict.fromkeys([*alike, *(k for k in known if word[k] in near_words)])
+    ranked = sorted(candidates, key=lambda k: difflib.SequenceMatcher(None, key, k).ratio(), reverse=True)
     return ranked[:3] or difflib.get_close_matches(key, known, 1, 0.0)
 
 

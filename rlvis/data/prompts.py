@@ -19,6 +19,7 @@ from torch import Tensor
 from rlvis.data import pairs, readers, selection, shapes
 from rlvis.data.readers import Row, Rows
 from rlvis.data.selection import Selection, Tally
+from rlvis.findings import Finding, mistake
 from rlvis.schema import DataConfig
 
 log = logging.getLogger(__name__)
@@ -122,31 +123,31 @@ def _check_options(config: DataConfig) -> None:
         near = difflib.get_close_matches(config.source, SOURCES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"data.source={config.source!r}: wanted one of {', '.join(SOURCES)}{hint}")
-    for told in (*option_mistakes(config), *selection.mistakes(config)):
-        raise ValueError(told)
+    for error in (*option_errors(config), *selection.errors(config)):
+        raise ValueError(str(error))
 
 
-def option_mistakes(config: DataConfig) -> Iterator[str]:
-    """What a source needs and has not got, or has got and does not read; one message each."""
+def option_errors(config: DataConfig) -> Iterator[Finding]:
+    """What a source needs and has not got, or has got and does not read."""
     source, world = config.source, config.source in shapes.SOURCES
     told = f"data.source={source}"
     if world and config.path is not None:
-        yield (
-            f"data.path={config.path} does nothing with {told}, which needs no file; type data=txt (or "
-            "jsonl, csv, ...), or data.path=null"
+        yield mistake(
+            f"data.path={config.path} does nothing with {told}, which needs no file",
+            "data=txt (or jsonl, csv, ...), or data.path=null",
         )
     if not world and not config.path:
         what, name = ("a hub data set", "OWNER/NAME") if source == "hub" else ("a file or folder", "FILE")
-        yield f"data.path is not set, and {told} needs {what}; type data.path={name}"
+        yield mistake(f"data.path is not set, and {told} needs {what}", f"data.path={name}")
     if not world and config.kinds is not None:
-        yield (
-            f"data.kinds=[{','.join(config.kinds)}] does nothing with {told}, whose prompts have no kinds; "
-            "type data.kinds=null"
+        yield mistake(
+            f"data.kinds=[{','.join(config.kinds)}] does nothing with {told}, whose prompts have no kinds",
+            "data.kinds=null",
         )
     if world and config.heldout:
-        yield (
-            f"data.heldout={config.heldout} does nothing with {told}, which has a held-out split of its own; "
-            "type data.heldout=0"
+        yield mistake(
+            f"data.heldout={config.heldout} does nothing with {told}, which has a held-out split of its own",
+            "data.heldout=0",
         )
     fresh = DataConfig()
     unread = {
@@ -159,9 +160,9 @@ def option_mistakes(config: DataConfig) -> Iterator[str]:
         value, usual = getattr(config, key), getattr(fresh, key)
         if idle and value != usual:
             why = {"image": "brings no pictures", "revision": "is no hub data set"}.get(key, "has no columns")
-            yield (
-                f"data.{key}={value} does nothing with {told}, which {why}; type "
-                f"data.{key}={'null' if usual is None else usual}"
+            yield mistake(
+                f"data.{key}={value} does nothing with {told}, which {why}",
+                f"data.{key}={'null' if usual is None else usual}",
             )
 
 

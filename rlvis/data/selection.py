@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlvis.findings import Finding, mistake
 from rlvis.schema import DataConfig
 
 TRAIN, HELD_OUT = "train", "heldout"
@@ -149,29 +150,32 @@ def pattern(text: str) -> re.Pattern[str]:
         ) from error
 
 
-def mistakes(config: DataConfig) -> Iterator[str]:
-    """What is wrong with the numbers and patterns, one message each."""
+def errors(config: DataConfig) -> Iterator[Finding]:
+    """What is wrong with the numbers and patterns."""
     if config.min_words < 0:
-        yield f"data.min_words={config.min_words}: wanted 0 (any) or more; type data.min_words=0"
+        yield mistake(f"data.min_words={config.min_words}: wanted 0 (any) or more", "data.min_words=0")
     if config.max_words is not None and config.max_words < max(1, config.min_words):
-        yield (
-            f"data.max_words={config.max_words}: wanted at least data.min_words={config.min_words} and 1; "
-            "type data.max_words=null for no limit"
+        yield mistake(
+            f"data.max_words={config.max_words}: wanted at least data.min_words={config.min_words} and 1",
+            "data.max_words=null for no limit",
         )
     if not 0 <= config.min_ascii <= 1:
-        yield (
-            f"data.min_ascii={config.min_ascii}: wanted the least share of ASCII characters, 0 to 1; type "
-            "data.min_ascii=0.9 for English"
+        yield mistake(
+            f"data.min_ascii={config.min_ascii}: wanted the least share of ASCII characters, 0 to 1",
+            "data.min_ascii=0.9 for English",
         )
     if not 0 <= config.heldout < 1:
-        yield (
+        yield mistake(
             f"data.heldout={config.heldout}: wanted the share of prompts that are never trained on, 0 or "
-            "more and below 1; type data.heldout=0.02"
+            "more and below 1",
+            "data.heldout=0.02",
         )
     if config.quoted == "":
-        yield "data.quoted is empty, and names a metadata field; type data.quoted=target, or data.quoted=null"
+        yield mistake(
+            "data.quoted is empty, and names a metadata field", "data.quoted=target, or data.quoted=null"
+        )
     if config.drop is not None:
         try:
             pattern(config.drop)
         except ValueError as error:
-            yield str(error)
+            yield mistake(str(error))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rlvis.data.world import draw, language
+from rlvis.findings import Finding, mistake
 
 STILL, VIDEO, IMAGE_TO_VIDEO = "shapes", "shapes_video", "shapes_i2v"
 SOURCES = (STILL, VIDEO, IMAGE_TO_VIDEO)
@@ -28,17 +29,16 @@ def known_kinds(source: str) -> tuple[str, ...]:
     return language.STILL_KINDS if source == STILL else language.CLIP_KINDS
 
 
-def unknown_kind(source: str, kinds: Sequence[str]) -> str | None:
-    """What is wrong with a selection of kinds, and what to type; None where nothing is."""
+def kind_errors(source: str, kinds: Sequence[str], key: str) -> Iterator[Finding]:
+    """What is wrong with a selection of kinds. key: the option that makes it, such as data.kinds."""
     known = known_kinds(source)
     wrong = [kind for kind in kinds if kind not in known]
-    if not wrong and kinds:
-        return None
-    near = difflib.get_close_matches(wrong[0], known, 1) if wrong else []
-    return (
-        f"data.kinds=[{','.join(kinds)}]: data.source={source} has the kinds {', '.join(known)}; type "
-        f"data.kinds=[{near[0] if near else known[0]}], or data.kinds=null for all"
-    )
+    if wrong or not kinds:
+        near = difflib.get_close_matches(wrong[0], known, 1) if wrong else []
+        yield mistake(
+            f"{key}=[{','.join(kinds)}]: data.source={source} has the kinds {', '.join(known)}",
+            f"{key}=[{near[0] if near else known[0]}], or {key}=null for all",
+        )
 
 
 def prompts(source: str, split: str, kinds: Sequence[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -47,9 +47,8 @@ def prompts(source: str, split: str, kinds: Sequence[str] | None) -> Iterator[tu
 
     Raises ValueError for another split or kind.
     """
-    told = None if kinds is None else unknown_kind(source, kinds)
-    if told is not None:
-        raise ValueError(told)
+    for error in () if kinds is None else kind_errors(source, kinds, "data.kinds"):
+        raise ValueError(str(error))
     chosen = None if kinds is None else tuple(kinds)
     for text in language.prompts(split, clips=source != STILL, kinds=chosen):
         yield text, metadata(language.parse(text))

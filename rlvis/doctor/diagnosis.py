@@ -1,48 +1,43 @@
-"""What the doctor finds: one record a finding, a table for a terminal, doctor.json, and what stops a run."""
+"""What the doctor finds: one record a check, what stops a run, and doctor.json."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from io import StringIO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from rlvis.findings import Finding, Number, Severity, mistake, to_json, worst_first, write_json
 from rlvis.schema import Doctor
 
-Number = float | int | str
-OK, WARNING, FAILURE = "ok", "warning", "failure"
-LEVELS = (OK, WARNING, FAILURE)
 FILE = "doctor.json"
 OFF = "doctor=off goes on all the same"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One check and how it came out.
+def ok(name: str, what: str, numbers: Mapping[str, Number] | None = None) -> Finding:
+    """A check that found all well. name: of the check, one word where it can be."""
+    return Finding(name=name, severity=Severity.ok, what=what, numbers=numbers or {})
 
-    check: short name, one word where it can be. level: ok | warning | failure. what: one sentence with its
-    numbers. numbers: the same as data. why: what it means for training. type: what to type about it; both
-    empty where all is well.
-    """
 
-    check: str
-    level: str
-    what: str
-    numbers: Mapping[str, Number] = field(default_factory=dict)
-    why: str = ""
-    type: str = ""
+def warning(
+    name: str, what: str, numbers: Mapping[str, Number] | None = None, *, why: str, type: str
+) -> Finding:
+    """A check that found what may spoil a training. why: what it means; type: what to type about it."""
+    return _problem(Severity.warning, name, what, numbers, why, type)
 
-    def __post_init__(self) -> None:
-        assert self.level in LEVELS, self.level
-        assert self.level == OK or (self.why and self.type), f"{self.check}: a problem without why and type"
 
-    @property
-    def told(self) -> str:
-        """The finding as one line: check, what, why, what to type."""
-        parts = [f"{self.check}: {self.what}", self.why, self.type and f"type {self.type}"]
-        return "; ".join(part for part in parts if part)
+def failure(
+    name: str, what: str, numbers: Mapping[str, Number] | None = None, *, why: str, type: str
+) -> Finding:
+    """A check that found what spoils a training. why: what it means; type: what to type about it."""
+    return _problem(Severity.failure, name, what, numbers, why, type)
+
+
+def _problem(
+    severity: Severity, name: str, what: str, numbers: Mapping[str, Number] | None, why: str, type: str
+) -> Finding:
+    assert why, f"{name}: a problem without why"
+    assert type, f"{name}: a problem without what to type"
+    return Finding(name=name, severity=severity, what=what, numbers=numbers or {}, why=why, type=type)
 
 
 @dataclass(frozen=True)
@@ -53,86 +48,45 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     seconds: float = 0.0
 
-    def of(self, *levels: str) -> list[Finding]:
-        """The findings of these levels, worst first."""
-        return [f for level in reversed(LEVELS) if level in levels for f in self.findings if f.level == level]
+    def of(self, *severities: Severity) -> list[Finding]:
+        """The findings of these severities, worst first."""
+        return worst_first(self.findings, *severities)
 
     @property
     def stopping(self) -> list[Finding]:
         """The findings for which this mode does not start the training."""
         if self.mode is Doctor.off:
             return []
-        return self.of(FAILURE, WARNING) if self.mode is Doctor.strict else self.of(FAILURE)
+        strict = (Severity.warning,) if self.mode is Doctor.strict else ()
+        return self.of(Severity.failure, *strict)
 
     @property
     def headline(self) -> str:
         """Such as "14 checks in 1.3 s, all well" or "14 checks in 1.3 s: 1 failure, 2 warnings"."""
-        counts = [(len(self.of(level)), level) for level in (FAILURE, WARNING)]
-        bad = ", ".join(f"{n} {level}{'' if n == 1 else 's'}" for n, level in counts if n)
+        counts = [(len(self.of(severity)), severity) for severity in (Severity.failure, Severity.warning)]
+        bad = ", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for n, severity in counts if n)
         start = f"{len(self.findings)} checks in {self.seconds:.1f} s"
         return f"{start}: {bad}" if bad else f"{start}, all well"
 
-    def refusal(self) -> str:
-        """The message with which a run is stopped, one line a finding."""
+    def refusal(self) -> list[Finding]:
+        """The findings with which a run is stopped, after one that says so."""
         return refusal(self.stopping, self.mode)
 
 
-def refusal(found: Sequence[Finding], mode: Doctor) -> str:
-    """The message for findings that stop a run: one line each, and how to go on without the doctor."""
-    strict = " (doctor=strict stops at warnings too)" if any(f.level == WARNING for f in found) else ""
-    count = f"{len(found)} finding{'' if len(found) == 1 else 's'}"
+def refusal(stopping: Sequence[Finding], mode: Doctor) -> list[Finding]:
+    """The findings that stop a run, after one that says so and how to go on without the doctor."""
     assert mode is not Doctor.off, "an examination that is off stops nothing"
-    first = f"the doctor does not start this training: {count}{strict}; {OFF}"
-    return "\n".join([first, *(f.told for f in found)])
+    warns = any(finding.severity is Severity.warning for finding in stopping)
+    strict = " (doctor=strict stops at warnings too)" if warns else ""
+    count = f"{len(stopping)} finding{'' if len(stopping) == 1 else 's'}"
+    return [mistake(f"the doctor does not start this training: {count}{strict}; {OFF}"), *stopping]
 
 
 def write(diagnosis: Diagnosis, folder: Path) -> Path:
-    """doctor.json in a run folder, whole or not at all; numbers that are not finite as text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told = {
+    """doctor.json in a run folder, whole or not at all."""
+    content = {
         "mode": diagnosis.mode.value,
         "seconds": round(diagnosis.seconds, 3),
-        "findings": [asdict(f) | {"numbers": _plain(f.numbers)} for f in diagnosis.findings],
+        "findings": [to_json(finding) for finding in diagnosis.findings],
     }
-    aside = folder / f".{FILE}"
-    aside.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(folder / FILE)
-    return folder / FILE
-
-
-def table(diagnosis: Diagnosis, width: int | None = None, colour: bool = False) -> str:
-    """The findings as text for a terminal: a line each, and below a problem its why and what to type.
-
-    width: columns; None takes the terminal's. colour: with escape codes.
-    """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    styles = {OK: "green", WARNING: "yellow", FAILURE: "bold red"}
-    grid = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for finding in diagnosis.findings:
-        lines = [finding.what]
-        if finding.level != OK:
-            lines += [f"why: {finding.why}", f"type: {finding.type}"]
-        cells = Text(finding.level, styles[finding.level]), Text(finding.check), Text("\n".join(lines))
-        grid.add_row(*cells)
-    out = StringIO()
-    console = Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False)
-    console.print(grid)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
-
-
-def _plain(numbers: Mapping[str, Number]) -> dict[str, Number]:
-    return {
-        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in numbers.items()
-    }
-
-
-def combined(groups: Iterable[Iterable[Finding]]) -> tuple[Finding, ...]:
-    """The findings of several checks, in order."""
-    return tuple(finding for group in groups for finding in group)
+    return write_json(folder / FILE, content)

@@ -1,6 +1,6 @@
 """Sizes that fit and sizes that waste: rows over ranks and micro-batches, groups, files, prompts.
 
-Contradictions are refused in `checks.py` already; here stands what runs, but badly.
+Contradictions are refused in `rlvis.checks` already; here stands what runs, but badly.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import math
 import torch
 
 from rlvis.checks import files as config_files
-from rlvis.checks.sampler import trained_transitions
 from rlvis.data.prompts import PromptSet
-from rlvis.doctor.diagnosis import FAILURE, OK, WARNING, Finding, Number
+from rlvis.doctor.diagnosis import failure, ok, warning
+from rlvis.findings import Finding, Number
+from rlvis.flow.windows import trained_transitions
 from rlvis.models.policy import Policy
 from rlvis.runtime import rng
 from rlvis.runtime.dist import World
@@ -62,12 +63,12 @@ def geometry(config: Config, world: World, latent_shape: tuple[int, int, int, in
         "padding_training": round(training, 4),
     }
     if max(sampling, training) <= PADDED:
-        return [Finding("geometry", OK, what, numbers)]
+        return [ok("geometry", what, numbers)]
     options = {m: max(padding(config, world.data_size, m)) for m in range(max(1, size // 4), size + 1)}
     best = min(options, key=lambda m: (round(options[m], 3), -m))
     why = "padding rows go through the policy as others do and count for nothing: time that is thrown away"
     kind = f"train.micro_batch={best} ({options[best]:.0%}), or sizes that divide by it"
-    return [Finding("geometry", WARNING, what, numbers, why, kind)]
+    return [warning("geometry", what, numbers, why=why, type=kind)]
 
 
 def _units(world: World) -> str:
@@ -84,52 +85,52 @@ def groups(config: Config) -> list[Finding]:
     what = f"{p} groups of {k}, {updates} updates of {rows // updates} rows"
     numbers: dict[str, Number] = {"groups": p, "samples": k, "updates": updates}
     if config.train.steps < TRY:
-        return [Finding("groups", OK, f"{what}; a run of {config.train.steps} steps", numbers)]
+        return [ok("groups", f"{what}; a run of {config.train.steps} steps", numbers)]
     if k < GROUP:
         why = f"the mean and the deviation of {k} samples are mostly noise, and an advantage is made of both"
-        return [Finding("groups", WARNING, what, numbers, why, "data.samples_per_prompt=8")]
+        return [warning("groups", what, numbers, why=why, type="data.samples_per_prompt=8")]
     joint = advantage.std_scope is StdScope.batch or advantage.combine is Combine.gdpo
     if joint and p < GROUPS:
         why = f"one deviation over the batch rests on {p} prompts, so the hardest of them sets every scale"
         kind = f"data.prompts_per_step={GROUPS} or more"
-        return [Finding("groups", WARNING, what, numbers, why, kind)]
-    return [Finding("groups", OK, what, numbers)]
+        return [warning("groups", what, numbers, why=why, type=kind)]
+    return [ok("groups", what, numbers)]
 
 
 def files(config: Config) -> list[Finding]:
     """The files that the configuration names."""
     wrong = config_files.files(config)
     if not wrong:
-        return [Finding("files", OK, "every file that the configuration names is there")]
+        return [ok("files", "every file that the configuration names is there")]
     why = "it is read in the course of the run"
-    return [Finding("files", FAILURE, one, {}, why, "the right path, as the message says") for one in wrong]
+    return [failure("files", str(one), why=why, type="the right path, as the message says") for one in wrong]
 
 
-def prompts(config: Config, found: PromptSet, policy: Policy) -> list[Finding]:
+def prompts(config: Config, prompt_set: PromptSet, policy: Policy) -> list[Finding]:
     """How many prompts are cut by the text encoders, and how many occur more than once."""
-    total = len(found.texts)
+    total = len(prompt_set.texts)
     step = max(1, math.ceil(total / ASKED))
-    asked = found.texts[::step]
-    cut = [text for text in asked if policy.truncated(text)]
-    read, repeated = total + found.duplicates, total - len(set(found.texts))
+    sample = prompt_set.texts[::step]
+    cut = [text for text in sample if policy.truncated(text)]
+    read, repeated = total + prompt_set.duplicates, total - len(set(prompt_set.texts))
     what = (
-        f"{total} prompts; {len(cut)} of {len(asked)} looked at are cut, {repeated} have the text of "
-        f"another, {found.duplicates} equal rows of the source were left out"
+        f"{total} prompts; {len(cut)} of {len(sample)} looked at are cut, {repeated} have the text of "
+        f"another, {prompt_set.duplicates} equal rows of the source were left out"
     )
     numbers: dict[str, Number] = {
         "prompts": total,
-        "truncated_share": round(len(cut) / len(asked), 4),
+        "truncated_share": round(len(cut) / len(sample), 4),
         "repeated_share": round(repeated / total, 4),
-        "left_out_share": round(found.duplicates / read, 4),
+        "left_out_share": round(prompt_set.duplicates / read, 4),
     }
-    made = []
-    if len(cut) > SHARE * len(asked):
+    findings = []
+    if len(cut) > SHARE * len(sample):
         why = f"the policy never sees their ends, which scorers may judge; the first: {cut[0][:80]!r}"
         kind = "data.path=FILE with shorter prompts"
         if config.model.max_tokens is not None:
             kind = f"model.max_tokens={2 * config.model.max_tokens} where the family can, or {kind}"
-        made.append(Finding("prompts", WARNING, what, numbers, why, kind))
+        findings.append(warning("prompts", what, numbers, why=why, type=kind))
     if repeated > SHARE * total:
         why = "a text that stands there n times, with other metadata each time, is drawn n times as often"
-        made.append(Finding("prompts", WARNING, what, numbers, why, "data.path=FILE without repetitions"))
-    return made or [Finding("prompts", OK, what, numbers)]
+        findings.append(warning("prompts", what, numbers, why=why, type="data.path=FILE without repetitions"))
+    return findings or [ok("prompts", what, numbers)]

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.doctor.diagnosis import FAILURE, OK, WARNING, Finding, Number
+from rlvis.doctor.diagnosis import failure, ok, warning
 from rlvis.doctor.probe import Probe
+from rlvis.findings import Finding, Number
 from rlvis.records import Advantages, Trajectories
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
@@ -49,8 +50,8 @@ class Collecting:
         """Largest |gradient| of each parameter; nothing is accumulated anywhere."""
         if not loss.requires_grad:
             return
-        found = torch.autograd.grad(self.scale * loss, self.parameters, allow_unused=True)
-        for i, gradient in enumerate(found):
+        gradients = torch.autograd.grad(self.scale * loss, self.parameters, allow_unused=True)
+        for i, gradient in enumerate(gradients):
             if gradient is not None and gradient.numel():
                 self.reached[i] = True
                 top = gradient.detach().abs().amax().float() / self.scale
@@ -83,27 +84,29 @@ def gradient(probe: Probe) -> list[Finding]:
     parts = probe.parts
     if parts.engine.stage == 3:
         what = "not looked at: with ZeRO-3 no rank has whole parameters to differentiate"
-        return [Finding("gradient", OK, what)]
+        return [ok("gradient", what)]
     named = parts.policy.trainable()
     records, few = _few(probe)
-    found, made = [], []
+    reaches, findings = [], []
     for a, name in enumerate(few.names):
         if float(few.coef[a]) == 0:
-            made.append(Finding(f"gradient {name}", OK, "its coefficient is 0: scored, not trained on"))
+            findings.append(ok(f"gradient {name}", "its coefficient is 0: scored, not trained on"))
             continue
         alone = _alone(few, a)
-        reach = _measured(probe, records, alone, beta=0.0, moved=0.0)
-        found.append(reach)
-        made.append(_judged(f"gradient {name}", f"the advantage term {name}", reach, named))
+        reach = _measure(probe, records, alone, beta=0.0, moved=0.0)
+        reaches.append(reach)
+        findings.append(_judge_reach(f"gradient {name}", f"the advantage term {name}", reach, named))
     beta = parts.config.advantage.kl_beta
     if beta > 0:
         silent = few.replace(coef=torch.zeros_like(few.coef))
-        reach = _measured(probe, records, silent, beta=beta, moved=MOVED)
-        found.append(reach)
-        made.append(
-            _judged("gradient kl", f"the KL term (kl_beta={beta:g}, output moved by {MOVED:g})", reach, named)
+        reach = _measure(probe, records, silent, beta=beta, moved=MOVED)
+        reaches.append(reach)
+        findings.append(
+            _judge_reach(
+                "gradient kl", f"the KL term (kl_beta={beta:g}, output moved by {MOVED:g})", reach, named
+            )
         )
-    return [*made, *_untouched(found, named)]
+    return [*findings, *_judge_untouched(reaches, named)]
 
 
 def _few(probe: Probe) -> tuple[Trajectories, Advantages]:
@@ -112,9 +115,9 @@ def _few(probe: Probe) -> tuple[Trajectories, Advantages]:
     ends = sorted({0, t.step.shape[1] - 1})
     kept = probe.advantages.keep.flatten().clone()
     for rank in range(world.data_size):
-        own = World(rank, world.data_size).rows(kept.numel())
-        mine = [row for row in own if kept[row]]
-        kept[mine[probe.parts.config.train.micro_batch :]] = False
+        rank_rows = World(rank, world.data_size).rows(kept.numel())
+        kept_rows = [row for row in rank_rows if kept[row]]
+        kept[kept_rows[probe.parts.config.train.micro_batch :]] = False
     records = t.replace(at=t.at[:, ends], step=t.step[:, ends], logprob=t.logprob[:, ends])
     return records, probe.advantages.replace(keep=kept.reshape(probe.advantages.keep.shape))
 
@@ -131,7 +134,7 @@ def _alone(advantages: Advantages, a: int) -> Advantages:
     return advantages.replace(coef=coef, term=term)
 
 
-def _measured(
+def _measure(
     probe: Probe, records: Trajectories, advantages: Advantages, *, beta: float, moved: float
 ) -> Reach:
     parts, config = probe.parts, probe.parts.config
@@ -157,7 +160,7 @@ def _measured(
     return reach
 
 
-def _judged(check: str, term: str, reach: Reach, named: list[tuple[str, Any]]) -> Finding:
+def _judge_reach(check: str, term: str, reach: Reach, named: list[tuple[str, Any]]) -> Finding:
     total, touched = len(named), int((reach.largest > 0).sum())
     top = float(reach.largest.max())
     numbers: dict[str, Number] = {"parameters": total, "touched": touched, "largest": top}
@@ -166,7 +169,7 @@ def _judged(check: str, term: str, reach: Reach, named: list[tuple[str, Any]]) -
         first = named[int((~torch.isfinite(reach.largest)).nonzero()[0])][0]
         what = f"{term} gives gradients that are not finite, the first at {first}"
         why = "the first optimizer step would spoil the weights, or never be taken"
-        return Finding(check, FAILURE, what, numbers, why, "model.dtype=float32, or the term switched off")
+        return failure(check, what, numbers, why=why, type="model.dtype=float32, or the term switched off")
     if touched == 0:
         inside = int(reach.reached.sum())
         what = f"{term} gives no trained parameter a gradient ({inside} of {total} are in its graph)"
@@ -174,28 +177,26 @@ def _judged(check: str, term: str, reach: Reach, named: list[tuple[str, Any]]) -
         kind = (
             "advantage.kl_beta=0" if check == "gradient kl" else "advantage=grpo, to see whether that moves"
         )
-        return Finding(check, FAILURE, what, numbers, why, kind)
-    return Finding(check, OK, what, numbers)
+        return failure(check, what, numbers, why=why, type=kind)
+    return ok(check, what, numbers)
 
 
-def _untouched(found: list[Reach], named: list[tuple[str, Any]]) -> list[Finding]:
+def _judge_untouched(reaches: list[Reach], named: list[tuple[str, Any]]) -> list[Finding]:
     """Parameters that are in the graph of no term at all."""
-    if not found:
+    if not reaches:
         return []
-    reached = torch.stack([reach.reached for reach in found]).amax(0) > 0
+    reached = torch.stack([reach.reached for reach in reaches]).amax(0) > 0
     lost = [(name, p.numel()) for (name, p), hit in zip(named, reached.tolist(), strict=True) if not hit]
     values, total = sum(n for _, n in lost), sum(p.numel() for _, p in named)
     numbers: dict[str, Number] = {"without": len(lost), "share": round(values / total, 4)}
     if not lost:
-        return [
-            Finding("trained", OK, f"every one of {len(named)} trained parameters is in the loss", numbers)
-        ]
+        return [ok("trained", f"every one of {len(named)} trained parameters is in the loss", numbers)]
     some = ", ".join(name for name, _ in lost[:NAMES]) + (", ..." if len(lost) > NAMES else "")
     what = f"{len(lost)} of {len(named)} trained parameters ({values / total:.1%} of the values) are in no "
     what += f"term's graph: {some}"
     numbers["names"] = some
-    if values <= UNTOUCHED * total or len(lost) == len(named):  # the latter is told by every term
-        return [Finding("trained", OK, what, numbers)]
+    if values <= UNTOUCHED * total or len(lost) == len(named):  # the latter is said by every term
+        return [ok("trained", what, numbers)]
     why = "they are never trained, and take memory in the optimizer"
     kind = "model.lora.targets=[...] without them, or another sampler.window that passes them"
-    return [Finding("trained", WARNING, what, numbers, why, kind)]
+    return [warning("trained", what, numbers, why=why, type=kind)]

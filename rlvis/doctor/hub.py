@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rlvis.advantage.maps.backbone import CHECKPOINTS
-from rlvis.doctor.diagnosis import FAILURE, OK, Finding
+from rlvis.doctor.diagnosis import failure, ok
+from rlvis.findings import Finding
 from rlvis.models.source import ASSET
 from rlvis.reward import function
 from rlvis.reward.hub import PINNED
@@ -71,8 +72,8 @@ def judges(terms: Mapping[str, RewardTerm], where: str) -> Iterator[Wanted]:
     for name, term in terms.items():
         for key, file in JUDGES.get(term.scorer, {}).items():
             repository = str(_kwarg(term, key)).removeprefix("hf-hub:")
-            told = term.kwargs.get("revision" if key == "path" else f"{key}_revision")
-            revision = told or PINNED.get(repository)
+            chosen = term.kwargs.get("revision" if key == "path" else f"{key}_revision")
+            revision = chosen or PINNED.get(repository)
             yield Wanted(f"{where}.terms.{name}.kwargs.{key}", repository, file, revision)
 
 
@@ -95,13 +96,13 @@ def hub(config: Config) -> list[Finding]:
     """Whether every repository that is not in the cache can be had."""
     names = wanted(config)
     if not names:
-        return [Finding("hub", OK, "nothing comes from the hub", {"repositories": 0})]
+        return [ok("hub", "nothing comes from the hub", {"repositories": 0})]
     missing = [one for one in names if not _cached(one)]
-    if found := _unreachable(missing):
-        return found
+    if failures := _unreachable(missing):
+        return failures
     what = f"{len(names)} repositories, {len(names) - len(missing)} in the cache"
     what += "" if not missing else f", {', '.join(one.repository for one in missing)} to be had"
-    return [Finding("hub", OK, what, {"repositories": len(names), "cached": len(names) - len(missing)})]
+    return [ok("hub", what, {"repositories": len(names), "cached": len(names) - len(missing)})]
 
 
 def unreachable(names: Iterable[Wanted]) -> list[Finding]:
@@ -110,7 +111,7 @@ def unreachable(names: Iterable[Wanted]) -> list[Finding]:
 
 
 def _unreachable(missing: Sequence[Wanted]) -> list[Finding]:
-    return [finding for one in missing if (finding := _asked(one)) is not None]
+    return [finding for one in missing if (finding := _ask(one)) is not None]
 
 
 def _cached(one: Wanted) -> bool:
@@ -119,7 +120,7 @@ def _cached(one: Wanted) -> bool:
     return isinstance(try_to_load_from_cache(one.repository, one.file, revision=one.revision), str)
 
 
-def _asked(one: Wanted) -> Finding | None:
+def _ask(one: Wanted) -> Finding | None:
     """What stands between us and a repository; None when it answers."""
     from huggingface_hub import constants, get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub import errors as E
@@ -151,5 +152,5 @@ def _asked(one: Wanted) -> Finding | None:
 
 
 def _missing(one: Wanted, what: str, why: str, kind: str) -> Finding:
-    told = f"{one.key}={one.repository}: {what}"
-    return Finding("hub", FAILURE, told, {"repository": one.repository}, why, kind)
+    sentence = f"{one.key}={one.repository}: {what}"
+    return failure("hub", sentence, {"repository": one.repository}, why=why, type=kind)

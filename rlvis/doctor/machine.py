@@ -19,14 +19,15 @@ import torch
 from torch import nn
 
 import rlvis
-from rlvis.checkpoints.resume import OUTPUTS
-from rlvis.checks.sampler import trained_transitions
-from rlvis.doctor.diagnosis import FAILURE, OK, WARNING, Finding, Number
+from rlvis.doctor.diagnosis import failure, ok, warning
+from rlvis.findings import Finding, Number
+from rlvis.flow.windows import trained_transitions
 from rlvis.models.source import ASSET
+from rlvis.runs.folder import OUTPUTS
 from rlvis.runtime.dist import World
 from rlvis.schema import Config, Dtype
 from rlvis.training.parts import Parts
-from rlvis.training.pipeline import shards
+from rlvis.training.sampling import local_shards
 
 GIB = 2**30
 SHOWN = ("torch", "diffusers", "transformers", "deepspeed")
@@ -36,8 +37,9 @@ ROOM = 0.8  # of the free space that a run may take before it is worth a word
 def versions() -> list[Finding]:
     """What is installed against what the package declares."""
     from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
 
-    wrong, found = [], {"python": platform.python_version()}
+    wrong, installed = [], {"python": platform.python_version()}
     wanted, pythons = declared()
     for line in wanted:
         need = Requirement(line)
@@ -49,31 +51,31 @@ def versions() -> list[Finding]:
             wrong.append(f"{need.name} is not installed (wanted {need.specifier or 'any version'})")
             continue
         if need.name in SHOWN:
-            found[need.name] = have
+            installed[need.name] = have
         if not need.specifier.contains(have, prereleases=True):
             wrong.append(f"{need.name} {have} (wanted {need.specifier})")
-    if pythons and not Requirement(f"python{pythons}").specifier.contains(found["python"], prereleases=True):
-        wrong.append(f"python {found['python']} (wanted {pythons})")
-    what = ", ".join(f"{name} {version}" for name, version in found.items())
+    if pythons and not SpecifierSet(pythons).contains(installed["python"], prereleases=True):
+        wrong.append(f"python {installed['python']} (wanted {pythons})")
+    what = ", ".join(f"{name} {version}" for name, version in installed.items())
     if not wrong:
-        return [Finding("versions", OK, what, dict(found))]
-    told = f"{len(wrong)} of {len(wanted)} requirements are not met: {'; '.join(wrong)}"
+        return [ok("versions", what, dict(installed))]
+    unmet = f"{len(wrong)} of {len(wanted)} requirements are not met: {'; '.join(wrong)}"
     why = "rlvis is tested with the versions it declares; others change numbers or names without a word"
-    return [Finding("versions", WARNING, told, dict(found), why, "pip install -c constraints.txt rlvis")]
+    return [warning("versions", unmet, dict(installed), why=why, type="pip install -c constraints.txt rlvis")]
 
 
 def declared() -> tuple[list[str], str]:
     """The requirements of the package and its Python, from its metadata or, in a checkout, pyproject.toml."""
     project = Path(rlvis.__file__).resolve().parents[1] / "pyproject.toml"
     if project.is_file():
-        told = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {})
-        if told.get("name") == "rlvis":
-            return list(told.get("dependencies", [])), str(told.get("requires-python", ""))
+        section = tomllib.loads(project.read_text(encoding="utf-8")).get("project", {})
+        if section.get("name") == "rlvis":
+            return list(section.get("dependencies", [])), str(section.get("requires-python", ""))
     try:
         about = metadata.metadata("rlvis")
     except metadata.PackageNotFoundError:
         return [], ""
-    return list(metadata.requires("rlvis") or []), str(about.get("Requires-Python") or "")
+    return list(metadata.requires("rlvis") or []), str(about.json.get("requires_python", ""))
 
 
 @dataclass(frozen=True)
@@ -89,35 +91,35 @@ def visible() -> list[Gpu]:
     """The GPUs that this process may use."""
     if not torch.cuda.is_available():
         return []
-    found = []
+    devices = []
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)
-        found.append(Gpu(about.name, about.total_memory, about.major >= 8 or torch.version.hip is not None))
-    return found
+        devices.append(Gpu(about.name, about.total_memory, about.major >= 8 or torch.version.hip is not None))
+    return devices
 
 
 def gpus(config: Config, world: World) -> list[Finding]:
     """GPUs that are seen, used and idle; bfloat16 where it is asked for."""
-    seen = visible()
+    devices = visible()
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    if not seen:
-        return [Finding("gpu", OK, f"torch sees no GPU; {_processes(here)} on the CPU", {"gpus": 0})]
-    names = sorted({f"{gpu.name}, {gpu.memory / GIB:.0f} GiB" for gpu in seen})
-    numbers: dict[str, Number] = {"gpus": len(seen), "processes": here, "names": "; ".join(names)}
-    what = f"{_processes(here)} on {world.device}; torch sees {len(seen)} x {' | '.join(names)}"
-    idle = len(seen) - (here if world.device.type == "cuda" else 0)
+    if not devices:
+        return [ok("gpu", f"torch sees no GPU; {_processes(here)} on the CPU", {"gpus": 0})]
+    names = sorted({f"{gpu.name}, {gpu.memory / GIB:.0f} GiB" for gpu in devices})
+    numbers: dict[str, Number] = {"gpus": len(devices), "processes": here, "names": "; ".join(names)}
+    what = f"{_processes(here)} on {world.device}; torch sees {len(devices)} x {' | '.join(names)}"
+    idle = len(devices) - (here if world.device.type == "cuda" else 0)
     if idle > 0 and config.engine.device != "cpu" and not config.model.path.startswith(ASSET):
-        why = f"{idle} of {len(seen)} GPUs have nothing to do; a step's samples are shared among processes"
-        kind = f"torchrun --nproc-per-node {len(seen)} train.py ... (or CUDA_VISIBLE_DEVICES=0 for one)"
-        return [Finding("gpu", WARNING, what, numbers, why, kind)]
+        why = f"{idle} of {len(devices)} GPUs have nothing to do; a step's samples are shared among processes"
+        kind = f"torchrun --nproc-per-node {len(devices)} train.py ... (or CUDA_VISIBLE_DEVICES=0 for one)"
+        return [warning("gpu", what, numbers, why=why, type=kind)]
     if (
         world.device.type == "cuda"
         and config.model.dtype is Dtype.bfloat16
-        and not seen[world.local_rank].bfloat16
+        and not devices[world.local_rank].bfloat16
     ):
         why = "this GPU has no bfloat16 units and emulates it: slow"
-        return [Finding("gpu", WARNING, what, numbers, why, "model.dtype=float16, or model.dtype=float32")]
-    return [Finding("gpu", OK, what, numbers)]
+        return [warning("gpu", what, numbers, why=why, type="model.dtype=float16, or model.dtype=float32")]
+    return [ok("gpu", what, numbers)]
 
 
 def _processes(count: int) -> str:
@@ -137,10 +139,10 @@ def disk(parts: Parts, run_dir: Path | None) -> list[Finding]:
     what = f"the run writes up to {_size(total)} ({shares}); {_size(free)} are free at {folder}"
     numbers = {"needed_gib": round(total / GIB, 4), "free_gib": round(free / GIB, 4)}
     if total <= ROOM * free:
-        return [Finding("disk", OK, what, numbers)]
+        return [ok("disk", what, numbers)]
     why = "a checkpoint that does not fit stops the run when it is written, hours after the start"
     kind = "run_dir=DIR on another disk, train.keep=1, or train.save_records=false"
-    return [Finding("disk", FAILURE if total > free else WARNING, what, numbers, why, kind)]
+    return [(failure if total > free else warning)("disk", what, numbers, why=why, type=kind)]
 
 
 def written(parts: Parts) -> dict[str, int]:
@@ -180,7 +182,7 @@ def record_bytes(parts: Parts) -> int:
 def memory(parts: Parts) -> list[Finding]:
     """Host memory for the records of a step on this machine's processes, with frames and averages."""
     config, world = parts.config, parts.world
-    rows = max(len(shard.rows) for shard in shards(parts))
+    rows = max(len(shard.rows) for shard in local_shards(parts))
     frames = rows * config.model.frames * 3 * config.model.height * config.model.width
     average = 0 if parts.ema is None else 4 * sum(_count(p) for _, p in parts.policy.trainable())
     here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
@@ -194,29 +196,29 @@ def memory(parts: Parts) -> list[Finding]:
         "latent": f"{c} {positions}",
     }
     if free is None:
-        return [Finding("memory", OK, f"{what}; how much is free is not known here", numbers)]
+        return [ok("memory", f"{what}; how much is free is not known here", numbers)]
     numbers["free_gib"] = round(free / GIB, 3)
     what += f"; {_size(free)} are free"
     if total <= ROOM * free:
-        return [Finding("memory", OK, what, numbers)]
+        return [ok("memory", what, numbers)]
     why = "the kernel kills a process that takes more memory than there is, without a message of its own"
     kind = "train.shard=N (frames of N rows at a time), sampler.storage=bfloat16, or fewer samples a step"
-    return [Finding("memory", FAILURE if total > free else WARNING, what, numbers, why, kind)]
+    return [(failure if total > free else warning)("memory", what, numbers, why=why, type=kind)]
 
 
 def available() -> int | None:
     """Bytes of host memory that are free for us, also inside a container; None where nobody says."""
-    found = []
+    limits = []
     for line in _lines(Path("/proc/meminfo")):
         if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
+            limits.append(int(line.split()[1]) * 1024)
     most, used = (_lines(Path("/sys/fs/cgroup") / f"memory.{name}") for name in ("max", "current"))
     if most and used and most[0].isdigit() and used[0].isdigit():
         cache = next(
             (int(x.split()[1]) for x in _lines(Path("/sys/fs/cgroup/memory.stat")) if x[:5] == "file "), 0
         )
-        found.append(int(most[0]) - int(used[0]) + cache)
-    return min(found, default=None)
+        limits.append(int(most[0]) - int(used[0]) + cache)
+    return min(limits, default=None)
 
 
 def _lines(path: Path) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.doctor.diagnosis import FAILURE, OK, Finding, Number
+from rlvis.doctor.diagnosis import failure, ok
+from rlvis.findings import Finding, Number
 from rlvis.runtime import dist
 from rlvis.training.parts import Parts
 
@@ -37,29 +38,29 @@ def parameters(parts: Parts) -> list[Finding]:
     named: list[tuple[str, Any]] = list(parts.policy.module.named_parameters())
     if parts.engine.stage == 3:
         what = "not looked at: with ZeRO-3 every rank has other shards"
-        return [Finding("parameters", OK, what, {"ranks": parts.world.size})]
+        return [ok("parameters", what, {"ranks": parts.world.size})]
     trained = sum(p.requires_grad for _, p in named)
     sums = torch.stack([checksum(p) for _, p in named])
     bad = torch.tensor([not bool(torch.isfinite(p.detach()).all()) for _, p in named])
-    made = f"{len(named)} parameters ({trained} trained)"
+    total = f"{len(named)} parameters ({trained} trained)"
     numbers: dict[str, Number] = {"parameters": len(named), "ranks": parts.world.size}
     if dist.any_true(bool(bad.any())):
         names = [name for (name, _), odd in zip(named, bad.tolist(), strict=True) if odd]
-        what = f"{len(names)} of {made} on rank {parts.world.rank} are not finite: {', '.join(names[:4])}"
+        what = f"{len(names)} of {total} on rank {parts.world.rank} are not finite: {', '.join(names[:4])}"
         why = "every sample of such a policy is NaN; the checkpoint is damaged, or its dtype too narrow"
         kind = "model.path=FOLDER with a whole checkpoint, or model.dtype=float32"
-        return [Finding("parameters", FAILURE, what, numbers, why, kind)]
+        return [failure("parameters", what, numbers, why=why, type=kind)]
     if parts.world.size == 1:
-        return [Finding("parameters", OK, f"{made}, all finite", numbers)]
+        return [ok("parameters", f"{total}, all finite", numbers)]
     odd = differing(named, sums)
     if not odd:
-        what = f"{made}, all finite and bit for bit the same on {parts.world.size} ranks"
-        return [Finding("parameters", OK, what, numbers)]
+        what = f"{total}, all finite and bit for bit the same on {parts.world.size} ranks"
+        return [ok("parameters", what, numbers)]
     numbers["differing"] = len(odd)
-    what = f"{len(odd)} of {made} differ between ranks, the first: {', '.join(odd[:4])}"
+    what = f"{len(odd)} of {total} differ between ranks, the first: {', '.join(odd[:4])}"
     why = "each rank samples from another policy and their gradients are averaged all the same"
     kind = "the same model.path, model.revision and seed on every rank, and equal versions on all machines"
-    return [Finding("parameters", FAILURE, what, numbers, why, kind)]
+    return [failure("parameters", what, numbers, why=why, type=kind)]
 
 
 def differing(named: list[tuple[str, Any]], sums: Tensor) -> list[str]:

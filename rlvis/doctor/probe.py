@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rlvis.doctor.diagnosis import FAILURE, Finding
+from rlvis.doctor.diagnosis import failure
+from rlvis.findings import Finding
 from rlvis.records import Advantages, PromptBatch, Rewards, Trajectories
 from rlvis.runtime import dist
 from rlvis.schema import Config, PriorKind
-from rlvis.training import pipeline
+from rlvis.training import pipeline, sampling
 from rlvis.training.parts import Memory, Parts
 
 SEED = 1 << 40  # apart from any seed that somebody types
@@ -63,30 +64,29 @@ def probe(parts: Parts, memory: Memory, step: int) -> Probe | Finding:
     small = replace(small, config=config)
     pieces, scores, maps, media, failed = [], [], [], [], ""
     seconds = {"encode": time.perf_counter() - start, "rollout": 0.0, "score": 0.0}
-    for shard in pipeline.shards(small):
+    for shard in sampling.local_shards(small):
         start = time.perf_counter()
         try:
-            piece = pipeline.roll(small, prompts, shard, step)
+            piece = sampling.rollout_shard(small, prompts, shard, step)
         except FloatingPointError as error:
             failed = str(error)
             break
         seconds["rollout"] += time.perf_counter() - start
         start = time.perf_counter()
-        scores.append(pipeline.judge(config, small.terms, prompts, piece))
+        scores.append(sampling.score_shard(config, small.terms, prompts, piece))
         seconds["score"] += time.perf_counter() - start
         if small.psm is not None:
-            maps.append(pipeline.allocate(small.psm, piece))
+            maps.append(sampling.map_shard(small.psm, piece))
         assert piece.media is not None, "the rollout decodes"
         media.append(piece.media)
         pieces.append(piece.replace(media=None))
     if dist.any_true(bool(failed)):
         return _diverged(failed or "another rank's samples are not finite")
     trajectories = Trajectories.concatenate(pieces)
-    rewards = pipeline.collect(config, small.terms, prompts, trajectories, scores)
-    trust, _ = pipeline.trusted(config, prompts, rewards, memory.prior, _elsewhere(config, rewards))
-    area, _ = pipeline.joined(maps)
-    rows = parts.world.rows(rewards.valid.numel())
-    advantages, _ = pipeline.built(config, prompts, rewards, trust, memory.history, area, rows)
+    rewards = pipeline.score(config, small.terms, prompts, trajectories, scores)
+    trust, _ = pipeline.weigh(config, prompts, rewards, memory.prior, lambda *_: _elsewhere(config, rewards))
+    whole_maps = torch.cat([piece.map for piece in maps]) if maps else None
+    advantages, _ = pipeline.build(config, prompts, rewards, trust, memory.history, whole_maps, parts.world)
     whole = parts.config.data.prompts_per_step * parts.config.data.samples_per_prompt
     kept = _trainable(advantages)
     return Probe(small, prompts, trajectories, torch.cat(media), rewards, kept, seconds, whole)
@@ -94,12 +94,12 @@ def probe(parts: Parts, memory: Memory, step: int) -> Probe | Finding:
 
 def _drawn(parts: Parts, step: int) -> PromptBatch:
     """The prompts of the step, encoded; that some are cut is a finding of its own and told once."""
-    before = pipeline.log.level
-    pipeline.log.setLevel(logging.ERROR)
+    before = sampling.log.level
+    sampling.log.setLevel(logging.ERROR)
     try:
-        return pipeline.draw(parts, step)[0]
+        return sampling.draw_prompts(parts, step)[0]
     finally:
-        pipeline.log.setLevel(before)
+        sampling.log.setLevel(before)
 
 
 def _elsewhere(config: Config, rewards: Rewards) -> Rewards | None:
@@ -124,4 +124,4 @@ def _trainable(advantages: Advantages) -> Advantages:
 
 def _diverged(reason: str) -> Finding:
     why = "there is nothing to score or to train where the policy's own samples are not numbers"
-    return Finding("samples", FAILURE, reason, {}, why, "model.dtype=float32, or another model.path")
+    return failure("samples", reason, why=why, type="model.dtype=float32, or another model.path")

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.doctor.diagnosis import FAILURE, OK, Finding, Number
+from rlvis.doctor.diagnosis import failure, ok
 from rlvis.doctor.probe import Probe
+from rlvis.findings import Finding, Number
 from rlvis.schema import Config, Dtype, OldLogProb
 from rlvis.update import loss as losses
 from rlvis.update.stage import NonFiniteLossError, UpdateSettings, update
@@ -66,19 +67,19 @@ class Transition:
 def transitions(probe: Probe) -> list[Transition]:
     """Every trained transition, replayed; a collective. Infinite where the loss is not finite."""
     guard = probe.parts.config.advantage.guard
-    in_loss = _replayed(probe, guarded=True)
-    plain = in_loss if guard is None else _replayed(probe, guarded=False)
+    in_loss = _replay(probe, guarded=True)
+    plain = in_loss if guard is None else _replay(probe, guarded=False)
     records = probe.trajectories
-    made = []
+    measured = []
     for s in range(records.step.shape[1]):
         key = f"transition/{s}/ratio_max_deviation"
         deviation, raw = in_loss.get(key, math.inf), plain.get(key, math.inf)
         sigma = float(records.schedule.sigma[records.step[:, s]].mean())
-        made.append(Transition(sigma, deviation, math.log1p(raw)))
-    return made
+        measured.append(Transition(sigma, deviation, math.log1p(raw)))
+    return measured
 
 
-def _replayed(probe: Probe, *, guarded: bool) -> dict[str, float]:
+def _replay(probe: Probe, *, guarded: bool) -> dict[str, float]:
     """What an update tells of every transition; nothing where its loss is not finite."""
     parts = probe.parts
     config = parts.config
@@ -98,8 +99,8 @@ def _replayed(probe: Probe, *, guarded: bool) -> dict[str, float]:
 def ratio(probe: Probe) -> list[Finding]:
     """The largest |ratio - 1| against the clip range, and the log-prob noise floor of every transition."""
     config, policy = probe.parts.config, probe.parts.policy
-    found = transitions(probe)
-    worst = max(found, key=lambda t: t.deviation)
+    replayed = transitions(probe)
+    worst = max(replayed, key=lambda t: t.deviation)
     advantage = config.advantage
     clip = min(
         losses.resolve_clip(
@@ -123,16 +124,18 @@ def ratio(probe: Probe) -> list[Finding]:
     }
     if probe.parts.engine.stage == 3:
         what += "; ZeRO-3: replayed without gradients, kernels that differ with them were not looked at"
-    floors = ", ".join(f"{t.floor:.2g} at {t.sigma:.3f}" for t in found)
-    noise = Finding(
+    floors = ", ".join(f"{t.floor:.2g} at {t.sigma:.3f}" for t in replayed)
+    noise = ok(
         "noise floor",
-        OK,
         f"largest |new - old log-prob| by sigma: {floors}",
-        {f"sigma {t.sigma:.4f}": t.floor for t in found},
+        {f"sigma {t.sigma:.4f}": t.floor for t in replayed},
     )
     if worst.deviation <= SHARE * clip:
-        return [Finding("ratio", OK, what, numbers), noise]
-    return [Finding("ratio", FAILURE, what, numbers, _why(probe, worst), _type(probe, worst)), noise]
+        return [ok("ratio", what, numbers), noise]
+    return [
+        failure("ratio", what, numbers, why=_why(probe, worst), type=_type(probe, worst)),
+        noise,
+    ]
 
 
 def _types(config: Config) -> str:
@@ -145,13 +148,13 @@ def _types(config: Config) -> str:
 def _why(probe: Probe, worst: Transition) -> str:
     if not math.isfinite(worst.deviation):
         return "the loss of the first step is not finite already"
-    told = (
+    sentence = (
         "the same weights give the same transition another log-prob in the update than in the rollout, and "
         f"clipping acts on that noise (wanted at most {SHARE:.0%} of the clip range)"
     )
     if active := _random_layers(probe):
-        told += f"; {active} dropout layers are in training mode"
-    return told
+        sentence += f"; {active} dropout layers are in training mode"
+    return sentence
 
 
 def _type(probe: Probe, worst: Transition) -> str:

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from rlvis.doctor.diagnosis import FAILURE, OK, WARNING, Finding, Number
+from rlvis.doctor.diagnosis import failure, ok, warning
 from rlvis.doctor.probe import Probe
+from rlvis.findings import Finding, Number
 from rlvis.records import Rewards
 from rlvis.runtime import dist
 from rlvis.schema import Combine
@@ -23,9 +24,9 @@ PATIENCE = 20.0  # in seconds, before it is worth a word
 
 def rewards(probe: Probe) -> list[Finding]:
     """A finding for each term, one for the reward they make, and one for the time they take; a collective."""
-    found, names = probe.rewards, probe.rewards.names
-    made = [_term(found, i) for i in range(len(names))]
-    return [*made, *_together(probe), _latency(probe)]
+    scores, names = probe.rewards, probe.rewards.names
+    terms = [_term(scores, i) for i in range(len(names))]
+    return [*terms, *_together(probe), _latency(probe)]
 
 
 def spread(values: Groups) -> Tensor:
@@ -34,9 +35,9 @@ def spread(values: Groups) -> Tensor:
     return values.var[several].mean(0).sqrt() if bool(several.any()) else torch.zeros(values.var.shape[1])
 
 
-def _term(found: Rewards, i: int) -> Finding:
-    name, weight = found.names[i], found.weights[i]
-    column, total = found.term[..., i], found.valid.numel()
+def _term(scores: Rewards, i: int) -> Finding:
+    name, weight = scores.names[i], scores.weights[i]
+    column, total = scores.term[..., i], scores.valid.numel()
     good = torch.isfinite(column)
     values, bad = column[good], int((~good).sum())
     check = f"reward {name}"
@@ -47,7 +48,7 @@ def _term(found: Rewards, i: int) -> Finding:
         if bad == total:
             why = "no sample could be scored, so nothing can be trained"
         kind = f"reward.terms.{name}.scorer=SCORER that scores every sample; the log above has its reason"
-        return Finding(check, FAILURE if bad > total / 2 else WARNING, what, numbers, why, kind)
+        return (failure if bad > total / 2 else warning)(check, what, numbers, why=why, type=kind)
     groups = statistics(column[..., None], good)
     inside = float(spread(groups))
     low, high = float(values.min()), float(values.max())
@@ -65,60 +66,63 @@ def _term(found: Rewards, i: int) -> Finding:
     if low == high:
         why = "a scorer that says the same of every sample teaches nothing"
         kind = f"another reward.terms.{name}.scorer, or reward.terms.{name}.kwargs that tell samples apart"
-        alone = weight != 0 and sum(w != 0 for w in found.weights) == 1 and total >= ENOUGH
-        return Finding(check, FAILURE if alone else WARNING, what, numbers, why, kind)
-    return Finding(check, OK, what, numbers)
+        alone = weight != 0 and sum(w != 0 for w in scores.weights) == 1 and total >= ENOUGH
+        return (failure if alone else warning)(check, what, numbers, why=why, type=kind)
+    return ok(check, what, numbers)
 
 
 def _together(probe: Probe) -> list[Finding]:
     """The weighted reward of the samples, and whether one term decides it alone."""
-    found, config = probe.rewards, probe.parts.config
-    weights = torch.tensor(found.weights, dtype=torch.float64)
-    if not bool(found.valid.any()):
+    scores, config = probe.rewards, probe.parts.config
+    weights = torch.tensor(scores.weights, dtype=torch.float64)
+    if not bool(scores.valid.any()):
         return []
-    terms = statistics(torch.where(found.valid[..., None], found.term, 0.0), found.valid)
-    whole = statistics(terms.values @ weights[:, None], found.valid)
+    terms = statistics(torch.where(scores.valid[..., None], scores.term, 0.0), scores.valid)
+    whole = statistics(terms.values @ weights[:, None], scores.valid)
     flat, groups = int((whole.var[:, 0] == 0).sum()), len(whole.var)
-    made = []
+    findings = []
     numbers: dict[str, Number] = {"groups": groups, "equal_groups": flat}
     if flat == groups or (flat > EQUAL * groups and groups >= 4):
         what = f"{flat} of {groups} groups have no two unequal rewards"
         why = "an advantage compares samples of a group, so these groups are sampled for nothing"
         kind = "data.samples_per_prompt=16, a reward with more levels, or a larger sampler.eta"
-        made.append(Finding("reward groups", WARNING, what, numbers, why, kind))
+        findings.append(warning("reward groups", what, numbers, why=why, type=kind))
     sizes = (weights * spread(terms)).abs()
     shares = sizes / sizes.sum().clamp(min=1e-300)
     active = int((weights != 0).sum())
     if active < 2 or config.advantage.combine is not Combine.weighted_sum:
-        return made
+        return findings
     top = int(shares.argmax())
-    told = ", ".join(f"{n} {float(s):.0%}" for n, s in zip(found.names, shares, strict=True))
-    numbers = {name: float(share) for name, share in zip(found.names, shares, strict=True)}
-    what = f"share of the weighted spread inside groups: {told}"
+    percentages = ", ".join(f"{n} {float(s):.0%}" for n, s in zip(scores.names, shares, strict=True))
+    numbers = {name: float(share) for name, share in zip(scores.names, shares, strict=True)}
+    what = f"share of the weighted spread inside groups: {percentages}"
     if float(shares[top]) <= DOMINATES:
-        return [*made, Finding("reward scale", OK, what, numbers)]
-    name, small = found.names[top], sizes.masked_fill(weights == 0, math.inf).argmin()
-    factor = found.weights[top] * float(sizes[small] / sizes[top])
+        return [*findings, ok("reward scale", what, numbers)]
+    name, small = scores.names[top], sizes.masked_fill(weights == 0, math.inf).argmin()
+    factor = scores.weights[top] * float(sizes[small] / sizes[top])
     why = f"the advantages are those of {name}; the others are scored and have no say"
     kind = f"advantage.combine=gdpo, or reward.terms.{name}.weight={factor:.2g} for equal shares"
     if not math.isfinite(factor) or factor == 0:
         kind = "advantage.combine=gdpo"
-    return [*made, Finding("reward scale", WARNING, what, numbers, why, kind)]
+    return [
+        *findings,
+        warning("reward scale", what, numbers, why=why, type=kind),
+    ]
 
 
 def _latency(probe: Probe) -> Finding:
     """Seconds of a whole training step in the scorers and in the sampler, from those of the probe."""
-    parts, found = probe.parts, probe.rewards
+    parts, scores = probe.parts, probe.rewards
     factor = -(-probe.samples_of_a_step // parts.world.data_size) / max(1, probe.trajectories.rows)
     scoring, sampling = probe.seconds["score"] * factor, probe.seconds["rollout"] * factor
     slowest = dist.all_reduce(torch.tensor([scoring, sampling]), "max").tolist()
     scoring, sampling = slowest
-    each = ", ".join(f"{n} {s * factor:.2f} s" for n, s in zip(found.names, found.latency, strict=True))
+    each = ", ".join(f"{n} {s * factor:.2f} s" for n, s in zip(scores.names, scores.latency, strict=True))
     what = f"about {scoring:.1f} s a step in the scorers ({each}), {sampling:.1f} s to sample"
     numbers: dict[str, Number] = {"score_seconds": scoring, "rollout_seconds": sampling}
     if scoring > PATIENCE and scoring > SLOW * (scoring + 2 * sampling):
         hours = parts.config.train.steps * scoring / 3600
         why = f"most of every step is spent waiting for scores: {hours:.1f} h of the run"
         kind = "reward.terms.NAME.kwargs with a larger batch or a GPU, or a smaller scorer"
-        return Finding("reward time", WARNING, what, numbers, why, kind)
-    return Finding("reward time", OK, what, numbers)
+        return warning("reward time", what, numbers, why=why, type=kind)
+    return ok("reward time", what, numbers)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rlvis.checkpoints import files, state
 from rlvis.doctor import hub
-from rlvis.doctor.diagnosis import FAILURE, Diagnosis, write
-from rlvis.doctor.examine import examine, led
+from rlvis.doctor.diagnosis import Diagnosis, write
+from rlvis.doctor.examine import examine, look_once
+from rlvis.findings import Severity
 from rlvis.records import PriorState, RewardHistory
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
@@ -17,7 +18,7 @@ from rlvis.training.assemble import assemble
 from rlvis.training.parts import Memory, Parts
 
 
-def alone(config: Config) -> Diagnosis:
+def diagnose(config: Config) -> Diagnosis:
     """Assemble what `config` says (with the newest whole checkpoint of the run that `resume` names) and look
     at it, also with doctor=off; every process calls it.
 
@@ -28,14 +29,14 @@ def alone(config: Config) -> Diagnosis:
     world = dist.start(config.engine.device, config.engine.sequence_parallel)
     try:
         start = time.perf_counter()
-        found = led(world, "hub", lambda: hub.hub(config))
-        if any(f.level == FAILURE for f in found):
-            return Diagnosis(config.doctor, tuple(found), time.perf_counter() - start)
+        findings = look_once(world, "hub", lambda: hub.hub(config))
+        if any(finding.severity is Severity.failure for finding in findings):
+            return Diagnosis(config.doctor, tuple(findings), time.perf_counter() - start)
         parts = assemble(config, world)
         try:
             memory, step = _resumed(parts, world)
             diagnosis = examine(parts, memory, step, None)
-            if world.leads and config.run_dir is not None:
+            if world.is_main and config.run_dir is not None:
                 write(diagnosis, Path(config.run_dir).expanduser())
             dist.barrier()  # nobody leaves while another still talks
             return diagnosis

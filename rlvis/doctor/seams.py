@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from rlvis.doctor.diagnosis import OK, WARNING, Finding
+from rlvis.doctor.diagnosis import ok, warning
 from rlvis.doctor.probe import Probe
+from rlvis.findings import Finding
 from rlvis.models import decoding
 from rlvis.observe.seams import seam_energy
 from rlvis.runtime import dist
@@ -26,17 +27,17 @@ def seams(probe: Probe) -> list[Finding]:
     if down >= high and across >= wide:  # tiles in time alone
         return []
     energy = dist.all_gather_rows(seam_energy(probe.media, (down, across))[:, None])
-    found = energy.median().item()
+    median = energy.median().item()
     numbers = {
-        "seam_energy": found,
+        "seam_energy": median,
         "highest": energy.max().item(),
         "stride_down": down,
         "stride_across": across,
     }
-    what = f"{len(energy)} samples are {found:.2f} times as rough across the borders of tiles as elsewhere"
-    if found <= MOST or not torch.isfinite(energy).all():
-        return [Finding("seams", OK, what, numbers, "", "")]
+    what = f"{len(energy)} samples are {median:.2f} times as rough across the borders of tiles as elsewhere"
+    if median <= MOST or not torch.isfinite(energy).all():
+        return [ok("seams", what, numbers)]
     why = f"more than {MOST} times: rewards see the seams, and a policy can learn to hide or to exploit them"
     return [
-        Finding("seams", WARNING, what, numbers, why, "model.vae_tiling=false, or model.vae_slicing=true")
+        warning("seams", what, numbers, why=why, type="model.vae_tiling=false, or model.vae_slicing=true")
     ]

@@ -92,7 +92,7 @@ def table_of(samples: Sequence[Sample], names: Sequence[str], columns: Columns) 
     return pd.DataFrame(table)
 
 
-def written(table: pd.DataFrame, path: Path) -> None:
+def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write the table aside, and put it in its place."""
     aside = path.with_name(path.name + ".tmp")
     if path.suffix == ".csv":

@@ -33,7 +33,7 @@ OTHER = ""  # the kind of prompts that no suite sorts
 class HeldOut:
     """What an evaluation needs beside the policy: P prompts with their kinds, and scorers.
 
-    batch: index is the position in the held-out prompts. embeds are empty until `encoded`.
+    batch: index is the position in the held-out prompts. embeds are empty until `encode`.
     """
 
     settings: EvalConfig
@@ -75,7 +75,7 @@ def data_of(config: Config) -> DataConfig:
     return data
 
 
-def encoded(held: HeldOut, policy: Policy) -> HeldOut:
+def encode(held: HeldOut, policy: Policy) -> HeldOut:
     """The same with text conditions (and those of condition frames) for `policy`."""
     embeds, truncated = policy.encode(held.batch.texts, held.batch.frames)
     if truncated:
@@ -124,5 +124,5 @@ def spread(kinds: Sequence[str], count: int | None) -> list[int]:
 
 def noise_key(text: str, metadata: dict[str, Any], sample: int) -> int:
     """A number in 0 .. 2**63 - 1 that names the noise of one sample of a prompt."""
-    told = json.dumps([text, metadata, sample], sort_keys=True)
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:8], "little") >> 1
+    name = json.dumps([text, metadata, sample], sort_keys=True)
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1

@@ -23,6 +23,7 @@ from rlvis.evaluation.prompts import OTHER, HeldOut
 from rlvis.evaluation.run import TERM
 from rlvis.evaluation.statistics import FORMULA, Estimate, cluster_mean, interval
 from rlvis.evaluation.suites import HARD, RIGHT, SCORE
+from rlvis.findings import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,12 +58,12 @@ def estimates(table: pd.DataFrame) -> dict[str, Estimate]:
     eval/right/ATTRIBUTE and eval/TERM. One that has no value is left out.
     """
     prompt = table["index"].to_numpy()
-    found: dict[str, Estimate] = {}
+    means: dict[str, Estimate] = {}
 
     def add(key: str, column: str, rows: np.ndarray | slice = slice(None)) -> None:
         estimate = cluster_mean(table[column].to_numpy(dtype=np.float64)[rows], prompt[rows])
         if estimate.samples:
-            found[f"eval/{key}"] = estimate
+            means[f"eval/{key}"] = estimate
 
     if SCORE in table:
         add("score", SCORE)
@@ -74,32 +75,33 @@ def estimates(table: pd.DataFrame) -> dict[str, Estimate]:
             add(column, column)
         elif column.startswith(TERM):
             add(column.removeprefix(TERM), column)
-    return found
+    return means
 
 
-def metrics(found: Mapping[str, Estimate]) -> dict[str, float]:
+def metrics(means: Mapping[str, Estimate]) -> dict[str, float]:
     """The means alone, for the trackers."""
-    return {key: estimate.mean for key, estimate in found.items()}
+    return {key: estimate.mean for key, estimate in means.items()}
 
 
-def write(folder: Path, table: pd.DataFrame, step: int, told: Mapping[str, Any]) -> Path:
+def write(folder: Path, table: pd.DataFrame, step: int, context: Mapping[str, Any]) -> Path:
     """Write the table and its entry of summary.json; a step that is there already is replaced.
 
-    told: what stands beside the numbers (settings, weights, git, ...), JSON values. Returns the table's path.
+    context: JSON values that stand beside the numbers (settings, weights, git, ...). Returns the table's
+    path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:06d}.parquet"
     aside = folder / f".{path.name}"
     table.to_parquet(aside, index=False)
     aside.rename(path)
-    found = estimates(table)
+    means = estimates(table)
     entry = {
         "step": step,
-        "mean": {key: estimate.mean for key, estimate in found.items()},
-        "standard_error": {key: _number(estimate.error) for key, estimate in found.items()},
-        "samples": {key: estimate.samples for key, estimate in found.items()},
-        "prompts": {key: estimate.clusters for key, estimate in found.items()},
-        **told,
+        "mean": {key: estimate.mean for key, estimate in means.items()},
+        "standard_error": {key: _number(estimate.error) for key, estimate in means.items()},
+        "samples": {key: estimate.samples for key, estimate in means.items()},
+        "prompts": {key: estimate.clusters for key, estimate in means.items()},
+        **context,
     }
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -108,9 +110,7 @@ def write(folder: Path, table: pd.DataFrame, step: int, told: Mapping[str, Any])
             "standard_error": FORMULA,
             "evaluations": sorted([*entries, entry], key=lambda e: int(e["step"])),
         }
-        aside = folder / f".{SUMMARY}"
-        aside.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        aside.rename(folder / SUMMARY)
+        write_json(folder / SUMMARY, whole)
     return path
 
 
@@ -131,16 +131,16 @@ def clash(folder: Path, step: int, settings: Mapping[str, Any]) -> str | None:
         if entry["step"] == step:
             before = entry["settings"]
             odd = [k for k in sorted({*before, *settings}) if before.get(k) != settings.get(k)]
-            told = [f"{k} was {_shown(before.get(k))} and is now {_shown(settings.get(k))}" for k in odd]
-            return "; ".join(told) or None
+            changes = [f"{k} was {_shown(before.get(k))} and is now {_shown(settings.get(k))}" for k in odd]
+            return "; ".join(changes) or None
     return None
 
 
-def line(found: Mapping[str, Estimate], seconds: float) -> str:
+def line(means: Mapping[str, Estimate], seconds: float) -> str:
     """One line for the log: "accuracy 0.31 +- 0.05, score 0.52 +- 0.03 (48 prompts x 1 samples, 4.2 s)"."""
-    names = [key for key in found if key.count("/") == 1]
-    parts = [f"{key.removeprefix('eval/')} {found[key].mean:.4g} +- {found[key].error:.2g}" for key in names]
-    most = max(found.values(), key=lambda e: e.samples, default=Estimate(math.nan, math.nan, 0, 0))
+    names = [key for key in means if key.count("/") == 1]
+    parts = [f"{key.removeprefix('eval/')} {means[key].mean:.4g} +- {means[key].error:.2g}" for key in names]
+    most = max(means.values(), key=lambda e: e.samples, default=Estimate(math.nan, math.nan, 0, 0))
     return f"{', '.join(parts)} ({most.samples} samples of {most.clusters} prompts, {seconds:.1f} s)"
 
 

@@ -49,10 +49,10 @@ def evaluate(
     settings, per = held.settings, held.settings.samples
     schedule = policy.schedule(ode_steps(policy, settings.steps), sampler.shift, sampler.grid)
     total = held.batch.rows * per
-    own, most = world.rows(total), -(-total // world.data_size)
-    made: list[dict[str, Tensor]] = []
+    local_rows, most = world.rows(total), -(-total // world.data_size)
+    parts: list[dict[str, Tensor]] = []
     for start in range(0, most, micro_batch):
-        rows = list(own[start : start + micro_batch])
+        rows = list(local_rows[start : start + micro_batch])
         padded = rows + [rows[-1] if rows else 0] * (micro_batch - len(rows))
         part = _part(held.batch, padded, per)
         media = generate(policy, module, part, schedule, seed=settings.seed, micro_batch=micro_batch)
@@ -61,13 +61,13 @@ def evaluate(
         kept = {name: column[: len(rows)] for name, column in columns.items()}
         if held.terms:
             n = len(rows)
-            if dist.repeats():
+            if dist.is_duplicate():
                 value = unasked(held.terms, n).value
             else:
                 value = score(held.terms, part.texts[:n], part.metadata[:n], media[:n], retries).value
             kept |= {f"{TERM}{term.name}": value[:, i] for i, term in enumerate(held.terms)}
-        made.append({name: column.detach().cpu().double() for name, column in kept.items()})
-    return _gathered(made)
+        parts.append({name: column.detach().cpu().double() for name, column in kept.items()})
+    return _gathered(parts)
 
 
 def ode_steps(policy: Policy, steps: int | None) -> int:
@@ -87,13 +87,13 @@ def _part(batch: PromptBatch, rows: Sequence[int], per: int) -> PromptBatch:
     return part.replace(index=torch.tensor(keys, dtype=torch.int64))
 
 
-def _gathered(made: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _gathered(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The columns of all micro-batches of all ranks, in row order; NaN where some rank has no such column."""
-    local = list(dict.fromkeys(name for part in made for name in part))
-    told = torch.frombuffer(bytearray("".join(name + "\n" for name in local).encode()), dtype=torch.uint8)
-    names = list(dict.fromkeys(bytes(dist.all_gather_rows(told).tolist()).decode().splitlines()))
+    local = list(dict.fromkeys(name for part in parts for name in part))
+    text = torch.frombuffer(bytearray("".join(name + "\n" for name in local).encode()), dtype=torch.uint8)
+    names = list(dict.fromkeys(bytes(dist.all_gather_rows(text).tolist()).decode().splitlines()))
     pieces = []
-    for part in made:
+    for part in parts:
         rows = len(next(iter(part.values())))
         blank = torch.full((rows,), torch.nan, dtype=torch.float64)
         pieces.append(torch.stack([part.get(name, blank) for name in names], dim=1))

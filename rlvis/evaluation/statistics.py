@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 FORMULA = (
     "sqrt(P/(P-1) * sum_p (s_p - m n_p)^2) / n, clusters p are prompts, s_p their sums, n_p their samples"
 )
+Key = TypeVar("Key", bound=Hashable)
 RESAMPLES = 9999
 SEED = 0
 
@@ -71,7 +73,7 @@ def interval(values: np.ndarray, clusters: np.ndarray, confidence: float = 0.95)
     return _bootstrap(sums, counts, confidence)
 
 
-def paired(a: Mapping[Hashable, float], b: Mapping[Hashable, float], confidence: float = 0.95) -> Comparison:
+def paired(a: Mapping[Key, float], b: Mapping[Key, float], confidence: float = 0.95) -> Comparison:
     """Compare two arms run by run: key (a seed) -> result, the same keys in both.
 
     Raises ValueError when a key is missing in one of them, because a difference of unpaired runs is another
@@ -102,7 +104,7 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, confidence: float) -> tuple
 
     if len(sums) < 2:
         return math.nan, math.nan
-    found = stats.bootstrap(
+    bounds = stats.bootstrap(
         (sums, counts),
         lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis),
         paired=True,
@@ -112,4 +114,4 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, confidence: float) -> tuple
         method="percentile",
         rng=np.random.default_rng(SEED),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(bounds.low), float(bounds.high)

@@ -27,12 +27,12 @@ def judge(suite: Suite, media: Tensor, texts: Sequence[str], first: Tensor | Non
         return {}
     from rlvis.data.world import motion
 
-    found = motion.judge_media(media, list(texts), first)
-    columns = {SCORE: found.soft.double(), HARD: found.hard.double()}
-    for name, degree in found.degree.items():
+    verdicts = motion.judge_media(media, list(texts), first)
+    columns = {SCORE: verdicts.soft.double(), HARD: verdicts.hard.double()}
+    for name, degree in verdicts.degree.items():
         columns[DEGREE + name] = degree.double()
-    for name, right in found.right.items():
-        asked = columns.get(DEGREE + name)
+    for name, right in verdicts.right.items():
+        degrees = columns.get(DEGREE + name)
         values = right.double()
-        columns[RIGHT + name] = values if asked is None else torch.where(asked.isnan(), math.nan, values)
+        columns[RIGHT + name] = values if degrees is None else torch.where(degrees.isnan(), math.nan, values)
     return columns

@@ -28,7 +28,7 @@ def kernel(sampler: SamplerConfig, prediction: str) -> Kernel:
     )
 
 
-def own_steps(sampler: SamplerConfig) -> bool:
+def per_sample_steps(sampler: SamplerConfig) -> bool:
     """Whether every sample has its own trained transitions, so that rows of one forward are at different
     steps.
     """

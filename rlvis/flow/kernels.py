@@ -102,6 +102,16 @@ class _Decode(NamedTuple):
     eps_v: Tensor
 
 
+# What a paper writes, and where it stands: x = (1 - sigma) x0 + sigma eps, v = eps - x0, dt = sigma - sigma'
+#
+#   ODE         x' = x - v dt                                                       table.ode_x, table.ode_v
+#   SDE         x' = x - v dt - s^2 / (2 sigma) (x + (1 - sigma) v) dt + s sqrt(dt) eps     table.x, .v, .std
+#   log-prob    log p(x' | x) = -(x' - mean)^2 / (2 std^2) - log std - log sqrt(2 pi)   flow/logprob.log_prob
+#   loss        max(-A r, -A clip(r, 1 - c, 1 + c)),  r = exp(log p_new - log p_old)  update/loss.policy_loss
+#
+# Every mean is linear in (x, v), so a row of the table is a step: mean = table.x * x + table.v * v.
+
+
 def table(kernel: Kernel, schedule: Schedule, deterministic_last: bool = True) -> StepTable:
     """Tabulate the kernel on a schedule, in float64 on the CPU.
 

@@ -1,28 +1,25 @@
 """Which transitions of a rollout are stochastic, and which of those are trained.
 
 The last transition is never either: it lands on x0. Outside a window the sampler takes deterministic steps,
-so only the states inside need to be kept. `progressive` is MixGRPO's state machine (2507.21802) as a pure
-function of the iteration, so a resumed run needs no state. Randomness comes in as the caller's generators.
-Sources: DanceGRPO, Flow-GRPO-Fast, MixGRPO.
+so only the states inside need to be kept. Randomness comes in as the caller's generators.
+Plain numpy: checks of a configuration ask here too, before torch is loaded. Sources: DanceGRPO,
+Flow-GRPO-Fast, MixGRPO.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from rlvis.flow.progressive import Decay
+from rlvis.flow.progressive import position as progressive_position
+from rlvis.schema import SamplerConfig, WindowKind
 
 Kind = Literal["all", "fixed", "random_subset", "random_window", "progressive"]
-Decay = Literal["none", "linear", "exponential"]
 Rng: TypeAlias = "np.random.Generator | Sequence[np.random.Generator]"
-
-DECAY_FROM = 13  # MixGRPO's `exp_decay`: first start of the window that is held for less time
-DECAY_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,27 @@ class Window:
         noise.
     """
 
-    trained: Tensor
-    stochastic: Tensor
+    trained: np.ndarray
+    stochastic: np.ndarray
+
+
+def trained_transitions(sampler: SamplerConfig) -> int:
+    """How many of the T transitions a full window trains; the last one never is. 0 or less when the window is
+    empty.
+    """
+    window, trainable = sampler.window, sampler.steps - 1
+    if window.kind is WindowKind.all:
+        return trainable
+    if window.kind is WindowKind.random_subset:
+        return subset_size(sampler.steps, sampler.timestep_fraction)
+    if window.kind is WindowKind.progressive:
+        return min(window.size, trainable if window.high is None else window.high)
+    return window.size
+
+
+def subset_size(steps: int, fraction: float) -> int:
+    """Transitions of a random subset: int((steps - 1) * fraction), but .29 * 100 is 28.999..."""
+    return int((steps - 1) * fraction + 1e-9)
 
 
 def select(
@@ -87,7 +103,7 @@ def fixed(steps: int, start: int, size: int) -> Window:
             f"{steps} "
             f"(start + size <= {steps - 1}), which is deterministic"
         )
-    at = torch.arange(steps)
+    at = np.arange(steps)
     inside = (at >= start) & (at < start + size)
     return Window(trained=at[inside], stochastic=inside)
 
@@ -105,18 +121,17 @@ def random_subset(steps: int, fraction: float, rng: Rng) -> Window:
     Raises:
         ValueError: the subset would be empty, or larger than what there is.
     """
-    trainable = steps - 1
-    size = int(trainable * fraction + 1e-9)  # .29 * 100 is 28.999...
+    trainable, size = steps - 1, subset_size(steps, fraction)
     if not 1 <= size <= trainable:
         raise ValueError(
             f"timestep_fraction={fraction} of {trainable} trainable transitions is {size}: it must be in "
             f"(0, 1] and leave at least one, so at least {1 / max(trainable, 1):.3f}"
         )
-    stochastic = torch.arange(steps) < trainable
+    stochastic = np.arange(steps) < trainable
 
     def one(generator: np.random.Generator) -> Window:
         chosen = np.sort(generator.permutation(trainable)[:size])
-        return Window(trained=torch.from_numpy(chosen.astype(np.int64)), stochastic=stochastic)
+        return Window(trained=chosen.astype(np.int64), stochastic=stochastic)
 
     return _each(one, rng)
 
@@ -168,10 +183,10 @@ def progressive(
 
     Raises:
         ValueError: the window is empty: the published machine visits start = high, where nothing is
-            stochastic and nothing is trained (`first_empty` finds that iteration before a run begins).
+            stochastic and nothing is trained (`progressive.first_empty` says when).
     """
     end = steps - 2 if high is None else high
-    start = _progressive_start(end, iteration, size, iters_per_group, stride, roll_back, decay)
+    start = progressive_position(end, iteration, size, iters_per_group, stride, roll_back, decay)
     if start >= end:
         raise ValueError(
             f"the progressive window is empty at iteration {iteration}: it has moved to transition {start} "
@@ -181,64 +196,12 @@ def progressive(
     return fixed(steps, start, min(size, end - start))
 
 
-def first_empty(
-    steps: int,
-    iterations: int,
-    size: int = 4,
-    iters_per_group: int = 25,
-    stride: int = 1,
-    roll_back: bool = True,
-    high: int | None = None,
-    decay: Decay = "none",
-) -> int | None:
-    """First of `iterations` at which `progressive` with these arguments would be empty, or None."""
-    end = steps - 2 if high is None else high
-    for iteration in range(iterations):
-        if _progressive_start(end, iteration, size, iters_per_group, stride, roll_back, decay) >= end:
-            return iteration
-    return None
-
-
-def _progressive_start(
-    end: int, iteration: int, size: int, iters_per_group: int, stride: int, roll_back: bool, decay: Decay
-) -> int:
-    """Start of the window: walk the positions in order, each held for its time."""
-    if min(size, iters_per_group, stride, end) < 1 or iteration < 0:
-        raise ValueError(
-            "a progressive window needs size, iters_per_group, stride and high >= 1 and iteration >= 0, got "
-            f"size={size}, iters_per_group={iters_per_group}, stride={stride}, high={end} and "
-            f"iteration={iteration}"
-        )
-    starts = list(range(0, end + 1, stride))
-    if not roll_back and starts[-1] < end:
-        starts.append(end)  # the published machine stops exactly at the end
-    holds: list[int] = [_hold(at, end, iters_per_group, decay) for at in starts]
-    left = iteration % sum(holds) if roll_back else iteration
-    for start, hold in zip(starts, holds, strict=True):
-        if left < hold:
-            return start
-        left -= hold
-    return end
-
-
-def _hold(start: int, end: int, iters_per_group: int, decay: Decay) -> int:
-    """Iterations for which the window stays at `start`."""
-    if decay == "linear":
-        shortest, progress = max(1, iters_per_group // 4), start / end
-        return max(shortest, int(iters_per_group * (1 - progress) + shortest * progress))
-    if decay == "exponential":
-        return math.ceil(iters_per_group * math.exp(-DECAY_RATE * max(0, start - DECAY_FROM)))
-    if decay != "none":
-        raise ValueError(f"decay must be none, linear or exponential, got {decay!r}")
-    return iters_per_group
-
-
 def _each(one: Callable[[np.random.Generator], Window], rng: Rng) -> Window:
     """One window from one generator, or a stack of windows from a sequence of them."""
     if isinstance(rng, np.random.Generator):
         return one(rng)
     windows = [one(generator) for generator in rng]
     return Window(
-        trained=torch.stack([w.trained for w in windows]),
-        stochastic=torch.stack([w.stochastic for w in windows]),
+        trained=np.stack([w.trained for w in windows]),
+        stochastic=np.stack([w.stochastic for w in windows]),
     )

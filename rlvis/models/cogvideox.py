@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import sizes
+from rlvis.models import decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -49,35 +49,36 @@ class CogVideoX(Policy):
         unit = math.lcm(factor * config.patch_size, STOCK_UNIT)
         sizes.check_sides(self.config, unit, f"autoencoder {factor} x patch {config.patch_size}")
         sizes.check_frames(self.config, every, 1)
-        height, width = self.config.height // factor, self.config.width // factor
-        own = (config.sample_frames, config.sample_height, config.sample_width)
-        if config.use_learned_positional_embeddings and own != (self.config.frames, height, width):
+        frames, height, width = sizes.latent_grid(self.config, factor, every)
+        learned = (config.sample_frames, config.sample_height, config.sample_width)
+        if config.use_learned_positional_embeddings and learned != (self.config.frames, height, width):
             raise ValueError(
                 f"model.path={self.config.path} learned the positions of one size; type model.height="
-                f"{own[1] * factor} model.width={own[2] * factor} model.frames={own[0]}"
+                f"{learned[1] * factor} model.width={learned[2] * factor} model.frames={learned[0]}"
             )
-        frames = (self.config.frames - 1) // every + 1
         self.rotary = self._rotary(frames) if config.use_rotary_positional_embeddings else None
         return config.in_channels, frames, height, width
 
     def _rotary(self, frames: int) -> tuple[Tensor, Tensor]:
         size = self.config.height, self.config.width
-        made: tuple[Tensor, Tensor] = self.pipe._prepare_rotary_positional_embeddings(
+        both: tuple[Tensor, Tensor] = self.pipe._prepare_rotary_positional_embeddings(
             *size, frames, self.device
         )
-        return made
+        return both
 
     def _ddim(self) -> Any:
         from diffusers import CogVideoXDDIMScheduler
 
-        told = self.pipe.scheduler.config
-        if told.get("prediction_type") != self.prediction or told.get("timestep_spacing") != "trailing":
+        ddim: Any = CogVideoXDDIMScheduler
+        config = self.pipe.scheduler.config
+        prediction, spacing = config.get("prediction_type"), config.get("timestep_spacing")
+        if prediction != self.prediction or spacing != "trailing":
             raise ValueError(
-                f"the scheduler of model.path={self.config.path} says prediction_type="
-                f"{told.get('prediction_type')} and timestep_spacing={told.get('timestep_spacing')}; wanted "
-                f"{self.prediction} and trailing, as the released checkpoints have"
+                f"the scheduler of model.path={self.config.path} says prediction_type={prediction} and "
+                f"timestep_spacing={spacing}; wanted {self.prediction} and trailing, as the released "
+                "checkpoints have"
             )
-        return CogVideoXDDIMScheduler.from_config(told)
+        return ddim.from_config(config)
 
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D], by the stock `encode_prompt`."""
@@ -98,17 +99,12 @@ class CogVideoX(Policy):
 
         Raises ValueError for another grid, a shift, or a number of steps that does not divide the betas'.
         """
-        if grid != "model" or shift is not None:
-            wrong = f"sampler.grid={grid}" if grid != "model" else f"sampler.shift={shift}"
-            raise ValueError(
-                f"{wrong}: CogVideoX is sampled on DDIM's own grid, which has no shift; type "
-                "sampler.grid=model sampler.shift=null"
-            )
-        made = schedules.ddim(self.ddim.alphas_cumprod, steps, 0, "trailing")
+        grids.check_ddim(grid, shift, "CogVideoX is")
+        levels = schedules.ddim(self.ddim.alphas_cumprod, steps, 0, "trailing")
         last = float(self.ddim.final_alpha_cumprod)
-        sigma, alpha = made.sigma.clone(), made.alpha.clone()
+        sigma, alpha = levels.sigma.clone(), levels.alpha.clone()
         sigma[-1], alpha[-1] = math.sqrt(1 - last), math.sqrt(last)
-        return Schedule(sigma=sigma, alpha=alpha, time=made.time)
+        return Schedule(sigma=sigma, alpha=alpha, time=levels.time)
 
     def denoise(
         self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
@@ -129,9 +125,7 @@ class CogVideoX(Policy):
 
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """[B,C,F,H,W] -> [B,M,3,Y,X] in [0, 1]: unscale, autoencoder, stock post-processing."""
-        clip = self.pipe.decode_latents(latents.transpose(1, 2))
-        video: Tensor = self.pipe.video_processor.postprocess_video(video=clip, output_type="pt")
-        return video
+        return decoding.clip(self.pipe, self.pipe.decode_latents(latents.transpose(1, 2)))
 
     def stock_scheduler(self, pipe: Any) -> Any:
         """DDIM instead of the checkpoint's scheduler."""

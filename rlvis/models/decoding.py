@@ -77,6 +77,16 @@ def picture(pipe: Any, latents: Tensor) -> Tensor:
     """
     vae = pipe.vae
     scaled = latents.squeeze(2) / vae.config.scaling_factor + vae.config.shift_factor
-    decoded = vae.decode(scaled, return_dict=False)[0]
+    return still(pipe, vae.decode(scaled, return_dict=False)[0])
+
+
+def still(pipe: Any, decoded: Tensor) -> Tensor:
+    """What an autoencoder gave, [B,3,Y,X], after stock post-processing: [B,1,3,Y,X] in [0, 1]."""
     image: Tensor = pipe.image_processor.postprocess(decoded, output_type="pt")
     return image.unsqueeze(1)
+
+
+def clip(pipe: Any, decoded: Tensor) -> Tensor:
+    """The same of clips [B,3,M,Y,X]: [B,M,3,Y,X] in [0, 1]."""
+    video: Tensor = pipe.video_processor.postprocess_video(decoded, output_type="pt")
+    return video

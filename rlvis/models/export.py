@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlvis.models.family import Family
 from rlvis.models.source import ASSET
-from rlvis.schema import Condition, ModelConfig
+from rlvis.schema import Condition
 
 
 def checked(
@@ -54,39 +55,20 @@ def _twin(module: Any, state: Mapping[str, Tensor]) -> Any:
     """The module with the parameters of `state`, beside the one in memory."""
     with torch.device("meta"):
         twin = type(module).from_config(module.config)
-    own = module.state_dict()
-    whole = {key: value.detach().cpu() for key, value in own.items() if key not in state}
-    whole |= {key: value.to(own[key].dtype) for key, value in state.items()}
+    loaded = module.state_dict()
+    whole = {key: value.detach().cpu() for key, value in loaded.items() if key not in state}
+    whole |= {key: value.to(loaded[key].dtype) for key, value in state.items()}
     twin.load_state_dict(whole, assign=True)
     return twin
 
 
-def write_card(
-    folder: Path,
-    pipe: Any,
-    config: ModelConfig,
-    name: str,
-    settings: Mapping[str, Any],
-    loras: Sequence[Mapping[str, Any]] = ({},),
-    waiting: Sequence[str] = (),
-) -> None:
-    """Write folder/README.md: the lines that open the weights, with the settings they were trained at."""
-    (folder / "README.md").write_text(card(pipe, config, name, settings, loras, waiting), encoding="utf-8")
+def write_card(policy: Family, folder: Path, waiting: Sequence[str] = ()) -> None:
+    """Write folder/README.md: the lines that open the weights, with the settings they were trained at.
 
-
-def card(
-    pipe: Any,
-    config: ModelConfig,
-    name: str,
-    settings: Mapping[str, Any],
-    loras: Sequence[Mapping[str, Any]] = ({},),
-    waiting: Sequence[str] = (),
-) -> str:
-    """The card's text; the base checkpoint is named only where it is needed to open the weights.
-
-    name: class in diffusers that samples as the policy does. settings: keyword arguments of its call. loras:
-    of the calls that open a LoRA. waiting: components that `pipe` may lack for now, and the checkpoint has.
+    The base checkpoint is named only where it is needed for that. waiting: components that the pipeline may
+    lack for now, and the checkpoint has.
     """
+    pipe, config, name = policy.pipe, policy.config, policy.stock_name
     start = "YOUR_FRAME, " if config.condition is Condition.first_frame else ""
     # Stock from_pretrained refuses a null component that nobody told it of.
     absent = [
@@ -107,9 +89,10 @@ def card(
             base = f"resolve({config.path!r})"
         revision = f", revision={config.revision!r}" if config.revision else ""
         lines += ["", f"pipe = {name}.from_pretrained({base}{revision}{options})"]
-        for words in loras:
-            more = "".join(f", {key}={value!r}" for key, value in words.items())
+        for keywords in policy.lora_settings():
+            more = "".join(f", {key}={value!r}" for key, value in keywords.items())
             lines.append(f'pipe.load_lora_weights("THIS_FOLDER"{more})')
-    call = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    call = ", ".join(f"{key}={value!r}" for key, value in policy.call_settings().items())
     code = "\n".join([*lines, f'pipe({start}"YOUR PROMPT", {call})'])
-    return f"{what}, trained by reinforcement learning with rlvis. To open it:\n\n```python\n{code}\n```\n"
+    text = f"{what}, trained by reinforcement learning with rlvis. To open it:\n\n```python\n{code}\n```\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")

@@ -39,6 +39,7 @@ class Family(ABC):
     lora_targets: tuple[str, ...]  # ends of module names, for model.lora.targets=null
     takes_frames: ClassVar[bool] = False  # whether it can start from a condition frame (then see `condition`)
     takes_guidance: ClassVar[bool] = False  # whether the denoiser is told a guidance scale (model.guidance)
+    usual_guidance: ClassVar[float] = 1.0  # that scale where model.guidance=null: of the stock call
     takes_cfg_2: ClassVar[bool] = False  # whether a second expert may have its own guidance (model.cfg_2)
     fps: ClassVar[float | None] = None  # frames a second at which its clips are to be played
     unused: ClassVar[tuple[str, ...]] = ()  # optional components that sampling never calls: not loaded
@@ -103,6 +104,14 @@ class Family(ABC):
     def holds(self) -> bool:
         """Whether the first latent frame is given and never moves; else the denoiser reads the frame."""
         return self.conditioned
+
+    def route(self, module: Callable[..., Any], mixed: bool) -> Callable[..., Any]:
+        """What `predict` calls for `module`; mixed: rows may be at different steps, here or elsewhere."""
+        return module
+
+    def lora_settings(self) -> list[dict[str, Any]]:
+        """Keyword arguments of the stock `load_lora_weights`, for each call that opens an exported LoRA."""
+        return [{}]
 
     def shared_tokens(self) -> Tokens | None:
         """The tokens that ranks can share (engine.sequence_parallel) by the plan of the denoiser's class.
@@ -186,24 +195,42 @@ class Family(ABC):
         """Whether `predict` runs a second, negative branch; a family with embedded guidance says False."""
         return self.config.cfg > 1
 
-    def check_options(self, config: ModelConfig) -> None:
-        """Refuse guidance and conditions that this family does not have."""
-        family = f"model.family={config.family}"
-        if not config.cfg >= 1:
-            raise ValueError(f"model.cfg must be at least 1 (1 is no guidance), got {config.cfg}")
-        if config.condition is not Condition.none and not self.takes_frames:
+    @property
+    def guidance(self) -> float:
+        """The guidance scale that the denoiser is told, where it is told one."""
+        return self.usual_guidance if self.config.guidance is None else self.config.guidance
+
+    def check_guidance(self, like: str = "") -> None:
+        """Refuse model.guidance for a checkpoint that is told none; like: another one, " (as ...)"."""
+        config: Any = self.module.config
+        if self.config.guidance is not None and not config.guidance_embeds:
             raise ValueError(
-                f"model.condition={config.condition.value}: {family} starts from noise alone; type "
-                "model.condition=none"
+                f"model.guidance={self.config.guidance}: model.path={self.config.path} is told no guidance "
+                f"scale{like}; type model.guidance=null"
             )
-        if config.guidance is not None and not self.takes_guidance:
+
+    def true_cfg(self) -> dict[str, Any]:
+        """Classifier-free guidance for stock calls whose guidance_scale is another one."""
+        # Only a negative prompt, even an empty one, makes stock run the second branch.
+        negative = {"true_cfg_scale": self.config.cfg, "negative_prompt": self.config.negative_prompt}
+        return negative if self.guided else {}
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second of the clips it makes. Raises ValueError where nobody says."""
+        rate = self.fps if self.config.fps is None else self.config.fps
+        if rate is None:
             raise ValueError(
-                f"model.guidance={config.guidance}: the denoiser of {family} is not told a guidance scale; "
-                "type model.guidance=null, and model.cfg=... for classifier-free guidance"
+                f"the frame rate of model.family={self.config.family} is not known; type model.fps=16"
             )
-        if config.guidance is not None and not config.guidance >= 0:
-            raise ValueError(f"model.guidance must be at least 0, got {config.guidance}")
-        if config.cfg_2 is not None and not self.takes_cfg_2:
-            raise ValueError(
-                f"model.cfg_2={config.cfg_2}: {family} has no second expert; type model.cfg_2=null"
-            )
+        return rate
+
+    def by_denoiser(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """Parameters of `module` by name -> for each of `denoisers`, its parameters by their names in it."""
+        names = list(self.denoisers())
+        if len(names) == 1:
+            return {names[0]: dict(state)}
+        return {
+            name: {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+            for name in names
+        }

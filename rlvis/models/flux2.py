@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import grids, sizes
+from rlvis.models import decoding, grids, sizes
 from rlvis.models.flux import positions
 from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
 TOKENS = 512  # at most and by default
-GUIDANCE = 4.0  # of the stock pipeline
 KLEIN = "Flux2KleinPipeline"
 
 
@@ -31,6 +30,7 @@ class Flux2(Policy):
     pipeline_name = "Flux2Pipeline"
     also_opens = (KLEIN,)
     takes_guidance = True
+    usual_guidance = 4.0
     # As for FLUX.1: attention of both streams and feed-forward; the single blocks have one layer for both.
     lora_targets = (
         *JOINT_ATTENTION,
@@ -67,18 +67,9 @@ class Flux2(Policy):
         sizes.check_images(self.config)
         sizes.check_sides(self.config, 2 * factor, f"autoencoder {factor} x patch 2")
         self.tokens = sizes.check_tokens(self.config, TOKENS, TOKENS)
-        if self.config.guidance is not None and not config.guidance_embeds:
-            raise ValueError(
-                f"model.guidance={self.config.guidance}: model.path={self.config.path} is told no guidance "
-                "scale (as FLUX.2-klein); type model.guidance=null"
-            )
+        self.check_guidance(" (as FLUX.2-klein)")
         unit = 2 * factor
         return config.in_channels, 1, self.config.height // unit, self.config.width // unit
-
-    @property
-    def guidance(self) -> float:
-        """The guidance scale that the denoiser is told, where it is told one."""
-        return GUIDANCE if self.config.guidance is None else self.config.guidance
 
     def shared_tokens(self) -> sizes.Tokens:
         """A token for each position; the text runs beside them."""
@@ -104,8 +95,8 @@ class Flux2(Policy):
         from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
         talk = format_input([text], system_message=self.pipe.system_message)
-        made = tokenizer.apply_chat_template(talk, tokenize=True, return_dict=True)
-        return len(made["input_ids"][0]) > self.tokens
+        whole = tokenizer.apply_chat_template(talk, tokenize=True, return_dict=True)
+        return len(whole["input_ids"][0]) > self.tokens
 
     def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
         """A line from 1 to 1/steps, shifted by resolution and number of steps."""
@@ -120,13 +111,13 @@ class Flux2(Policy):
         rows, _, _, h, w = x.shape
         config: Any = self.module.config
         text = embeds["prompt_embeds"]
-        told = torch.full((rows,), self.guidance, device=x.device) if config.guidance_embeds else None
+        scale = torch.full((rows,), self.guidance, device=x.device) if config.guidance_embeds else None
         words = torch.zeros(text.shape[1], 4, device=x.device)
         words[:, 3] = torch.arange(text.shape[1], device=x.device)
         velocity: Tensor = module(
             hidden_states=x.flatten(2).transpose(1, 2),
             timestep=time.to(x.dtype) / 1000,  # rounded before it is divided, as stock
-            guidance=told,
+            guidance=scale,
             encoder_hidden_states=text,
             txt_ids=words[None],  # with a dimension of rows, as stock: sequence parallelism splits these
             img_ids=torch.nn.functional.pad(positions(h, w), (0, 1)).to(x.device)[None],
@@ -136,9 +127,7 @@ class Flux2(Policy):
 
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """[B,4C,1,H,W] -> [B,1,3,Y,X] in [0, 1]: unscale, unfold, autoencoder, stock post-processing."""
-        image = self.pipe.vae.decode(self._unfolded(latents), return_dict=False)[0]
-        made: Tensor = self.pipe.image_processor.postprocess(image, output_type="pt")
-        return made.unsqueeze(1)
+        return decoding.still(self.pipe, self.pipe.vae.decode(self._unfolded(latents), return_dict=False)[0])
 
     def call_settings(self) -> dict[str, Any]:
         """Stock calls both kinds of guidance guidance_scale: embedded in dev, classifier-free in klein."""
@@ -157,6 +146,6 @@ class Flux2(Policy):
         """Normalised latents [B,4C,1,H,W] -> the autoencoder's own [B,C,2H,2W]."""
         vae, (rows, _, _, h, w) = self.pipe.vae, latents.shape
         std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
-        scaled = latents.squeeze(2) * std + vae.bn.running_mean.view(1, -1, 1, 1)
+        scaled: Tensor = latents.squeeze(2) * std + vae.bn.running_mean.view(1, -1, 1, 1)
         cells = scaled.reshape(rows, -1, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
         return cells.reshape(rows, -1, 2 * h, 2 * w)

@@ -42,6 +42,16 @@ def check_plain(config: Mapping[str, Any], plain: Mapping[str, Any], path: str) 
         )
 
 
+def check_ddim(grid: str, shift: float | None, title: str) -> None:
+    """Raise ValueError for an option of sampler that models on DDIM's grid do not have; title: "X are"."""
+    if grid != "model" or shift is not None:
+        wrong = f"sampler.grid={grid}" if grid != "model" else f"sampler.shift={shift}"
+        raise ValueError(
+            f"{wrong}: {title} sampled on DDIM's own grid, which has no shift; type sampler.grid=model "
+            "sampler.shift=null"
+        )
+
+
 def line_schedule(
     pipe: Any, path: str, tokens: int, steps: int, shift: float | None, grid: str, mu: float | None = None
 ) -> Schedule:

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import grids, sizes
+from rlvis.models import decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
 TOKENS = 256  # of Llama behind the template, at most and by default
-GUIDANCE = 6.0  # of the stock pipeline
 CLIP_TOKENS = 77
 STOCK_UNIT = 16  # the stock pipeline takes no other multiples of pixels
 
@@ -31,6 +30,7 @@ class HunyuanVideo(Policy):
     pipeline_name = "HunyuanVideoPipeline"
     fps = 24.0
     takes_guidance = True
+    usual_guidance = 6.0
     # DanceGRPO's: the attention of all blocks.
     lora_targets = ("to_k", "to_out.0", "to_q", "to_v")
 
@@ -43,23 +43,13 @@ class HunyuanVideo(Policy):
                 f"patch_size_t={config.patch_size_t}, and text to video with patches of one frame is driven "
                 "here; type model.path=hunyuanvideo-community/HunyuanVideo"
             )
-        if self.config.guidance is not None and not config.guidance_embeds:
-            raise ValueError(
-                f"model.guidance={self.config.guidance}: model.path={self.config.path} is told no guidance "
-                "scale; type model.guidance=null"
-            )
+        self.check_guidance()
         self.tokens = sizes.check_tokens(self.config, TOKENS, TOKENS)
         factor, every = self.pipe.vae_scale_factor_spatial, self.pipe.vae_scale_factor_temporal
         unit = math.lcm(factor * config.patch_size, STOCK_UNIT)
         sizes.check_sides(self.config, unit, f"autoencoder {factor} x patch {config.patch_size}")
         sizes.check_frames(self.config, every, 1)
-        height, width = self.config.height // factor, self.config.width // factor
-        return config.in_channels, (self.config.frames - 1) // every + 1, height, width
-
-    @property
-    def guidance(self) -> float:
-        """The guidance scale that the denoiser is told, where it is told one."""
-        return GUIDANCE if self.config.guidance is None else self.config.guidance
+        return config.in_channels, *sizes.latent_grid(self.config, factor, every)
 
     def embed(self, text: str) -> dict[str, Tensor]:
         """Llama's prompt_embeds [1,L,D] and mask [1,L], CLIP's pooled_prompt_embeds [1,E], by the stock
@@ -72,10 +62,10 @@ class HunyuanVideo(Policy):
 
     def truncated(self, text: str) -> bool:
         """Whether the text is too long for CLIP and for Llama, which has the template's tokens before it."""
-        from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+        from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video as stock
 
-        whole = DEFAULT_PROMPT_TEMPLATE["template"].format(text)
-        most = self.tokens + DEFAULT_PROMPT_TEMPLATE["crop_start"]
+        template: Any = stock.DEFAULT_PROMPT_TEMPLATE
+        whole, most = template["template"].format(text), self.tokens + template["crop_start"]
         return (
             len(self.pipe.tokenizer(whole, truncation=False).input_ids) > most
             and len(self.pipe.tokenizer_2(text, truncation=False).input_ids) > CLIP_TOKENS
@@ -103,14 +93,10 @@ class HunyuanVideo(Policy):
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """[B,C,F,H,W] -> [B,M,3,Y,X] in [0, 1]: unscale, autoencoder, stock post-processing."""
         vae = self.pipe.vae
-        clip = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
-        video: Tensor = self.pipe.video_processor.postprocess_video(clip, output_type="pt")
-        return video
+        return decoding.clip(self.pipe, vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0])
 
     def call_settings(self) -> dict[str, Any]:
         """Stock calls the embedded scale guidance_scale, and classifier-free guidance true_cfg_scale."""
         settings = super().call_settings() | {"guidance_scale": self.guidance}
         settings.pop("negative_prompt", None)
-        if self.guided:  # only a negative prompt, even an empty one, makes stock run the second branch
-            settings |= {"true_cfg_scale": self.config.cfg, "negative_prompt": self.config.negative_prompt}
-        return settings
+        return settings | self.true_cfg()

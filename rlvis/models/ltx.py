@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import grids, sizes
+from rlvis.models import decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -43,8 +43,7 @@ class Ltx(Policy):
         factor, every = self.pipe.vae_spatial_compression_ratio, self.pipe.vae_temporal_compression_ratio
         sizes.check_sides(self.config, max(factor, STOCK_UNIT), f"autoencoder {factor}")
         sizes.check_frames(self.config, every, 1)
-        height, width = self.config.height // factor, self.config.width // factor
-        return config.in_channels, (self.config.frames - 1) // every + 1, height, width
+        return config.in_channels, *sizes.latent_grid(self.config, factor, every)
 
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D] and mask [1,L], by the stock `encode_prompt`."""
@@ -83,7 +82,7 @@ class Ltx(Policy):
             rope_interpolation_scale=(pipe.vae_temporal_compression_ratio / self.frame_rate, space, space),
             return_dict=False,
         )[0]
-        return velocity.transpose(1, 2).unflatten(2, (f, h, w))
+        return velocity.transpose(1, 2).reshape(x.shape)
 
     def guide(self, negative: Tensor, out: Tensor, time: Tensor) -> Tensor:
         """In float32, as stock."""
@@ -95,9 +94,7 @@ class Ltx(Policy):
         mean, std = (m.view(1, -1, 1, 1, 1).to(latents) for m in (vae.latents_mean, vae.latents_std))
         scaled = latents * std / vae.config.scaling_factor + mean
         level = torch.zeros(len(latents), device=latents.device) if vae.config.timestep_conditioning else None
-        clip = vae.decode(scaled, level, return_dict=False)[0]
-        video: Tensor = self.pipe.video_processor.postprocess_video(clip, output_type="pt")
-        return video
+        return decoding.clip(self.pipe, vae.decode(scaled, level, return_dict=False)[0])
 
     def call_settings(self) -> dict[str, Any]:
         """The rate is an input of the denoiser."""

@@ -19,15 +19,14 @@ from torch import Tensor, nn
 
 from rlvis.flow import kernels
 from rlvis.flow.kernels import StepTable, Transition
-from rlvis.models import decoding, encoders, export, lora, source
+from rlvis.models import decoding, encoders, export, lora, options, source
 from rlvis.models.embed_cache import EmbedCache
 from rlvis.models.encoders import Encoders
 from rlvis.models.family import Family
-from rlvis.models.prompt_encoder import NEGATIVE, PromptEncoder
+from rlvis.models.prompt_encoder import PromptEncoder, negative_of, split
 from rlvis.schema import CfgGrad, ModelConfig
 
 GIVEN = "condition"  # among the embeds: latents [P,C,1,H,W] of the condition frames, no input of the denoiser
-SHARED = "condition_"  # start of names of other conditions from a frame: inputs of both branches of guidance
 DECODE_PIXELS = 2**20  # decoded at once: 16 images of 256 x 256, or 1 of 1024 x 1024
 
 
@@ -53,7 +52,7 @@ class Policy(Family):
             ValueError: path, family, size, guidance or LoRA settings that cannot work; the message says what
                 to type.
         """
-        self.check_options(config)
+        options.check(type(self), config)
         self.config = config
         self.device = torch.device(device)
         self.dtype: torch.dtype = getattr(torch, config.dtype.value)
@@ -154,8 +153,7 @@ class Policy(Family):
 
         Raises ValueError when guidance is on and embeds hold no negative prompt.
         """
-        if self._reference and self._frozen is not None:
-            module = self._frozen
+        module = self.route(self._frozen if self._reference and self._frozen is not None else module, mixed)
         x = x.to(self.device, self.dtype)
         time = time.to(self.device, torch.float32)
         embeds = {
@@ -163,17 +161,10 @@ class Policy(Family):
             for k, v in embeds.items()
             if k != GIVEN  # the states hold it already
         }
-        shared = {name: value for name, value in embeds.items() if name.startswith(SHARED)}
-        cond = {k: v for k, v in embeds.items() if not k.startswith(NEGATIVE) and k not in shared}
+        cond, shared = split(embeds)
         if not self.guided:
             return self.denoise(module, x, time, cond | shared).float()
-        missing = [NEGATIVE + name for name in cond if NEGATIVE + name not in embeds]
-        if missing:
-            raise ValueError(
-                f"model.cfg={self.config.cfg} needs {', '.join(missing)}, but the embeddings hold only "
-                f"{', '.join(embeds)}: they were encoded with model.cfg=1, encode them again"
-            )
-        negative = {name: embeds[NEGATIVE + name] for name in cond}
+        negative = negative_of(embeds, cond, self.config.cfg)
         if self.config.cfg_grad is CfgGrad.conditional:
             with torch.no_grad():
                 out_negative = self.denoise(module, x, time, negative | shared)
@@ -212,16 +203,6 @@ class Policy(Family):
                     denoiser.enable_adapters()
 
     @property
-    def frame_rate(self) -> float:
-        """Frames a second of the clips it makes. Raises ValueError where nobody says."""
-        rate = self.fps if self.config.fps is None else self.config.fps
-        if rate is None:
-            raise ValueError(
-                f"the frame rate of model.family={self.config.family} is not known; type model.fps=16"
-            )
-        return rate
-
-    @property
     def decode_rows(self) -> int:
         """Samples decoded at once."""
         return max(1, min(16, DECODE_PIXELS // (self.config.height * self.config.width * self.config.frames)))
@@ -234,12 +215,12 @@ class Policy(Family):
         between batch sizes and a picture must not depend on how many rows its process owns.
         """
         rows = self.decode_rows
-        made = []
+        media = []
         for chunk in torch.split(latents, rows):
             padding = chunk[-1:].expand(rows - chunk.shape[0], *chunk.shape[1:])
             frames = self.decode_chunk(torch.cat([chunk, padding]).to(self.device, torch.float32))
-            made.append((frames[: chunk.shape[0]].float() * 255).round().to(torch.uint8).cpu())
-        return torch.cat(made)
+            media.append((frames[: chunk.shape[0]].float() * 255).round().to(torch.uint8).cpu())
+        return torch.cat(media)
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """(name, parameter) of everything that is trained, in a fixed order."""
@@ -259,31 +240,9 @@ class Policy(Family):
             if self._encoders is not None:
                 self._encoders.load()
             export.save_pipeline(self.pipe, states, Path(folder))
-        export.write_card(
-            Path(folder),
-            self.pipe,
-            self.config,
-            self.stock_name,
-            self.call_settings(),
-            self.lora_settings(),
-            waiting=() if self._encoders is None else self._encoders.names,
-        )
+        export.write_card(self, Path(folder), () if self._encoders is None else self._encoders.names)
 
     def has(self, encoder: str) -> bool:
         """Whether the checkpoint has this text encoder, be it in memory or still on the disk."""
         here = getattr(self.pipe, encoder) is not None
         return here or (self._encoders is not None and encoder in self._encoders.names)
-
-    def by_denoiser(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Parameters of `module` by name -> for each of `denoisers`, its own by their names in it."""
-        names = list(self.denoisers())
-        if len(names) == 1:
-            return {names[0]: dict(state)}
-        return {
-            name: {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-            for name in names
-        }
-
-    def lora_settings(self) -> list[dict[str, Any]]:
-        """Keyword arguments of the stock `load_lora_weights`, for each call that opens an exported LoRA."""
-        return [{}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 
@@ -14,6 +14,8 @@ from rlvis.models.encoders import Encoders
 from rlvis.models.family import Family
 
 NEGATIVE = "negative_"
+SHARED = "condition_"  # start of names of conditions from a frame: inputs of both branches of guidance
+Embeds = dict[str, Tensor]
 
 
 class PromptEncoder:
@@ -39,8 +41,8 @@ class PromptEncoder:
             raise ValueError("no prompts to encode")
         self._check_frames(len(texts), frames)
         with ExitStack() as encoding:
-            made = [self._embedded(text, encoding) for text in texts]
-            embeds = {name: torch.cat([row[name] for row in made]).cpu() for name in made[0]}
+            rows = [self._embedded(text, encoding) for text in texts]
+            embeds = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
             if self.policy.guided:
                 negative = self._embedded(self.policy.config.negative_prompt, encoding, negative=True)
                 for name, value in negative.items():
@@ -91,3 +93,20 @@ class PromptEncoder:
                 f"condition frames: wanted uint8 {list(wanted)}, got {frames.dtype} {list(frames.shape)}; "
                 f"type model.height={frames.shape[-2]} model.width={frames.shape[-1]}, or resize the frames"
             )
+
+
+def split(embeds: Mapping[str, Tensor]) -> tuple[Embeds, Embeds]:
+    """What the prompt says, without the negative branch; and what both branches of guidance share."""
+    shared = {name: value for name, value in embeds.items() if name.startswith(SHARED)}
+    return {k: v for k, v in embeds.items() if not k.startswith(NEGATIVE) and k not in shared}, shared
+
+
+def negative_of(embeds: Mapping[str, Tensor], cond: Mapping[str, Tensor], cfg: float) -> Embeds:
+    """The negative branch under the names of `cond`. Raises ValueError when it was not encoded."""
+    missing = [NEGATIVE + name for name in cond if NEGATIVE + name not in embeds]
+    if missing:
+        raise ValueError(
+            f"model.cfg={cfg} needs {', '.join(missing)}, but the embeddings hold only "
+            f"{', '.join(embeds)}: they were encoded with model.cfg=1, encode them again"
+        )
+    return {name: embeds[NEGATIVE + name] for name in cond}

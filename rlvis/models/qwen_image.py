@@ -13,19 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import grids, packing, sizes
+from rlvis.models import decoding, packing
 from rlvis.models.lora import JOINT_ATTENTION
-from rlvis.models.policy import Policy
-from rlvis.records import Schedule
-
-DEFAULT_TOKENS = 512
-MOST_TOKENS = 1024
+from rlvis.models.packed import PackedImages
 
 
-class QwenImage(Policy):
+class QwenImage(PackedImages):
     """`QwenImagePipeline`; its embeds are prompt_embeds [P,L,D] and prompt_embeds_mask [P,L] of 0 and 1."""
 
     pipeline_name = "QwenImagePipeline"
+    tokens_of_text = (512, 1024)
     # Flow-GRPO's for Qwen-Image: the attention of both streams and their feed-forward layers.
     lora_targets = (
         *JOINT_ATTENTION,
@@ -35,25 +32,15 @@ class QwenImage(Policy):
         "txt_mlp.net.2",
     )
 
-    def geometry(self) -> tuple[int, int, int, int]:
-        """(C, 1, H, W); sides are multiples of autoencoder factor x 2, since four latents make a token."""
+    def check_denoiser(self) -> None:
+        """Refuse a denoiser that is told a guidance scale, or of an editing model."""
         config: Any = self.module.config
-        factor = self.pipe.vae_scale_factor
-        sizes.check_images(self.config)
-        sizes.check_sides(self.config, 2 * factor, f"autoencoder {factor} x packing 2")
-        self.tokens = sizes.check_tokens(self.config, DEFAULT_TOKENS, MOST_TOKENS)
         if config.guidance_embeds or config.zero_cond_t:
             raise ValueError(
                 f"model.path={self.config.path}: its denoiser sets guidance_embeds={config.guidance_embeds} "
                 f"zero_cond_t={config.zero_cond_t}, and this family knows neither; type "
                 "model.path=Qwen/Qwen-Image"
             )
-        return config.in_channels // 4, 1, self.config.height // factor, self.config.width // factor
-
-    def shared_tokens(self) -> sizes.Tokens:
-        """Four latents make a token; the text runs beside them."""
-        _, _, height, width = self.latent_shape
-        return sizes.Tokens((1, height // 2, width // 2), self.tokens)
 
     def embed(self, text: str) -> dict[str, Tensor]:
         """prompt_embeds [1,L,D] by the stock `encode_prompt`, zeros behind the text's end, and the mask."""
@@ -74,11 +61,6 @@ class QwenImage(Policy):
         whole = self.pipe.tokenizer(self.pipe.prompt_template_encode.format(text), truncation=False)
         dropped: int = self.pipe.prompt_template_encode_start_idx
         return len(whole.input_ids) - dropped > self.tokens
-
-    def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
-        """A line from 1 to 1/steps, shifted by the resolution and stretched to end at .02."""
-        _, _, h, w = self.latent_shape
-        return grids.line_schedule(self.pipe, self.config.path, h * w // 4, steps, shift, grid)
 
     def denoise(
         self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
@@ -106,18 +88,5 @@ class QwenImage(Policy):
         config = self.pipe.vae.config
         mean = torch.tensor(config.latents_mean, device=self.device).view(1, -1, 1, 1, 1)
         inverse = 1.0 / torch.tensor(config.latents_std, device=self.device).view(1, -1, 1, 1, 1)
-        image = self.pipe.vae.decode(latents / inverse + mean, return_dict=False)[0][:, :, 0]
-        made: Tensor = self.pipe.image_processor.postprocess(image, output_type="pt")
-        return made.unsqueeze(1)
-
-    def call_settings(self) -> dict[str, Any]:
-        """Stock calls classifier-free guidance true_cfg_scale, and needs a negative prompt for it."""
-        settings = super().call_settings()
-        del settings["guidance_scale"]
-        if self.guided:
-            settings |= {"true_cfg_scale": self.config.cfg, "negative_prompt": self.config.negative_prompt}
-        return settings
-
-    def stock_latents(self, x: Tensor) -> Tensor:
-        """Tokens [B, H W / 4, 4 C]."""
-        return packing.pack(x)
+        decoded = self.pipe.vae.decode(latents / inverse + mean, return_dict=False)[0][:, :, 0]
+        return decoding.still(self.pipe, decoded)

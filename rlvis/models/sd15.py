@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import schedules
+from rlvis.models import decoding, grids
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 from rlvis.schema import ModelConfig
@@ -96,12 +97,7 @@ class StableDiffusion(Policy):
 
         Raises ValueError for another grid, a shift, or more steps than the betas have.
         """
-        if grid != "model" or shift is not None:
-            wrong = f"sampler.grid={grid}" if grid != "model" else f"sampler.shift={shift}"
-            raise ValueError(
-                f"{wrong}: {self.title} are sampled on DDIM's own grid, which has no shift; type "
-                "sampler.grid=model sampler.shift=null"
-            )
+        grids.check_ddim(grid, shift, f"{self.title} are")
         config = self.ddim.config
         offset = config.steps_offset if config.timestep_spacing == "leading" else 0
         return schedules.ddim(self.ddim.alphas_cumprod, steps, offset, config.timestep_spacing)
@@ -126,9 +122,8 @@ class StableDiffusion(Policy):
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """[B,C,1,H,W] -> [B,1,3,Y,X] in [0, 1]: unscale, autoencoder, stock post-processing."""
         vae = self.pipe.vae
-        decoded = vae.decode(latents.squeeze(2) / vae.config.scaling_factor, return_dict=False)[0]
-        image: Tensor = self.pipe.image_processor.postprocess(decoded, output_type="pt")
-        return image.unsqueeze(1)
+        scaled = latents.squeeze(2) / vae.config.scaling_factor
+        return decoding.still(self.pipe, vae.decode(scaled, return_dict=False)[0])
 
     def stock_scheduler(self, pipe: Any) -> Any:
         """DDIM instead of the checkpoint's scheduler, as `DDIMScheduler.from_config` makes it."""
@@ -139,21 +134,21 @@ class StableDiffusion(Policy):
 
         scheduler = self.pipe.scheduler
         config, name = scheduler.config, type(scheduler).__name__
-        told = f"the scheduler of model.path={self.config.path} is a {name}"
+        start = f"the scheduler of model.path={self.config.path} is a {name}"
         if config.get("beta_start") is None and config.get("trained_betas") is None:
-            raise ValueError(f"{told} without betas, and DDIM follows betas; choose another model.path")
+            raise ValueError(f"{start} without betas, and DDIM follows betas; choose another model.path")
         prediction, spacing = config.get("prediction_type", "epsilon"), config.get("timestep_spacing")
         if prediction not in PREDICTIONS or config.get("thresholding"):
             thresholding = config.get("thresholding", False)
             raise ValueError(
-                f"{told} with prediction_type={prediction}, thresholding={thresholding}; "
+                f"{start} with prediction_type={prediction}, thresholding={thresholding}; "
                 f"known here are {', '.join(PREDICTIONS)} without thresholding; choose another model.path"
             )
         if spacing not in (None, *SPACINGS):
-            log.info("%s with %s timesteps; DDIM takes leading ones", told, spacing)
+            log.info("%s with %s timesteps; DDIM takes leading ones", start, spacing)
         # Clipping to [-1, 1] is of models of pixels; the last step ends at the grid's last point.
-        made: Any = diffusers.DDIMScheduler
-        return made.from_config(
+        ddim: Any = diffusers.DDIMScheduler
+        return ddim.from_config(
             config,
             clip_sample=False,
             set_alpha_to_one=False,

@@ -40,10 +40,10 @@ class StableDiffusionXL(StableDiffusion):
 
     def embed_negative(self) -> dict[str, Tensor]:
         """Zeros for an empty negative prompt where the checkpoint was trained with them, as stock."""
-        made = self.embed(self.config.negative_prompt)
+        embeds = self.embed(self.config.negative_prompt)
         if self.config.negative_prompt or not self.pipe.config.force_zeros_for_empty_prompt:
-            return made
-        return {name: torch.zeros_like(value) for name, value in made.items()}
+            return embeds
+        return {name: torch.zeros_like(value) for name, value in embeds.items()}
 
     def truncated(self, text: str) -> bool:
         """Whether the text is too long for both encoders."""

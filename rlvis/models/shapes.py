@@ -54,12 +54,12 @@ def open_shapes(
 
 def _class(library: str, name: str, part: str) -> Any:
     modules = [library] if library in ("diffusers", "transformers") else [f"diffusers.pipelines.{library}"]
-    found = getattr(import_module(modules[0]), name, None)
-    if found is None:
+    kind = getattr(import_module(modules[0]), name, None)
+    if kind is None:
         raise ValueError(
             f"model_index.json wants {library}.{name} as {part}, which the installed {library} does not have"
         )
-    return found
+    return kind
 
 
 def _component(kind: Any, where: str, revision: str | None, part: str, dtype: torch.dtype) -> Any:
@@ -68,19 +68,20 @@ def _component(kind: Any, where: str, revision: str | None, part: str, dtype: to
     import transformers
 
     source = {"subfolder": part, "revision": revision}
-    if inspect.isclass(kind) and issubclass(kind, diffusers.ModelMixin):
+    bases = inspect.getmro(kind) if inspect.isclass(kind) else ()
+    if diffusers.ModelMixin in bases:
         with torch.device("meta"):
-            made = kind.from_config(kind.load_config(where, **source))
-        return cast(made, dtype, kind._keep_in_fp32_modules or ())
-    if inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel):
+            module = kind.from_config(kind.load_config(where, **source))
+        return cast(module, dtype, kind._keep_in_fp32_modules or ())
+    if transformers.PreTrainedModel in bases:
         config = kind.config_class.from_pretrained(where, **source)
         with torch.device("meta"):
             # Eager: the other forms look at the values of the mask, and there are none.
-            made = kind._from_config(config, attn_implementation="eager")
-        kept = set(made._keep_in_fp32_modules_strict or ())
+            module = kind._from_config(config, attn_implementation="eager")
+        kept = set(module._keep_in_fp32_modules_strict or ())
         if dtype is torch.float16:
-            kept |= set(made._keep_in_fp32_modules or ())
-        return cast(made, dtype, kept)
+            kept |= set(module._keep_in_fp32_modules or ())
+        return cast(module, dtype, kept)
     return kind.from_pretrained(where, **source)
 
 

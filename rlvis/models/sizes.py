@@ -46,6 +46,11 @@ def check_sides(config: ModelConfig, unit: int, why: str, most: int | None = Non
         )
 
 
+def latent_grid(config: ModelConfig, factor: int, every: int) -> tuple[int, int, int]:
+    """(F, H, W) of a clip: `factor` pixels a side and `every` frames behind the first make one latent."""
+    return (config.frames - 1) // every + 1, config.height // factor, config.width // factor
+
+
 def check_tokens(config: ModelConfig, own: int, most: int) -> int:
     """Length of the text condition: model.max_tokens, or the family's own; ValueError outside 1 to `most`."""
     tokens = own if config.max_tokens is None else config.max_tokens

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvis.flow import schedules
-from rlvis.models import grids, lora, sizes, wan_checks, wan_i2v
+from rlvis.models import decoding, grids, lora, sizes, wan_checks, wan_i2v
 from rlvis.models.policy import GIVEN, Policy
 from rlvis.models.wan_experts import NAMES, Experts
 from rlvis.records import Schedule
@@ -74,7 +74,8 @@ class Wan(Policy):
     def trained_module(self) -> nn.Module:
         """The denoiser, or both experts in one module."""
         module = self.stock_module(self.pipe)
-        if module.config.image_dim is not None:
+        config: Any = module.config
+        if config.image_dim is not None:
             self.lora_targets = (*self.lora_targets, "attn2.add_k_proj", "attn2.add_v_proj")
         return module
 
@@ -82,10 +83,11 @@ class Wan(Policy):
         """One denoiser, or two."""
         return {name: getattr(self.pipe, name) for name in NAMES[: 1 + self.experts]}
 
-    def stock_module(self, pipe: Any) -> Any:
+    def stock_module(self, pipe: Any) -> nn.Module:
         """The denoiser of `pipe`, or its two experts behind one call."""
         if not self.experts:
-            return pipe.transformer
+            denoiser: nn.Module = pipe.transformer
+            return denoiser
         boundary = self.pipe.config.boundary_ratio * self.pipe.scheduler.config.num_train_timesteps
         return Experts(pipe.transformer, pipe.transformer_2, boundary)
 
@@ -115,8 +117,7 @@ class Wan(Policy):
         sizes.check_sides(self.config, unit, f"autoencoder {factor} x patch {patch}", factor * patch * most)
         every = self.pipe.vae_scale_factor_temporal
         sizes.check_frames(self.config, every, 2 if self.holds else 1, most)
-        height, width = self.config.height // factor, self.config.width // factor
-        return channels, (self.config.frames - 1) // every + 1, height, width
+        return channels, *sizes.latent_grid(self.config, factor, every)
 
     def shared_tokens(self) -> sizes.Tokens:
         """A token for each patch; the text is attended to apart."""
@@ -184,19 +185,9 @@ class Wan(Policy):
         grids.check_plain(config, plain, self.config.path)
         return make(steps, shift)
 
-    def predict(
-        self,
-        module: Callable[..., Any],
-        x: Tensor,
-        time: Tensor,
-        embeds: Mapping[str, Tensor],
-        *,
-        mixed: bool = False,
-    ) -> Tensor:
-        """See `Policy.predict`."""
-        if mixed and self.experts:
-            module = partial(module, mixed=True)
-        return super().predict(module, x, time, embeds)
+    def route(self, module: Callable[..., Any], mixed: bool) -> Callable[..., Any]:
+        """Both experts run where rows are at different steps."""
+        return partial(module, mixed=True) if mixed and self.experts else module
 
     def guide(self, negative: Tensor, out: Tensor, time: Tensor) -> Tensor:
         """Guidance cfg, and cfg_2 for rows of the second expert."""
@@ -229,9 +220,7 @@ class Wan(Policy):
     def decode_chunk(self, latents: Tensor) -> Tensor:
         """[B,C,F,H,W] -> [B,M,3,Y,X] in [0, 1]: unscale, autoencoder, stock post-processing."""
         mean, inverse = self._moments()
-        clip = self.pipe.vae.decode(latents / inverse + mean, return_dict=False)[0]
-        video: Tensor = self.pipe.video_processor.postprocess_video(clip, output_type="pt")
-        return video
+        return decoding.clip(self.pipe, self.pipe.vae.decode(latents / inverse + mean, return_dict=False)[0])
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and 1 / std of the autoencoder's code, [1,C,1,1,1] each, rounded as stock."""

@@ -77,8 +77,8 @@ class ZImage(Policy):
         # Without weights (a plan of the memory) there are no values: texts fill their length.
         lengths = [mask.shape[1]] * len(mask) if mask.is_meta else mask.sum(1).tolist()
         texts = [row[:used] for row, used in zip(embeds["prompt_embeds"], lengths, strict=True)]
-        made = module(list(x.unbind(0)), (1000 - time) / 1000, texts, return_dict=False)[0]
-        return -torch.stack([row.float() for row in made])
+        rows = module(list(x.unbind(0)), (1000 - time) / 1000, texts, return_dict=False)[0]
+        return -torch.stack([row.float() for row in rows])
 
     def guide(self, negative: Tensor, out: Tensor, time: Tensor) -> Tensor:
         """Stock counts guidance from 0: out + (cfg - 1) (out - negative)."""

@@ -14,12 +14,12 @@ engine shards gradients. Strict JSON, as metrics.jsonl is.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from rlvis.observe import lines
+from rlvis.observe.lines import json_number
 from rlvis.observe.metrics import weighted_sum
-from rlvis.observe.trackers import json_number, keep_before
 from rlvis.records import PolicyUpdate, PromptBatch, Rewards
 
 NAME = "details.jsonl"
@@ -42,25 +42,24 @@ def row(prompts: PromptBatch, rewards: Rewards, update: PolicyUpdate, step: int)
 
 def append(run_dir: Path, line: dict[str, Any]) -> None:
     """Add the line of a step to RUN/details.jsonl."""
-    with (Path(run_dir) / NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
+    lines.append(Path(run_dir) / NAME, [line])
 
 
 def resume(run_dir: Path, step: int) -> None:
     """Drop the lines from `step` on, the first step to come, and what cannot be read."""
-    keep_before(Path(run_dir) / NAME, step)
+    lines.keep_before(Path(run_dir) / NAME, step)
 
 
 def _prompts(prompts: PromptBatch, rewards: Rewards) -> list[dict[str, Any]]:
     combined = weighted_sum(rewards)
-    made = []
+    entries = []
     for p, (index, text) in enumerate(zip(prompts.index.tolist(), prompts.texts, strict=True)):
         valid = rewards.valid[p]
         known, terms = combined[p][valid], rewards.term[p][valid]
         kind = prompts.metadata[p].get("kind")
         some = len(known) > 0
         means = terms.mean(0).tolist() if some else [None] * len(rewards.names)
-        made.append(
+        entries.append(
             {
                 "prompt": index,
                 "text": text,
@@ -71,13 +70,13 @@ def _prompts(prompts: PromptBatch, rewards: Rewards) -> list[dict[str, Any]]:
                 "terms": dict(zip(rewards.names, means, strict=True)),
             }
         )
-    return made
+    return entries
 
 
 def _transitions(details: dict[str, float]) -> list[dict[str, Any]]:
-    found = {name.split("/")[1] for name in details if name.startswith("transition/")}
-    made = []
-    for at in sorted(map(int, found)):
+    positions = {name.split("/")[1] for name in details if name.startswith("transition/")}
+    entries = []
+    for at in sorted(map(int, positions)):
         numbers = {name: details.get(f"transition/{at}/{name}") for name in TRANSITION}
-        made.append({"at": at} | {n: None if v is None else json_number(v) for n, v in numbers.items()})
-    return made
+        entries.append({"at": at} | {n: None if v is None else json_number(v) for n, v in numbers.items()})
+    return entries

@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from rlvis.observe import overlay, video
+from rlvis.observe.lines import json_number, plain
 from rlvis.observe.metrics import weighted_sum
-from rlvis.observe.trackers import json_number
 from rlvis.records import PromptBatch, Rewards
 
 SIDE, FRAMES = 128, 16  # of a kept picture or clip, at most
@@ -50,33 +50,34 @@ def write(
     step: int,
     prompts: PromptBatch,
     rewards: Rewards,
-    own: Mapping[Place, Tensor],
+    local: Mapping[Place, Tensor],
     groups: list[dict[str, Any]],
     maps: Mapping[Place, Tensor] | None,
     *,
-    leads: bool,
+    is_main: bool,
     barrier: Callable[[], None],
     fps: float = FPS,
 ) -> Path:
     """Write RUN/groups/step_NNNNNN; a collective. Returns the folder.
 
-    step: from 1. own: thumbnails [M,3,y,x] of this rank's samples. groups: the step's rows of trust.jsonl,
+    step: from 1. local: thumbnails [M,3,y,x] of this rank's samples. groups: the step's rows of trust.jsonl,
     prompt by prompt; empty without a trust. maps: [F,H,W] of this rank's samples; None where no rank has any.
     fps: frames a second of thumbnails that are clips.
     """
     folder = Path(run_dir) / "groups" / f"step_{step:06d}"
-    moving = bool(torch.tensor([len(clip) > 1 for clip in own.values()]).any())
+    moving = bool(torch.tensor([len(clip) > 1 for clip in local.values()]).any())
     show = _Shown(prompts, rewards, ".mp4" if moving and video.playable() else (".gif" if moving else ".png"))
     index = {"step": step, **show.extremes(), **show.trusted(groups), "maps": []}
     if maps is not None:
         index["maps"] = show.maps()
-    for place in show.places & own.keys():
-        _picture(own[place], folder / show.file(place), fps)
-    for place in (show.mapped & own.keys()) if maps is not None else ():
-        panels = overlay.overlay(_enlarged(own[place])[None], maps[place][None])[0]
+    for place in show.places & local.keys():
+        _picture(local[place], folder / show.file(place), fps)
+    overlaid = maps or {}
+    for place in show.mapped & local.keys():
+        panels = overlay.overlay(_enlarged(local[place])[None], overlaid[place][None])[0]
         _picture(panels, folder / show.map_file(place), fps)
     barrier()
-    if leads:
+    if is_main:
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / "index.json.tmp"
         aside.write_text(json.dumps(index, allow_nan=False) + "\n", encoding="utf-8")
@@ -116,11 +117,11 @@ class _Shown:
         """Maps of the best and the worst samples, half and half."""
         chosen = dict.fromkeys([*self.ranked[: MAPS // 2], *self.ranked[::-1][: MAPS - MAPS // 2]])
         self.mapped = set(chosen)
-        made = []
+        entries = []
         for place, sample in zip(chosen, self._samples(chosen), strict=True):
             del sample["terms"]
-            made.append(sample | {"map": self.map_file(place)})
-        return made
+            entries.append(sample | {"map": self.map_file(place)})
+        return entries
 
     def file(self, place: Place) -> str:
         """Name of a sample's picture: the prompt's position in the data set, the sample's in its group."""
@@ -131,11 +132,11 @@ class _Shown:
         return self.file(place).replace(self.ending, f"_map{self.ending}")
 
     def _samples(self, places: Iterable[Place]) -> list[dict[str, Any]]:
-        made = []
+        entries = []
         for p, k in places:
             self.places.add((p, k))
             terms = zip(self.rewards.names, self.rewards.term[p, k].tolist(), strict=True)
-            made.append(
+            entries.append(
                 {
                     "file": self.file((p, k)),
                     "prompt": int(self.prompts.index[p]),
@@ -145,14 +146,15 @@ class _Shown:
                     "terms": {name: json_number(value) for name, value in terms},
                 }
             )
-        return made
+        return entries
 
     def _group(self, row: dict[str, Any]) -> dict[str, Any]:
         p = self.prompts.index.tolist().index(row["prompt"])
         members = min(MEMBERS, self.rewards.valid.shape[1])
         kept = ("prompt", "text", "weight", "objective", "mean", "std", "prior_mean", "prior_var")
-        values = {n: json_number(row[n]) if isinstance(row[n], float) else row[n] for n in kept}
-        return values | {"samples": self._samples((p, k) for k in range(members))}
+        return {name: plain(row[name]) for name in kept} | {
+            "samples": self._samples((p, k) for k in range(members))
+        }
 
 
 def _enlarged(clip: Tensor) -> Tensor:

@@ -91,8 +91,8 @@ def boxes(path: Path) -> list[tuple[int, int, int, int]]:
 
 def _note(path: Path, name: str) -> list[Any]:
     with Image.open(path) as picture:
-        found: list[Any] = json.loads(getattr(picture, "text", {}).get(name, "[]"))
-    return found
+        note: list[Any] = json.loads(getattr(picture, "text", {}).get(name, "[]"))
+    return note
 
 
 def _as_clips(images: Tensor, captions: Sequence[str]) -> np.ndarray:
@@ -155,9 +155,9 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
     return [*wrapped[: lines - 1], last + "..."]
 
 
-def _save(page: Image.Image, said: Mapping[str, Any], path: Path) -> Path:
+def _save(page: Image.Image, texts: Mapping[str, Any], path: Path) -> Path:
     notes = PngImagePlugin.PngInfo()
-    for name, value in said.items():
+    for name, value in texts.items():
         notes.add_itxt(name, json.dumps(value))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(path.name + ".tmp")

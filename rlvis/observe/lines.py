@@ -1,11 +1,16 @@
-"""Reading files of a run that hold a JSON object a line, as a crash may have left them."""
+"""Files of a run that hold a JSON object a line: written strictly, read as a crash may have left them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 def steps(path: Path) -> Iterator[dict[str, Any]]:
@@ -17,9 +22,56 @@ def steps(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
+    yield from (row for row in parsed(text) if row is not None)
+
+
+def parsed(text: str) -> Iterator[dict[str, Any] | None]:
+    """The object of each line with its `step` as a whole number; None for a line that cannot be read."""
     for line in text.splitlines():
         try:
             row = json.loads(line)
             yield row | {"step": int(row["step"])}
         except (ValueError, KeyError, TypeError, OverflowError):
+            yield None
+
+
+def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Add objects to a file, a strict line each; their floats may be anything."""
+    text = "".join(
+        json.dumps({key: plain(value) for key, value in row.items()}, allow_nan=False) + "\n" for row in rows
+    )
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def keep_before(path: Path, step: int) -> None:
+    """Rewrite metrics.jsonl, or another file with a `step` in each line, without what the resumed run will
+    write again: steps >= `step`, and a line cut off by a crash.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            log.warning("%s: left out a line that is not JSON (cut off when the run stopped)", path)
             continue
+        if row["step"] < step:
+            kept.append(line + "\n")
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text("".join(kept), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def json_number(value: float) -> float | str:
+    """The number, or the string that stands for it where JSON has none."""
+    number = float(value)
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else ("Infinity" if number > 0 else "-Infinity")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: a float as `json_number`, anything else as it is."""
+    return json_number(value) if isinstance(value, float) else value

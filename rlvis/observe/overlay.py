@@ -6,17 +6,15 @@ map is scaled by its own largest value, so that colours compare positions of one
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlvis.observe import gallery
+from rlvis.observe import gallery, video
 
 log = logging.getLogger(__name__)
 
@@ -82,24 +80,10 @@ def write_film(clips: Tensor, path: Path, fps: float) -> Path | None:
     """Clips uint8 [n, M, 3, Y, X] side by side as H.264; None, with a warning, where PyAV is not
     installed.
     """
-    if importlib.util.find_spec("av") is None:
+    if not video.playable():
         log.warning("no %s: PyAV is not installed; type pip install av", path.name)
         return None
-    import av
-
-    frames = torch.cat(list(clips), -1).permute(0, 2, 3, 1)
-    # H.264 with 4:2:0 colour takes even sides only.
-    frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2].contiguous().cpu().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), mode="w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    return video.write(torch.cat(list(clips), -1), path, fps, min_side=1)
 
 
 def _colour(maps: Tensor) -> Tensor:

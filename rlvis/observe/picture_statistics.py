@@ -70,12 +70,12 @@ def diversity(thumbs: Tensor, group: Tensor) -> float | None:
         thumbs: [N, D] in [0, 1], as `thumbnails` makes them.
         group: int [N].
     """
-    found = []
+    distances = []
     for g in torch.unique(group).tolist():
-        own = thumbs[group == g].double()
-        if len(own) > 1:
-            found.append(float(torch.pdist(own, p=1).mean()) / own.shape[1])
-    return sum(found) / len(found) if found else None
+        members = thumbs[group == g].double()
+        if len(members) > 1:
+            distances.append(float(torch.pdist(members, p=1).mean()) / members.shape[1])
+    return sum(distances) / len(distances) if distances else None
 
 
 def spectral_peak(luma: Tensor) -> Tensor:
@@ -86,34 +86,34 @@ def spectral_peak(luma: Tensor) -> Tensor:
     cycles a pixel over the median of the frequencies 2 to 5 bins away, and the same of columns; the largest
     of all. A picture without a grid has a dB or a few, by chance alone; a faint grid 10, a visible one 20.
     """
-    found = [peak for lines in (luma, luma.mT) for peak in _peaks(lines)]
-    return torch.stack(found).amax(0)
+    peaks = [peak for lines in (luma, luma.mT) for peak in _peaks(lines)]
+    return torch.stack(peaks).amax(0)
 
 
 def _chunk(media: Tensor) -> dict[str, Tensor]:
-    looked = [_of_still(_unit(frame)) for frame in _stills(media)]
-    made = {name: torch.stack([one[name] for one in looked]).mean(0) for name in looked[0]}
+    stills = [_of_still(_unit(frame)) for frame in _stills(media)]
+    values = {name: torch.stack([one[name] for one in stills]).mean(0) for name in stills[0]}
     count, frames = media.shape[:2]
     if frames > 1:
         rgb = torch.stack([_reduced(_unit(frame), SMALL) for frame in media.unbind(1)], 1)
         luma = _luma(rgb.flatten(0, 1)).reshape(count, frames, *rgb.shape[-2:])
-        made["motion_energy"] = luma.diff(dim=1).abs().mean((1, 2, 3))
+        values["motion_energy"] = luma.diff(dim=1).abs().mean((1, 2, 3))
         if frames > 2:
             cells = F.adaptive_avg_pool2d(luma, CELLS)
-            made["flicker"] = cells.diff(n=2, dim=1).abs().mean((1, 2, 3)) / 2
-    return made
+            values["flicker"] = cells.diff(n=2, dim=1).abs().mean((1, 2, 3)) / 2
+    return values
 
 
 def _of_still(rgb: Tensor) -> dict[str, Tensor]:
     small = _reduced(rgb, SIDE)
-    made = {
+    values = {
         "edge_density": _edges(_luma(small)),
         "colour_entropy": _entropy(small),
         "saturation": (small.amax(1) - small.amin(1)).mean((1, 2)),
     }
     if min(rgb.shape[-2:]) >= 32:
-        made["spectral_peak"] = spectral_peak(_luma(rgb))
-    return made
+        values["spectral_peak"] = spectral_peak(_luma(rgb))
+    return values
 
 
 def _stills(media: Tensor) -> list[Tensor]:
@@ -148,8 +148,8 @@ def _edges(luma: Tensor) -> Tensor:
         return luma.new_zeros(len(luma))
     smooth, slope = luma.new_tensor([1.0, 2.0, 1.0]) / 4, luma.new_tensor([-1.0, 0.0, 1.0])
     across, down = torch.outer(smooth, slope), torch.outer(slope, smooth)
-    found = F.conv2d(luma[:, None], torch.stack([across, down])[:, None])
-    return (found.square().sum(1).sqrt() > EDGE).float().mean((1, 2))
+    slopes = F.conv2d(luma[:, None], torch.stack([across, down])[:, None])
+    return (slopes.square().sum(1).sqrt() > EDGE).float().mean((1, 2))
 
 
 def _entropy(rgb: Tensor) -> Tensor:
@@ -168,12 +168,12 @@ def _peaks(lines: Tensor) -> list[Tensor]:
     window = torch.hann_window(size, dtype=lines.dtype, device=lines.device)
     windowed = (lines - lines.mean(-1, keepdim=True)) * window
     power = torch.fft.rfft(windowed).abs().square().mean(1) / window.square().sum()
-    found = []
+    peaks = []
     for stride in STRIDES:
         at = round(size / stride)
         if at < NEAR[-1] + 1 or (stride == STRIDES[0] and size % 2):
             continue
         around = [k for d in NEAR for k in (at - d, at + d) if k < power.shape[1]]
         usual = power[:, around].median(1).values
-        found.append(10 * torch.log10((power[:, at] + ROUNDING) / (usual + ROUNDING)))
-    return found
+        peaks.append(10 * torch.log10((power[:, at] + ROUNDING) / (usual + ROUNDING)))
+    return peaks

@@ -47,5 +47,5 @@ def _borders(side: int, stride: int) -> Sequence[int]:
     """Second differences that span a border: a step before pixel b shows at b - 1 and b, and the difference
     around pixel i is the (i - 1)-th.
     """
-    found = {i - 1 for b in range(stride, side, stride) for i in (b - 1, b)}
-    return sorted(i for i in found if 0 <= i < side - 2)
+    positions = {i - 1 for b in range(stride, side, stride) for i in (b - 1, b)}
+    return sorted(i for i in positions if 0 <= i < side - 2)

@@ -11,55 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from rlvis.findings import Finding, Severity
+from rlvis.observe.history import noise
+from rlvis.observe.sentinel_table import EVALUATED, KINDS, deviation_key, patience, unusual, within, words
 from rlvis.observe.step_statistics import PREFIX
-from rlvis.observe.symptom import noise
 from rlvis.record_base import Record
 from rlvis.schema import SentinelConfig
 
-TRAINED, EVALUATED = "trained", "eval_score"
+TRAINED = "trained"
 RISEN = 3.0  # standard errors that the trained reward must have risen by
 FEW = 3  # values that a mean is taken of, at least
-EVALUATIONS = 2  # in a row, where patience asks for no fewer
 SHARE = 0.03  # of the median: the least deviation
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A statistic of pictures: unit, least deviation, and what more and less of it look like; "" where that
-    side is no alarm.
-    """
-
-    unit: str
-    floor: float
-    more: str
-    less: str
-
-
-KINDS: dict[str, Kind] = {
-    "edge_density": Kind(
-        "of the pixels",
-        0.002,
-        "more edges: noise, texture or lines all over",
-        "fewer edges: blur, flat areas, wiped backgrounds",
-    ),
-    "colour_entropy": Kind(
-        "bits",
-        0.05,
-        "more colours: noise or rainbow patterns",
-        "fewer colours: one background, or one colour for everything",
-    ),
-    "saturation": Kind("of full scale", 0.005, "garish colours", "faded colours"),
-    "spectral_peak": Kind("dB", 0.5, "a grid at the stride of patches or of the autoencoder", ""),
-    "motion_energy": Kind(
-        "of full scale a frame", 0.001, "clips that jump from frame to frame", "clips that stand still"
-    ),
-    "flicker": Kind("of full scale", 0.001, "brightness that flickers", ""),
-    "diversity": Kind("of full scale", 0.001, "", "samples of a prompt that are nearly the same picture"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,9 +33,7 @@ class Watch(Record):
     """What the sentinels remember, and what they have changed in the run (checkpointed).
 
     usual: the first values by name; of evaluations the best so far. recent: the last values of rewards, after
-    those. streak: unusual steps in a row; since: the first of them. kl_beta: what an alarm has made of
-    advantage.kl_beta, None where it is as configured. lr_scale: of optim.lr. raised: the step that changed
-    kl_beta, 0 before.
+    those. streak: unusual steps in a row; since: the first of them. lr_scale: of optim.lr.
 
     >>> Watch().lr_scale
     1.0
@@ -80,14 +44,12 @@ class Watch(Record):
     recent: dict[str, list[float]] = field(default_factory=dict)
     streak: dict[str, int] = field(default_factory=dict)
     since: dict[str, int] = field(default_factory=dict)
-    kl_beta: float | None = None
     lr_scale: float = 1.0
     rollbacks: int = 0
-    raised: int = 0
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """What a step shows. pictures: statistics by name. trained: mean of the trained reward; held_out: those
     of reward terms of weight 0; all times advantage.sign, so that more is what training wants.
     evaluated: eval/score where this step has one; unit: what counts as one deviation of it.
@@ -100,80 +62,56 @@ class Seen:
     unit: float = 1.0
 
 
-@dataclass(frozen=True)
-class Alarm:
-    """A statistic that is unusual for too long. since: its first unusual step; threshold: in deviations."""
+class Compared(NamedTuple):
+    """A statistic beside what was usual, and how far it is from there."""
 
-    step: int
-    statistic: str
     value: float
     usual: float
     deviation: float
-    since: int
-    threshold: float
-    what: str
-    why: str
 
 
 @dataclass(frozen=True)
 class Judged:
-    """After a step: what to remember, the deviation of each statistic that has a baseline, alarms."""
+    """After a step: what to remember, the deviation of each statistic that has a baseline, alarms.
+
+    An alarm is named as its statistic; its numbers are value, usual, deviation, since (its first unusual
+    step) and threshold (in deviations).
+    """
 
     watch: Watch
     deviations: dict[str, float]
-    alarms: list[Alarm]
+    alarms: list[Finding]
 
 
-def judge(watch: Watch, seen: Seen, step: int, config: SentinelConfig) -> Judged:
+def judge(watch: Watch, observation: Observation, step: int, config: SentinelConfig) -> Judged:
     """Compare training step `step`, from 1, with what was usual."""
     memory = _Memory(watch, config.baseline)
-    found: dict[str, tuple[float, float, float]] = {}  # value, usual, deviation
-    for name, value in seen.pictures.items():
-        if (compared := memory.picture(name, value)) is not None:
-            found[name] = compared
-    found |= memory.rewards(seen)
+    compared: dict[str, Compared] = {}
+    for name, value in observation.pictures.items():
+        if (picture := memory.picture(name, value)) is not None:
+            compared[name] = picture
+    compared |= memory.rewards(observation)
     alarms = []
-    for name, (value, usual, deviation) in found.items():
-        late = memory.count(name, step, unusual(name, deviation, config.threshold)) - patience(name, config)
+    for name, statistic in compared.items():
+        odd = unusual(name, statistic.deviation, config.threshold)
+        late = memory.count(name, step, odd) - patience(name, config)
         if late >= 0 and late % config.baseline == 0:
-            what, why = words(name, value, usual, deviation, memory.since[name], config)
-            alarms.append(
-                Alarm(step, name, value, usual, deviation, memory.since[name], config.threshold, what, why)
-            )
-    return Judged(memory.watch(), {name: deviation for name, (_, _, deviation) in found.items()}, alarms)
+            alarms.append(_alarm(name, statistic, step, memory.since[name], config))
+    return Judged(memory.watch(), {name: s.deviation for name, s in compared.items()}, alarms)
 
 
-def unusual(name: str, deviation: float, threshold: float) -> bool:
-    """Whether a deviation is beyond the threshold on a side that counts."""
-    kind = KINDS.get(name)
-    if kind is None:
-        return deviation <= -threshold
-    return (deviation >= threshold and bool(kind.more)) or (deviation <= -threshold and bool(kind.less))
-
-
-def patience(name: str, config: SentinelConfig) -> int:
-    """Unusual steps in a row, or evaluations, until the alarm."""
-    return min(config.patience, EVALUATIONS) if name == EVALUATED else config.patience
-
-
-def words(
-    name: str, value: float, usual: float, deviation: float, since: int, config: SentinelConfig
-) -> tuple[str, str]:
-    """(what, why) of an alarm."""
-    kind, rounds = KINDS.get(name), "evaluations" if name == EVALUATED else "steps"
-    tail = f"since step {since} (alarm: {config.threshold:g} in {patience(name, config)} {rounds} in a row)"
-    if kind is None:
-        what = (
-            f"held-out {name.replace('_', ' ', 1)} fell from {usual:.4g} to {value:.4g} while the trained "
-            f"reward rises: {deviation:+.1f} deviations, {tail}"
-        )
-        return what, "the policy raises the trained number by something that nobody wanted"
-    unit = f" {kind.unit}" if kind.unit else ""
-    what = (
-        f"{name.replace('_', ' ')} is {value:.4g}{unit} and was {usual:.4g} in the first {config.baseline} "
-        f"steps: {deviation:+.1f} deviations, {tail}"
+def _alarm(name: str, statistic: Compared, step: int, since: int, config: SentinelConfig) -> Finding:
+    what, why = words(name, *statistic, since, config)
+    return Finding(
+        name=name,
+        severity=Severity.warning,
+        what=what,
+        numbers={**statistic._asdict(), "since": since, "threshold": config.threshold},
+        wanted=within(config),
+        why=why,
+        source=deviation_key(name),
+        step=step,
     )
-    return what, f"{kind.more if deviation > 0 else kind.less}; rewards are often fooled with it"
 
 
 def robust(values: Sequence[float], floor: float) -> tuple[float, float]:
@@ -203,41 +141,42 @@ class _Memory:
         known.append(value)
         return True
 
-    def picture(self, name: str, value: float) -> tuple[float, float, float] | None:
+    def picture(self, name: str, value: float) -> Compared | None:
         if self.learn(name, value):
             return None
         middle, spread = robust(self.usual[name], KINDS[name].floor)
-        return value, middle, (value - middle) / spread
+        return Compared(value, middle, (value - middle) / spread)
 
-    def rewards(self, seen: Seen) -> dict[str, tuple[float, float, float]]:
+    def rewards(self, shown: Observation) -> dict[str, Compared]:
         """Held-out rewards that fell; 0 where the trained one has not risen."""
-        rises = seen.trained is not None and self.moved(TRAINED, seen.trained)[2] >= RISEN
-        found = {}
-        for name, value in seen.held_out.items():
-            now, usual, deviation = self.moved(name, value)
-            if math.isfinite(usual):
-                found[name] = now, usual, deviation if rises else 0.0
-        if seen.evaluated is not None:
-            best = max([seen.evaluated, *self.usual.get(EVALUATED, [])])
+        rises = shown.trained is not None and self.moved(TRAINED, shown.trained).deviation >= RISEN
+        compared = {}
+        for name, value in shown.held_out.items():
+            moved = self.moved(name, value)
+            if math.isfinite(moved.usual):
+                compared[name] = moved if rises else moved._replace(deviation=0.0)
+        if shown.evaluated is not None:
+            best = max([shown.evaluated, *self.usual.get(EVALUATED, [])])
             self.usual[EVALUATED] = [best]
-            fell = (seen.evaluated - best) / seen.unit if rises else 0.0
-            found[EVALUATED] = seen.evaluated, best, fell
-        return found
+            fall = (shown.evaluated - best) / shown.unit if rises else 0.0
+            compared[EVALUATED] = Compared(shown.evaluated, best, fall)
+        return compared
 
-    def moved(self, name: str, value: float) -> tuple[float, float, float]:
-        """(mean of the last steps, mean of the first, difference in standard errors); NaN, NaN and 0 while
+    def moved(self, name: str, value: float) -> Compared:
+        """Mean of the last steps, mean of the first, difference in standard errors; NaN, NaN and 0 while
         there are too few.
         """
+        few = Compared(math.nan, math.nan, 0.0)
         if self.learn(name, value):
-            return math.nan, math.nan, 0.0
+            return few
         last = self.recent[name] = [*self.recent.get(name, []), value][-self.baseline :]
         if len(last) < FEW:
-            return math.nan, math.nan, 0.0
+            return few
         first = self.usual[name]
         spread = max(noise(np.asarray([*first, *last])), 1e-12)
         error = spread * math.sqrt(1 / len(first) + 1 / len(last))
         now, usual = float(np.mean(last)), float(np.mean(first))
-        return now, usual, (now - usual) / error
+        return Compared(now, usual, (now - usual) / error)
 
     def count(self, name: str, step: int, odd: bool) -> int:
         """Unusual steps in a row, with this one."""
@@ -247,7 +186,7 @@ class _Memory:
         return self.streak[name]
 
 
-def keys(deviations: Mapping[str, float], alarms: Sequence[Alarm]) -> dict[str, float]:
+def keys(deviations: Mapping[str, float], alarms: Sequence[Finding]) -> dict[str, float]:
     """sentinel/* metrics of what was judged."""
-    found = {f"{PREFIX}{name}/deviation": value for name, value in deviations.items()}
-    return found | {PREFIX + "alarms": float(len(alarms))}
+    metrics = {deviation_key(name): value for name, value in deviations.items()}
+    return metrics | {PREFIX + "alarms": float(len(alarms))}

@@ -53,12 +53,12 @@ def means(
         Nothing where no sample is valid.
     """
     names = list(looks[0].values)
-    own = torch.cat([torch.stack([*one.values.values()], 1) for one in looks])
+    local_values = torch.cat([torch.stack([*one.values.values()], 1) for one in looks])
     thumbs = torch.cat([one.thumbs for one in looks]).double()
-    table = gather(torch.cat([prompt[:, None].double(), sample[:, None].double(), own, thumbs], 1))
+    table = gather(torch.cat([prompt[:, None].double(), sample[:, None].double(), local_values, thumbs], 1))
     table = table[valid[table[:, 0].long(), table[:, 1].long()]]
     if not len(table):
         return {}
-    found = {PREFIX + name: float(table[:, 2 + i].mean()) for i, name in enumerate(names)}
+    statistics = {PREFIX + name: float(table[:, 2 + i].mean()) for i, name in enumerate(names)}
     apart = picture_statistics.diversity(table[:, 2 + len(names) :], table[:, 0].long())
-    return found if apart is None else found | {PREFIX + "diversity": apart}
+    return statistics if apart is None else statistics | {PREFIX + "diversity": apart}

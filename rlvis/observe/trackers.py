@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import netrc
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlparse
 
-from rlvis.observe import metrics as table
+from rlvis.observe import metric_table
+from rlvis.observe.lines import json_number, keep_before
 from rlvis.schema import TrackerConfig
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Trackers:
             tracker.start(config, Path(run_dir), resume_step)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        table.check(metrics)
+        metric_table.check(metrics)
         for tracker in self.trackers:
             tracker.log(step, metrics)
 
@@ -242,31 +242,3 @@ def wandb_mode() -> str:
     except (OSError, netrc.NetrcParseError):
         entry = None
     return "online" if entry else "offline"
-
-
-def keep_before(path: Path, step: int) -> None:
-    """Rewrite metrics.jsonl, or another file with a `step` in each line, without what the resumed run will
-    write again: steps >= `step`, and a line cut off by a crash.
-    """
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            log.warning("%s: left out a line that is not JSON (cut off when the run stopped)", path)
-            continue
-        if row["step"] < step:
-            kept.append(line + "\n")
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text("".join(kept), encoding="utf-8")
-    os.replace(aside, path)
-
-
-def json_number(value: float) -> float | str:
-    """The number, or the string that stands for it where JSON has none."""
-    number = float(value)
-    if math.isfinite(number):
-        return number
-    return "NaN" if math.isnan(number) else ("Infinity" if number > 0 else "-Infinity")

@@ -7,7 +7,6 @@ as metrics.jsonl is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlvis.observe import lines
 from rlvis.observe.metrics import weighted_sum
-from rlvis.observe.trackers import json_number, keep_before
 from rlvis.records import PromptBatch, Rewards, Trust
 from rlvis.schema import Combine
 
@@ -41,11 +40,12 @@ def rows(
     prior (prior_count 0: nothing was known yet, and the weight is 1).
     """
     if combine is Combine.weighted_sum:
-        names, values = (SUM,), weighted_sum(rewards)[..., None]
+        names: tuple[str, ...] = (SUM,)
+        values = weighted_sum(rewards)[..., None]
     else:
         names, values = rewards.names, torch.where(rewards.valid[..., None], rewards.term, 0.0)
     count, mean, var = _statistics(values, rewards.valid)
-    made = []
+    table = []
     for p, (index, text) in enumerate(zip(prompts.index.tolist(), prompts.texts, strict=True)):
         n = int(count[p])
         for q, name in enumerate(names):
@@ -64,25 +64,18 @@ def rows(
             }
             if posterior:
                 row["posterior_mean"] = _posterior_mean(row, float(var[p, q]))
-            made.append(row)
-    return made
+            table.append(row)
+    return table
 
 
 def append(run_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Add the rows of a step to RUN/trust.jsonl."""
-    lines = (
-        json.dumps(
-            {k: json_number(v) if isinstance(v, float) else v for k, v in row.items()}, allow_nan=False
-        )
-        for row in rows
-    )
-    with (Path(run_dir) / NAME).open("a", encoding="utf-8") as file:
-        file.write("".join(line + "\n" for line in lines))
+    lines.append(Path(run_dir) / NAME, rows)
 
 
 def resume(run_dir: Path, step: int) -> None:
     """Drop the lines of RUN/trust.jsonl from `step` on, the first step to come, and what cannot be read."""
-    keep_before(Path(run_dir) / NAME, step)
+    lines.keep_before(Path(run_dir) / NAME, step)
 
 
 def _statistics(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

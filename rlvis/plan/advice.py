@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from rlvis.findings import Finding, Severity
 from rlvis.plan import measure, memory
 from rlvis.plan.judges import Judges
 from rlvis.plan.measure import Measured, Shapes
-from rlvis.plan.memory import Memory, Sharding
+from rlvis.plan.memory import GIB, Memory
+from rlvis.plan.sharding import Sharding
 from rlvis.schema import Config, Dtype, LoraConfig
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,30 @@ class Advice:
     fits: bool
 
 
+def verdict(needed: Memory, room: float | None, advice: Advice | None) -> Finding:
+    """Whether `needed` fits into a GPU of `room` GiB, and what to type where it does not.
+
+    room, advice: None where there is no GPU to compare with.
+    """
+    if room is None or advice is None:
+        what = "no GPU here, so nothing to compare with"
+        return Finding(name="memory", severity=Severity.warning, what=what, type="plan_gib=80")
+    sizes = f"{needed.total / GIB:.1f} of {room:g} GiB"
+    numbers = {"needed_gib": needed.total / GIB, "room_gib": room}
+    if advice.fits and not advice.words:
+        return Finding(name="memory", severity=Severity.ok, what=f"fits: {sizes}", numbers=numbers)
+    least, most = "the smallest change that would", "not enough, but the most that changes here do"
+    change = least if advice.fits else most
+    changed = advice.memory.total / GIB
+    return Finding(
+        name="memory",
+        what=f"does not fit: {sizes}",
+        numbers=numbers | {"changed_gib": changed},
+        wanted=f"{change} ({changed:.1f} GiB)",
+        type=" ".join(advice.words),
+    )
+
+
 class Planner:
     """Plans setups, building each model and counting each geometry once."""
 
@@ -65,8 +91,8 @@ class Planner:
 
     def memory(self, setup: Setup) -> Memory:
         """The memory of a setup. Raises ValueError as loading does."""
-        shapes, found = self.measured(setup.config)
-        return memory.memory(shapes.policy, setup.config, setup.cut, found, self.judges)
+        shapes, measured = self.measured(setup.config)
+        return memory.memory(shapes.policy, setup.config, setup.cut, measured, self.judges)
 
 
 def advise(planner: Planner, setup: Setup, room: int) -> Advice:
@@ -76,27 +102,27 @@ def advise(planner: Planner, setup: Setup, room: int) -> Advice:
         return Advice((), now, True)
     for change in CHANGES:
         for step in change(setup):
-            tried, found = _after(planner, setup, [step])
-            if found is not None and found.total <= room:
-                return Advice(tried.words, found, True)
+            tried, needed = _after(planner, setup, [step])
+            if needed is not None and needed.total <= room:
+                return Advice(tried.words, needed, True)
     best, least, taken = setup, now, list[Step]()
     for change in CHANGES:
         before = list(taken)
         for step in change(best):
-            tried, found = _after(planner, setup, [*before, step])
-            if found is not None and found.total <= room:
-                return _pruned(planner, setup, [*before, step], room)
-            if found is not None and found.total < least.total:
-                best, least, taken = tried, found, [*before, step]
+            tried, needed = _after(planner, setup, [*before, step])
+            if needed is not None and needed.total <= room:
+                return _prune(planner, setup, [*before, step], room)
+            if needed is not None and needed.total < least.total:
+                best, least, taken = tried, needed, [*before, step]
     return Advice(best.words, least, False)
 
 
-def _pruned(planner: Planner, setup: Setup, steps: list[Step], room: int) -> Advice:
+def _prune(planner: Planner, setup: Setup, steps: list[Step], room: int) -> Advice:
     """Leave out every step, the costliest first, without which the rest still fits."""
     for i in reversed(range(len(steps))):
         fewer = steps[:i] + steps[i + 1 :]
-        found = _after(planner, setup, fewer)[1]
-        if found is not None and found.total <= room:
+        needed = _after(planner, setup, fewer)[1]
+        if needed is not None and needed.total <= room:
             steps = fewer
     tried, least = _after(planner, setup, steps)
     assert least is not None, "what fitted before it was pruned still can be planned"
@@ -162,8 +188,8 @@ def _bfloat16(setup: Setup) -> Iterator[Step]:
 
 
 def _half(setup: Setup) -> Setup:
-    made = _model(setup, "model.dtype=bfloat16", dtype=Dtype.bfloat16)
-    return made if made.cut.stage else _stage(made, 1)  # bfloat16 does not take stage 0
+    half = _model(setup, "model.dtype=bfloat16", dtype=Dtype.bfloat16)
+    return half if half.cut.stage else _stage(half, 1)  # bfloat16 does not take stage 0
 
 
 def _offload(setup: Setup) -> Iterator[Step]:

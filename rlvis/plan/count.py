@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 
-class Counter(TorchDispatchMode):
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside it: `live` and `peak` bytes of storages made here, on devices of `kind`; `flops`, all of them.
 
     >>> with Counter("meta") as counted:
@@ -34,7 +34,7 @@ class Counter(TorchDispatchMode):
 
     def __init__(self, kind: str = "meta", standing: Iterable[Tensor] = ()) -> None:
         """standing: tensors that were there before, whose storages do not count."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind, self.live, self.peak, self.flops = kind, 0, 0, 0
         self._before = list(standing)  # held, so that no address is used anew
         self._known: dict[int, Any] = {t.untyped_storage()._cdata: None for t in self._before}
@@ -42,21 +42,21 @@ class Counter(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, then count what it made."""
         kwargs = kwargs or {}
-        made = function(*args, **kwargs)
+        result = function(*args, **kwargs)
         formula = flop_registry.get(function._overloadpacket)
         if formula is not None:
-            self.flops += int(formula(*args, **kwargs, out_val=made))
-        for leaf in tree_leaves(made):
+            self.flops += int(formula(*args, **kwargs, out_val=result))
+        for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.device.type == self.kind:
                 self._add(leaf)
-        return made
+        return result
 
     def forget_peak(self) -> None:
         """Begin the peak anew, from what lives now."""
         self.peak = self.live
 
-    def _add(self, made: Tensor) -> None:
-        storage = made.untyped_storage()
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self._known:
             return
@@ -78,7 +78,7 @@ def fused_attention(counter: Counter) -> Iterator[None]:
     The function is replaced in its module: a mode of torch's would not reach what checkpointing computes anew
     during the backward pass.
     """
-    own = functional.scaled_dot_product_attention
+    original = functional.scaled_dot_product_attention
 
     def attention(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
@@ -87,13 +87,13 @@ def fused_attention(counter: Counter) -> Iterator[None]:
             if attn_mask is not None and attn_mask.dtype is torch.bool:
                 attn_mask = torch.empty_like(attn_mask, dtype=query.dtype)  # as torch does for its kernels
             return _Attention.apply(counter, query, key, value, attn_mask)
-        return own(query, key, value, attn_mask, *args, **kwargs)
+        return original(query, key, value, attn_mask, *args, **kwargs)
 
     functional.scaled_dot_product_attention = attention
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention = own
+        functional.scaled_dot_product_attention = original
 
 
 class _Attention(torch.autograd.Function):

@@ -44,18 +44,18 @@ def judges(config: Config) -> Judges:
     weights, uncounted = [], []
     elsewhere = config.reward.executor in (Executor.http, Executor.ray)
     for name, term in config.reward.terms.items() if not elsewhere else ():
-        found = _scorer(term.scorer, term.kwargs)
-        if isinstance(found, str):
-            uncounted.append(f"reward {name} ({term.scorer}): {found}")
-        elif found:
-            weights.append((f"reward {name}", found))
-    area = config.advantage.map
-    if area.source is not MapSource.none:
-        found = _backbone(area)
-        if isinstance(found, str):
-            uncounted.append(f"map backbone {area.backbone.value}: {found}")
+        count = _scorer(term.scorer, term.kwargs)
+        if isinstance(count, str):
+            uncounted.append(f"reward {name} ({term.scorer}): {count}")
+        elif count:
+            weights.append((f"reward {name}", count))
+    map_ = config.advantage.map
+    if map_.source is not MapSource.none:
+        count = _backbone(map_)
+        if isinstance(count, str):
+            uncounted.append(f"map backbone {map_.backbone.value}: {count}")
         else:
-            weights.append(("map backbone", found))
+            weights.append(("map backbone", count))
     if weights or uncounted:
         uncounted.append("activations of reward models and of the map's backbone")
     return Judges(tuple(weights), tuple(uncounted))
@@ -85,18 +85,18 @@ def _scorer(scorer: str, kwargs: Mapping[str, Any]) -> int | str:
     return count * (4 if kwargs.get("precision", "fp32") == "fp32" else 2)
 
 
-def _backbone(area: MapConfig) -> int | str:
+def _backbone(map_: MapConfig) -> int | str:
     import transformers
 
     try:
-        path = backbone.place(area.backbone, area.backbone_path)
-        config = transformers.AutoConfig.from_pretrained(path, revision=area.backbone_revision)
+        path = backbone.place(map_.backbone, map_.backbone_path)
+        config = transformers.AutoConfig.from_pretrained(path, revision=map_.backbone_revision)
         kind = getattr(transformers, backbone.CLASSES[config.model_type])
         with torch.device("meta"):
             model = kind._from_config(getattr(config, "vision_config", config))
     except (OSError, ValueError, KeyError) as error:
         return f"its configuration cannot be read ({_short(error)})"
-    return size(model.to(getattr(torch, area.backbone_dtype.value)).parameters())
+    return size(model.to(getattr(torch, map_.backbone_dtype.value)).parameters())
 
 
 def _short(error: Exception) -> str:

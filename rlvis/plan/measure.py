@@ -6,22 +6,19 @@ without memory, so the numbers follow the configured geometry and the installed 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from rlvis.flow import configured
 from rlvis.flow.kernels import table
 from rlvis.flow.logprob import log_prob
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
+from rlvis.plan.bridge import bridge
 from rlvis.plan.count import Counter, fused_attention
 from rlvis.schema import Config, Dtype
 from rlvis.update import loss as losses
@@ -77,19 +74,21 @@ def shapes(config: Config) -> Shapes:
     return Shapes(policy, embeds, encode, decoding(policy))
 
 
-def measure(found: Shapes, config: Config) -> Measured:
-    """Count the phases of a micro-batch of `config`, whose model is that of `found` up to checkpointing."""
-    policy, size = found.policy, config.train.micro_batch
+def measure(skeleton: Shapes, config: Config) -> Measured:
+    """Count the phases of a micro-batch of `config`, whose model is that of `skeleton` up to
+    checkpointing.
+    """
+    policy, size = skeleton.policy, config.train.micro_batch
     set_checkpointing(policy, config.model.gradient_checkpointing)
     embeds = {
         name: torch.empty((size, *value.shape[1:]), dtype=value.dtype, device="meta")
-        for name, value in found.embeds.items()
+        for name, value in skeleton.embeds.items()
     }
     return Measured(
-        encode=found.encode,
+        encode=skeleton.encode,
         sample=sampling(policy, embeds, config),
         train=training(policy, embeds, config),
-        decode=found.decode,
+        decode=skeleton.decode,
         decode_rows=policy.decode_rows,
     )
 
@@ -117,7 +116,7 @@ def encoding(policy: Policy) -> tuple[Pass, dict[str, Tensor]]:
     frames = None
     if policy.conditioned:
         frames = torch.zeros(1, 3, policy.config.height, policy.config.width, dtype=torch.uint8)
-    with counting(policy) as counted, _bridged(policy):
+    with counting(policy) as counted, bridge(policy):
         embeds, _ = policy.encode([LONG], frames)
     return Pass(counted.peak, flops=counted.flops), embeds
 
@@ -143,7 +142,7 @@ def training(policy: Policy, embeds: dict[str, Tensor], config: Config, kind: st
         with counting(policy, kind, x, time, *embeds.values()) as counted:
             loss = _loss(policy, x, time, embeds, config)
             kept = counted.live
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             del loss
     finally:
         policy.module.eval()
@@ -194,57 +193,3 @@ def _loss(policy: Policy, x: Tensor, time: Tensor, embeds: dict[str, Tensor], co
             base, _, _ = _replay(policy, x, time, embeds, config)
         loss = loss + losses.kl(mean, base, std.flatten(), free)
     return loss.sum()
-
-
-@contextmanager
-def _bridged(policy: Policy) -> Iterator[None]:
-    """Inside it the policy encodes on the CPU around modules on the meta device, whose results come back as
-    zeros: pipelines look at the values of masks and lengths in between.
-    """
-    methods = [
-        (part, name)
-        for part in policy.pipe.components.values()
-        if isinstance(part, nn.Module)
-        for name in ("forward", "encode")
-        if hasattr(part, name)
-    ]
-    before, policy.device = policy.device, torch.device("cpu")
-    answers = _Answers()
-    for part, name in methods:
-        setattr(part, name, _through(getattr(part, name), answers))
-    try:
-        yield
-    finally:
-        policy.device = before
-        for part, name in methods:
-            delattr(part, name)  # the class's own again
-
-
-class _Answers(TorchDispatchMode):
-    """Answers 1 (yes) to whoever asks for the value of a tensor that has none: encoders ask whether their
-    mask is all ones, which it is for a prompt that fills it.
-    """
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
-            return torch.ones((), dtype=args[0].dtype).item()
-        return function(*args, **(kwargs or {}))
-
-
-def _through(method: Callable[..., Any], answers: _Answers) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = tree_map(lambda leaf: _moved(leaf, "meta"), (args, kwargs))
-        with answers:
-            made = method(*args, **kwargs)
-        return tree_map(lambda leaf: _moved(leaf, "cpu"), made)
-
-    return run
-
-
-def _moved(leaf: Any, device: str) -> Any:
-    if isinstance(leaf, Tensor):
-        return torch.zeros_like(leaf, device=device)
-    if hasattr(leaf, "__dict__") and any(isinstance(value, Tensor) for value in vars(leaf).values()):
-        leaf = copy.copy(leaf)  # a distribution, as autoencoders return
-        vars(leaf).update({name: _moved(value, device) for name, value in vars(leaf).items()})
-    return leaf

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from rlvis.checks.sampler import trained_transitions
 from rlvis.checks.sentinels import needs_reference
+from rlvis.flow.windows import trained_transitions
 from rlvis.models import encoders
 from rlvis.models.policy import Policy
 from rlvis.plan.count import size
 from rlvis.plan.judges import Judges
 from rlvis.plan.measure import Measured
-from rlvis.runtime.engine import BUCKET, deepspeed_config
+from rlvis.plan.sharding import Sharding
+from rlvis.runtime.deepspeed_setup import BUCKET
 from rlvis.schema import Config, Dtype
 
 GIB = 2**30
@@ -58,48 +59,6 @@ class Memory:
         """Bytes of GPU memory that a run needs, with the assumed context and slack."""
         tensors = sum(part.bytes for part in self.standing) + self.largest.bytes
         return CONTEXT + math.ceil(tensors * (1 + SLACK))
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """What of DeepSpeed's configuration moves memory. bucket, gathered: in weights, not bytes; bucket is None
-    where the engine chooses it.
-    """
-
-    stage: int
-    gpus: int
-    bucket: int | None = None
-    double_bucket: bool = False
-    gathered: int = 1_050_000_000  # stage 3: live and prefetched parameters at most
-    offload_optimizer: bool = False
-    offload_weights: bool = False
-
-    @property
-    def parts(self) -> int:
-        """Pieces that optimizer state is cut into."""
-        return self.gpus if self.stage >= 1 else 1
-
-
-def sharding(config: Config, gpus: int) -> Sharding:
-    """The sharding of `config` on `gpus` GPUs, from its stage or its JSON file."""
-    zero = deepspeed_config(config.engine, config.optim, config.model.dtype)["zero_optimization"]
-
-    def key(name: str, usual: float) -> int:
-        return int(zero.get(name, zero.get(f"stage3_{name}", usual)))
-
-    def offloads(name: str) -> bool:
-        return (zero.get(name) or {}).get("device", "none") not in ("none", None)
-
-    contiguous = bool(zero.get("contiguous_gradients", True))
-    return Sharding(
-        stage=int(zero.get("stage", 0)),
-        gpus=gpus,
-        bucket=(key("reduce_bucket_size", 0) or None) if contiguous else 0,
-        double_bucket=bool(zero.get("overlap_comm")) and int(zero.get("stage", 0)) < 3,
-        gathered=key("max_live_parameters", 1e9) + key("prefetch_bucket_size", 5e7),
-        offload_optimizer=offloads("offload_optimizer"),
-        offload_weights=offloads("offload_param"),
-    )
 
 
 def memory(
@@ -180,8 +139,8 @@ def _waiting(policy: Policy, config: Config) -> int:
     """Bytes of the text encoders, where they are on the GPU only while prompts are encoded."""
     if config.model.embed_cache is None:
         return 0
-    found = [part for name, part in policy.pipe.components.items() if name in encoders.NAMES and part]
-    return sum(size([*part.parameters(), *part.buffers()]) for part in found)
+    texts = [part for name, part in policy.pipe.components.items() if name in encoders.NAMES and part]
+    return sum(size([*part.parameters(), *part.buffers()]) for part in texts)
 
 
 def _set_up(policy: Policy, cut: Sharding) -> int:
@@ -257,10 +216,10 @@ def _host(policy: Policy, config: Config, gpus: int) -> list[Part]:
 def _how(config: Config, buffers: int, other: int | None) -> str:
     rows = config.train.micro_batch * (2 if config.model.cfg > 1 else 1)
     kind, against = ("with", "without") if config.model.gradient_checkpointing else ("without", "with")
-    told = f"{rows} row{'' if rows == 1 else 's'}, {kind} gradient checkpointing"
+    note = f"{rows} row{'' if rows == 1 else 's'}, {kind} gradient checkpointing"
     if other is not None:
-        told += f" ({against}: {_gib(other + buffers)})"
-    return told + (f", {_gib(buffers)} of it DeepSpeed's reduce bucket" if buffers else "")
+        note += f" ({against}: {_gib(other + buffers)})"
+    return note + (f", {_gib(buffers)} of it DeepSpeed's reduce bucket" if buffers else "")
 
 
 def _gib(count: float) -> str:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 
 from rlvis.plan import memory, speed, text
-from rlvis.plan.advice import Planner, Setup, advise
+from rlvis.plan.advice import Planner, Setup, advise, verdict
 from rlvis.plan.judges import judges
+from rlvis.plan.sharding import sharding
 from rlvis.schema import Config
 
 
@@ -24,8 +25,8 @@ def here() -> Here:
     """What torch sees."""
     if not torch.cuda.is_available():
         return Here(None, None)
-    found = torch.cuda.get_device_properties(0)
-    return Here(found.name, found.total_memory / memory.GIB)
+    device = torch.cuda.get_device_properties(0)
+    return Here(device.name, device.total_memory / memory.GIB)
 
 
 def plan(config: Config, processes: int, machine: Here | None = None) -> str:
@@ -37,16 +38,17 @@ def plan(config: Config, processes: int, machine: Here | None = None) -> str:
     gpus = processes if config.plan_gpus is None else config.plan_gpus
     room = machine.gib if config.plan_gib is None else config.plan_gib
     planner = Planner(judges(config))
-    setup = Setup(config, memory.sharding(config, gpus))
+    setup = Setup(config, sharding(config, gpus))
     shapes, measured = planner.measured(config)
     _, other = planner.measured(_other_way(config))
     rate = speed.rate(config, machine.name)
-    return text.told(
+    needed = memory.memory(shapes.policy, config, setup.cut, measured, planner.judges, other.train.peak)
+    advice = None if room is None else advise(planner, setup, int(room * memory.GIB))
+    return text.render(
         config,
         gpus,
-        memory.memory(shapes.policy, config, setup.cut, measured, planner.judges, other.train.peak),
-        room=room,
-        advice=None if room is None else advise(planner, setup, int(room * memory.GIB)),
+        needed,
+        verdict=verdict(needed, room, advice),
         speed=rate,
         seconds=None if rate is None else speed.times(config, measured, gpus, rate),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rlvis.checks.sampler import trained_transitions
+from rlvis.flow.windows import trained_transitions
 from rlvis.plan.measure import Measured
 from rlvis.plan.summary import forwards
 from rlvis.runtime.gpus import PEAKS, match
@@ -45,19 +45,19 @@ def rate(config: Config, device: str | None) -> Rate | None:
     device: name of the GPU that is here, if there is one; plan_gpu goes before it.
     """
     if config.plan_tflops is not None:
-        own = config.plan_tflops * 1e12
-        return Rate(own, own, f"{config.plan_tflops:g} TFLOP/s as plan_tflops says")
+        given = config.plan_tflops * 1e12
+        return Rate(given, given, f"{config.plan_tflops:g} TFLOP/s as plan_tflops says")
     name = config.plan_gpu or device
-    found = None if name is None else match(name)
-    if found is None:
+    gpu = None if name is None else match(name)
+    if gpu is None:
         return None
-    half, single = PEAKS[found]
-    own = single if config.model.dtype is Dtype.float32 else half
+    half, single = PEAKS[gpu]
+    peak = single if config.model.dtype is Dtype.float32 else half
     why = (
-        f"{UTILISATION * own:.3g} TFLOP/s, an assumed {UTILISATION:.0%} of {own:g} on {found} "
+        f"{UTILISATION * peak:.3g} TFLOP/s, an assumed {UTILISATION:.0%} of {peak:g} on {gpu} "
         f"({config.model.dtype.value}); plan_tflops=N for what you have measured"
     )
-    return Rate(UTILISATION * own * 1e12, UTILISATION * single * 1e12, why)
+    return Rate(UTILISATION * peak * 1e12, UTILISATION * single * 1e12, why)
 
 
 def operations(config: Config, measured: Measured, gpus: int) -> dict[str, float]:

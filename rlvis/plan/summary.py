@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import math
 
-from rlvis.checks import sequence as sequence_checks
-from rlvis.checks.sampler import trained_transitions
+from rlvis.checks.sequence import groups
+from rlvis.flow.windows import trained_transitions
 from rlvis.schema import Config
 
 
@@ -27,7 +27,7 @@ def summary(config: Config, world_size: int, prompts_total: int | None = None) -
     what = "videos" if config.model.frames > 1 else "images"
     trained = trained_transitions(sampler)
     update = math.ceil(kept / train.updates_per_step)
-    shares = sequence_checks.groups(config, world_size)
+    shares = groups(config, world_size)
     sample_passes, train_passes = forwards(config, shares)
     parts = [
         f"{p} prompts x {k} samples = {rows} {what}/step on {_processes(p, k, shares, world_size // shares)}",
@@ -55,12 +55,12 @@ def forwards(config: Config, world_size: int) -> tuple[int, int]:
     world_size: processes, or groups of them that share the tokens of a sample.
     """
     data, train, sampler = config.data, config.train, config.sampler
-    own = math.ceil(data.prompts_per_step * data.samples_per_prompt / world_size)
+    rows = math.ceil(data.prompts_per_step * data.samples_per_prompt / world_size)
     kept = data.prompts_per_step * (config.advantage.best_of_n or data.samples_per_prompt)
-    own_update = math.ceil(kept / train.updates_per_step / world_size)
-    sample = math.ceil(own / train.micro_batch) * sampler.steps
-    update = math.ceil(own_update / train.micro_batch) * train.updates_per_step * trained_transitions(sampler)
-    return sample, update
+    update_rows = math.ceil(kept / train.updates_per_step / world_size)
+    sample = math.ceil(rows / train.micro_batch) * sampler.steps
+    update = math.ceil(update_rows / train.micro_batch) * train.updates_per_step
+    return sample, update * trained_transitions(sampler)
 
 
 def _processes(p: int, k: int, shares: int, together: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rlvis.plan.advice import Advice
+from rlvis.findings import Finding, Severity
 from rlvis.plan.memory import CONTEXT, GIB, SLACK, Memory, Part
 from rlvis.plan.speed import Rate, Times
 from rlvis.schema import Config
@@ -12,55 +12,46 @@ from rlvis.schema import Config
 NAME, NUMBER = 34, 12
 
 
-def told(
+def render(
     config: Config,
     gpus: int,
-    found: Memory,
+    memory: Memory,
     *,
-    room: float | None,
-    advice: Advice | None,
+    verdict: Finding,
     speed: Rate | None,
     seconds: Times | None,
 ) -> str:
-    """The whole plan. room: GiB of a GPU, None where it is not known; then there is no advice either."""
+    """The whole plan. verdict: whether that fits, of `advice.verdict`."""
     lines = [f"plan for {gpus} GPU{'' if gpus == 1 else 's'}: {config.model.path}", ""]
-    lines += _memory(found)
-    lines += ["", *_verdict(found, room, advice), "", *_time(config, speed, seconds)]
+    lines += _memory(memory)
+    lines += ["", *_verdict(verdict), "", *_time(config, speed, seconds)]
     return "\n".join(lines)
 
 
-def _memory(found: Memory) -> Iterator[str]:
+def _memory(memory: Memory) -> Iterator[str]:
     yield _row("on each GPU, all the time", "", "")
-    yield from (_line(part) for part in found.standing if part.bytes or part.note)
+    yield from (_line(part) for part in memory.standing if part.bytes or part.note)
     yield _row("then, one after the other", "", "the largest counts")
-    yield from (_line(part) for part in found.phases)
+    yield from (_line(part) for part in memory.phases)
     slack = f"assumed: {CONTEXT / GIB:g} GiB for CUDA and NCCL, {SLACK:.0%} that the allocator loses"
-    yield _row("  context and slack", _size(_slack(found)), slack)
-    yield _row("most on each GPU", _size(found.total), f"while it does: {found.largest.name}")
+    yield _row("  context and slack", _size(_slack(memory)), slack)
+    yield _row("most on each GPU", _size(memory.total), f"while it does: {memory.largest.name}")
     yield _row("on the CPU, each process", "", "beside Python and its libraries")
-    yield from (_line(part) for part in found.host)
-    for what in found.uncounted:
+    yield from (_line(part) for part in memory.host)
+    for what in memory.uncounted:
         yield f"not counted: {what}"
 
 
-def _slack(found: Memory) -> int:
-    return found.total - sum(part.bytes for part in found.standing) - found.largest.bytes
+def _slack(memory: Memory) -> int:
+    return memory.total - sum(part.bytes for part in memory.standing) - memory.largest.bytes
 
 
-def _verdict(found: Memory, room: float | None, advice: Advice | None) -> Iterator[str]:
-    need = found.total / GIB
-    if room is None or advice is None:
-        yield "no GPU here, so nothing to compare with: type plan_gib=80"
-    elif not advice.words and advice.fits:
-        yield f"fits: {need:.1f} of {room:g} GiB"
+def _verdict(verdict: Finding) -> Iterator[str]:
+    if verdict.severity is Severity.failure:
+        yield verdict.what
+        yield f"{verdict.wanted}: {verdict.type or 'none'}"
     else:
-        yield f"does not fit: {need:.1f} of {room:g} GiB"
-        what = (
-            "the smallest change that would"
-            if advice.fits
-            else "not enough, but the most that changes here do"
-        )
-        yield f"{what} ({advice.memory.total / GIB:.1f} GiB): {' '.join(advice.words) or 'none'}"
+        yield verdict.what + (f": type {verdict.type}" if verdict.type else "")
 
 
 def _time(config: Config, speed: Rate | None, seconds: Times | None) -> Iterator[str]:

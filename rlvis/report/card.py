@@ -15,25 +15,25 @@ from typing import Any
 import yaml
 
 from rlvis.models import source
-from rlvis.observe.symptom import Seen
+from rlvis.observe.history import RunHistory
 from rlvis.report import folder
-from rlvis.report.folder import RunFolder
+from rlvis.report.folder import RunFolder, section
 
 FRONT = "---\n"
 MARK = "\n## What training did\n"
 WIDTH = 1600  # pixels of the pictures before and after, at most
 # What a configuration uses -> the paper behind it.
-PAPERS: tuple[tuple[Callable[[Seen], bool], str], ...] = (
-    (lambda s: s.told("advantage.preset") == "dance", "DanceGRPO, arXiv:2505.07818"),
-    (lambda s: s.told("advantage.preset") in ("flow_grpo", "gdpo"), "Flow-GRPO, arXiv:2505.05470"),
-    (lambda s: s.told("advantage.preset") == "ddpo", "DDPO, arXiv:2305.13301"),
-    (lambda s: s.told("sampler.window.kind") == "progressive", "MixGRPO, arXiv:2507.21802"),
-    (lambda s: s.told("advantage.guard") is not None, "GRPO-Guard, arXiv:2510.22319"),
+PAPERS: tuple[tuple[Callable[[RunHistory], bool], str], ...] = (
+    (lambda s: s.setting("advantage.preset") == "dance", "DanceGRPO, arXiv:2505.07818"),
+    (lambda s: s.setting("advantage.preset") in ("flow_grpo", "gdpo"), "Flow-GRPO, arXiv:2505.05470"),
+    (lambda s: s.setting("advantage.preset") == "ddpo", "DDPO, arXiv:2305.13301"),
+    (lambda s: s.setting("sampler.window.kind") == "progressive", "MixGRPO, arXiv:2507.21802"),
+    (lambda s: s.setting("advantage.guard") is not None, "GRPO-Guard, arXiv:2510.22319"),
     (
-        lambda s: s.told("trust.kind", "none") != "none" or s.told("trust.crt.form", "none") != "none",
+        lambda s: s.setting("trust.kind", "none") != "none" or s.setting("trust.crt.form", "none") != "none",
         "BPGO, arXiv:2511.18919",
     ),
-    (lambda s: s.told("advantage.map.source", "none") != "none", "ViPO, arXiv:2511.18719"),
+    (lambda s: s.setting("advantage.map.source", "none") != "none", "ViPO, arXiv:2511.18719"),
 )
 
 
@@ -43,14 +43,14 @@ def complete(run_dir: Path) -> Path | None:
     Writing it again gives the same card.
     """
     run = folder.read(Path(run_dir))
-    found = [run.path / name / "README.md" for name in ("lora", "model")]
-    card = next((path for path in found if path.is_file()), None)
+    cards = [run.path / name / "README.md" for name in ("lora", "model")]
+    card = next((path for path in cards if path.is_file()), None)
     if card is None:
         return None
     licence = base_licence(run)
     opening = _opening(card.read_text(encoding="utf-8"))
     parts = [FRONT + yaml.safe_dump(_front(run, licence), sort_keys=False) + FRONT, opening.rstrip(), MARK]
-    parts += [_curves(run, card.parent), _pictures(run, card.parent), _made(run), _terms(run, licence)]
+    parts += [_curves(run, card.parent), _pictures(run, card.parent), _commands(run), _terms(run, licence)]
     card.write_text("\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return card
 
@@ -59,7 +59,7 @@ def base_licence(run: RunFolder) -> str | None:
     """The licence that the base checkpoint's own card names, in its folder or the hub's cache; None if it is
     not to be read there.
     """
-    path = str(Seen([], run.config).told("model.path", ""))
+    path = str(run.setting("model.path", ""))
     if path.startswith(source.ASSET):
         return "apache-2.0"  # it came with rlvis
     card: Path | None = Path(path).expanduser() / "README.md"
@@ -68,9 +68,7 @@ def base_licence(run: RunFolder) -> str | None:
         from huggingface_hub.errors import HFValidationError
 
         try:
-            cached = try_to_load_from_cache(
-                path, "README.md", revision=Seen([], run.config).told("model.revision")
-            )
+            cached = try_to_load_from_cache(path, "README.md", revision=run.setting("model.revision"))
         except HFValidationError:
             cached = None
         card = Path(cached) if isinstance(cached, str) else None
@@ -81,12 +79,12 @@ def _licence_of(text: str) -> str | None:
     if not text.startswith(FRONT) or FRONT not in text[len(FRONT) :]:
         return None
     try:
-        told = yaml.safe_load(text[len(FRONT) :].split(FRONT, 1)[0])
+        front = yaml.safe_load(text[len(FRONT) :].split(FRONT, 1)[0])
     except yaml.YAMLError:
         return None
-    if not isinstance(told, Mapping):
+    if not isinstance(front, Mapping):
         return None
-    named = told.get("license_name") if told.get("license") == "other" else told.get("license")
+    named = front.get("license_name") if front.get("license") == "other" else front.get("license")
     return None if named is None else str(named)
 
 
@@ -98,13 +96,12 @@ def _opening(text: str) -> str:
 
 
 def _front(run: RunFolder, licence: str | None) -> dict[str, Any]:
-    seen = Seen([], run.config)
-    path, clips = str(seen.told("model.path", "")), int(seen.told("model.frames", 1)) > 1
-    first = seen.told("model.condition", "none") == "first_frame"
+    path, clips = str(run.setting("model.path", "")), int(run.setting("model.frames", 1)) > 1
+    first = run.setting("model.condition", "none") == "first_frame"
     front: dict[str, Any] = {
         "library_name": "diffusers",
         "pipeline_tag": "image-to-video" if first else "text-to-video" if clips else "text-to-image",
-        "tags": ["rlvis", "reinforcement-learning", *(["lora"] if seen.told("model.lora") else [])],
+        "tags": ["rlvis", "reinforcement-learning", *(["lora"] if run.setting("model.lora") else [])],
     }
     if path.count("/") == 1 and not path.startswith((".", "~", "/")):
         front["base_model"] = path
@@ -116,7 +113,7 @@ def _front(run: RunFolder, licence: str | None) -> dict[str, Any]:
 def _curves(run: RunFolder, to: Path) -> str:
     """Reward and held-out results as a picture, and their first and last values as a table."""
     keys = ["reward/mean", *(k for k in ("eval/score", "eval/accuracy") if k in run.keys)]
-    series = {key: found for key in keys if len(found := run.series(key).finite)}
+    series = {key: curve for key in keys if len(curve := run.series(key).finite)}
     if not series:
         return "No metrics were written."
     import matplotlib
@@ -153,11 +150,11 @@ def _pictures(run: RunFolder, to: Path) -> str:
     page.paste(sheets[1], (0, sheets[0].height))
     page.save(to / "before_after.png")
     steps = f"{run.samples[0][0]} and {run.samples[-1][0]}"
-    told = f"The same prompts and noise before (above) and after (below), steps {steps}:"
-    return f"{told}\n\n![before and after](before_after.png)\n"
+    caption = f"The same prompts and noise before (above) and after (below), steps {steps}:"
+    return f"{caption}\n\n![before and after](before_after.png)\n"
 
 
-def _made(run: RunFolder) -> str:
+def _commands(run: RunFolder) -> str:
     """The commands of the run, one for each time that it was resumed, and the commits they ran at."""
     earlier = run.manifest.get("earlier")
     starts = [
@@ -165,7 +162,7 @@ def _made(run: RunFolder) -> str:
     ]
     lines, dirty, at = [], False, None
     for start in starts:
-        git = start.get("git") if isinstance(start.get("git"), Mapping) else {}
+        git = section(start, "git")
         commit, command = git.get("commit"), start.get("command")
         if commit and commit != at:
             lines.append(f"git checkout {shlex.quote(str(commit))}")
@@ -174,19 +171,18 @@ def _made(run: RunFolder) -> str:
             lines.append(command if isinstance(command, str) else shlex.join(str(part) for part in command))
     if not lines:
         return ""
-    told = " (with changes that are in no commit)" if dirty else ""
-    return f"## How it was made{told}\n\n```bash\n" + "\n".join(lines) + "\n```\n"
+    changed = " (with changes that are in no commit)" if dirty else ""
+    return f"## How it was made{changed}\n\n```bash\n" + "\n".join(lines) + "\n```\n"
 
 
 def _terms(run: RunFolder, licence: str | None) -> str:
-    seen = Seen([], run.config)
-    path = seen.told("model.path", "the base model")
-    told = (
+    path = run.setting("model.path", "the base model")
+    terms = (
         f"the base model's, {licence}"
         if licence
         else f"that of the base model ({path}), which its card tells; it could not be read here"
     )
-    papers = [name for uses, name in PAPERS if uses(seen)]
+    papers = [name for uses, name in PAPERS if uses(run)]
     cite = "\n".join(f"- {name}" for name in ["rlvis (its CITATION.cff)", *papers])
-    derived = f"These weights are derived from a model and carry its terms: {told}."
+    derived = f"These weights are derived from a model and carry its terms: {terms}."
     return f"## Licence\n\n{derived}\n\n## To cite\n\n{cite}"

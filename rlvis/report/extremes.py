@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlvis.report.folder import json_object
+from rlvis.report.folder import json_object, section
 
 INDEX = "index.json"
 
@@ -58,22 +58,16 @@ class Extremes:
 
 def read(run_dir: Path) -> tuple[list[Extremes], list[str]]:
     """The steps that RUN/groups holds, by step, and sentences about what cannot be read."""
-    found: dict[int, Extremes] = {}
+    kept: dict[int, Extremes] = {}
     problems: list[str] = []
     for index in sorted(run_dir.glob(f"groups/step_*/{INDEX}")):
-        told = json_object(index)
-        step = number(told.get("step")) if told else None
-        if told is None or step is None:
+        values = json_object(index) or {}
+        step = number(values.get("step"))
+        if step is None:
             problems.append(f"groups/{index.parent.name}/{INDEX} cannot be read.")
             continue
-        folder = index.parent
-        found[int(step)] = Extremes(
-            int(step),
-            *([s for row in _rows(told, key) if (s := _sample(row, folder))] for key in ("best", "worst")),
-            *([_group(row, folder) for row in _rows(told, key)] for key in ("most_trusted", "least_trusted")),
-            [s for row in _rows(told, "maps") if (s := _sample(row, folder)) and s.map],
-        )
-    return [found[step] for step in sorted(found)], problems
+        kept[int(step)] = _extremes(int(step), values, index.parent)
+    return [kept[step] for step in sorted(kept)], problems
 
 
 def number(value: Any) -> float | None:
@@ -83,17 +77,33 @@ def number(value: Any) -> float | None:
     return float(value) if abs(value) < 1e300 else None  # also False for NaN
 
 
-def _rows(told: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    rows = told.get(key)
+def _extremes(step: int, values: Mapping[str, Any], folder: Path) -> Extremes:
+    return Extremes(
+        step=step,
+        best=_samples(values, "best", folder),
+        worst=_samples(values, "worst", folder),
+        most_trusted=[_group(row, folder) for row in _rows(values, "most_trusted")],
+        least_trusted=[_group(row, folder) for row in _rows(values, "least_trusted")],
+        maps=[sample for sample in _samples(values, "maps", folder) if sample.map],
+    )
+
+
+def _rows(values: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    rows = values.get(key)
     return [row for row in rows if isinstance(row, Mapping)] if isinstance(rows, list) else []
+
+
+def _samples(values: Mapping[str, Any], key: str, folder: Path) -> list[Sample]:
+    """The samples listed under a key, without those whose file is not plainly in the folder."""
+    return [sample for row in _rows(values, key) if (sample := _sample(row, folder))]
 
 
 def _sample(row: Mapping[str, Any], folder: Path) -> Sample | None:
     file = _inside(row.get("file"), folder)
     if file is None:
         return None
-    terms = row.get("terms") if isinstance(row.get("terms"), Mapping) else {}
-    known = {str(name): value for name, told in terms.items() if (value := number(told)) is not None}
+    terms = {name: number(value) for name, value in section(row, "terms").items()}
+    known = {str(name): value for name, value in terms.items() if value is not None}
     return Sample(
         file,
         int(number(row.get("prompt")) or 0),
@@ -106,10 +116,17 @@ def _sample(row: Mapping[str, Any], folder: Path) -> Sample | None:
 
 
 def _group(row: Mapping[str, Any], folder: Path) -> Group:
-    numbers = [number(row.get(key)) for key in ("weight", "mean", "std", "prior_mean", "prior_var")]
-    samples = [s for told in _rows(row, "samples") if (s := _sample(told, folder))]
-    prompt = int(number(row.get("prompt")) or 0)
-    return Group(prompt, str(row.get("text", "")), str(row.get("objective", "")), *numbers, samples)
+    return Group(
+        prompt=int(number(row.get("prompt")) or 0),
+        text=str(row.get("text", "")),
+        objective=str(row.get("objective", "")),
+        weight=number(row.get("weight")),
+        mean=number(row.get("mean")),
+        std=number(row.get("std")),
+        prior_mean=number(row.get("prior_mean")),
+        prior_var=number(row.get("prior_var")),
+        samples=_samples(row, "samples", folder),
+    )
 
 
 def _inside(name: Any, folder: Path) -> Path | None:

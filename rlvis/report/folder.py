@@ -9,61 +9,36 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from rlvis.observe.symptom import Series
+from rlvis.findings import Finding, from_json
+from rlvis.observe import lines
+from rlvis.observe.history import RunHistory
 
 STEP_NAME = re.compile(r"step_(\d+)\.png")
+DOCTOR = "doctor.json"
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """What was found in a run folder. `missing`: sentences about what was not."""
+class RunFolder(RunHistory):
+    """What a run folder holds; `missing`: sentences about what it lacks. rows: one a step, by step."""
 
     path: Path
     name: str
     config_text: str
-    config: dict[str, Any]
     manifest: dict[str, Any]
-    rows: Sequence[dict[str, Any]]  # of metrics.jsonl, one a step, by step
     samples: Sequence[tuple[int, Path]]  # (step, sheet), by step
     missing: list[str] = field(default_factory=list)
-    _series: dict[str, Series] = field(default_factory=dict, repr=False)  # of the keys that were asked for
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """All metric keys, in the order of their first appearance."""
-        return list(dict.fromkeys(key for row in self.rows for key in row if key != "step"))
-
-    def series(self, key: str) -> Series:
-        """The metric over the steps that have it; empty when none has."""
-        if key not in self._series:
-            told = ((row["step"], _number(row[key])) for row in self.rows if key in row)
-            found = [(step, number) for step, number in told if number is not None]
-            steps, values = zip(*found, strict=True) if found else ((), ())
-            self._series[key] = Series(
-                np.asarray(steps, dtype=np.int64), np.asarray(values, dtype=np.float64)
-            )
-        return self._series[key]
 
     @property
     def steps(self) -> int:
         """The last training step that was written."""
         return int(self.rows[-1]["step"]) if self.rows else 0
-
-    def told(self, path: str) -> Any:
-        """A value of the configuration by its dotted path; None where it is not there."""
-        node: Any = self.config
-        for part in path.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        return node
 
 
 def is_run(path: Path) -> bool:
@@ -115,6 +90,20 @@ def json_object(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def section(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The mapping under a key; empty where there is none."""
+    value = values.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def doctor_findings(run_dir: Path) -> list[Finding] | None:
+    """What doctor.json says, of this version or an earlier one; None where there is nothing to read."""
+    findings = (json_object(run_dir / DOCTOR) or {}).get("findings")
+    if not isinstance(findings, list):
+        return None
+    return [from_json(values) for values in findings if isinstance(values, Mapping)]
+
+
 def _text(path: Path, missing: list[str]) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
@@ -142,36 +131,18 @@ def _parsed(text: str, parse: Any, name: str, missing: list[str]) -> dict[str, A
 
 def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
     """The steps of metrics.jsonl by step; a step that was written twice counts as written last."""
-    lines = _text(path, missing).splitlines()
-    rows: dict[int, dict[str, Any]] = {}
-    lost: list[int] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            rows[int(row["step"])] = {**row, "step": int(row["step"])}
-        except (ValueError, KeyError, TypeError, OverflowError):
-            if number == len(lines):
-                missing.append("The last line of metrics.jsonl is cut off and was left out.")
-            else:
-                lost.append(number)
+    written = list(lines.parsed(_text(path, missing)))
+    lost = [number for number, row in enumerate(written, 1) if row is None]
+    if lost and lost[-1] == len(written):
+        missing.append("The last line of metrics.jsonl is cut off and was left out.")
+        lost.pop()
     if lost:
         named = ", ".join(map(str, lost[:5])) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         what = f"Line {named} of metrics.jsonl" if len(lost) == 1 else f"Lines {named} of metrics.jsonl"
         missing.append(f"{what} cannot be read and {'was' if len(lost) == 1 else 'were'} left out.")
+    rows = {row["step"]: row for row in written if row is not None}
     if not rows:
         missing.append("No training step was written to metrics.jsonl: there are no curves to show.")
     elif len(rows) == 1:
         missing.append("Only one training step was written: curves are single points, and there is no trend.")
     return [rows[step] for step in sorted(rows)]
-
-
-def _number(value: Any) -> float | None:
-    """A number, or one of the strings that stand for NaN and the infinities; None for anything else."""
-    if type(value) is float:
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None

@@ -46,25 +46,25 @@ class Trusted:
 
 def read(path: Path) -> tuple[list[Trusted], int]:
     """What trust.jsonl says, most trusted first (then by prompt), and how many lines could not be read."""
-    found: dict[tuple[int, str], Trusted] = {}
+    trusted: dict[tuple[int, str], Trusted] = {}
     lost = 0
     with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
-                _add(found, json.loads(line))
+                _add(trusted, json.loads(line))
             except (ValueError, KeyError, TypeError, OverflowError, AttributeError):
                 lost += 1
-    return sorted(found.values(), key=lambda t: (-t.weight, t.prompt, t.objective)), lost
+    return sorted(trusted.values(), key=lambda t: (-t.weight, t.prompt, t.objective)), lost
 
 
-def _add(found: dict[tuple[int, str], Trusted], row: dict[str, Any]) -> None:
+def _add(trusted: dict[tuple[int, str], Trusted], row: dict[str, Any]) -> None:
     if row["mean"] is None:
         return
     weight, mean = float(row["weight"]), float(row["mean"])
     if not (math.isfinite(weight) and math.isfinite(mean)):
         raise ValueError("a weight that is no number")
     key = int(row["prompt"]), str(row["objective"])
-    entry = found.setdefault(key, Trusted(key[0], str(row["text"]), key[1]))
+    entry = trusted.setdefault(key, Trusted(key[0], str(row["text"]), key[1]))
     entry.groups += 1
     for name in NUMBERS:
         value = row.get(name)

@@ -17,7 +17,7 @@ import numpy as np
 from rlvis.evaluation import results, statistics
 from rlvis.evaluation.run import TERM
 from rlvis.evaluation.suites import HARD, RIGHT, SCORE
-from rlvis.report.folder import Series
+from rlvis.observe.history import Series
 from rlvis.report.plots import Spread
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ def read(run_dir: Path) -> Evaluations:
 
 def measures(table: pd.DataFrame) -> dict[str, str]:
     """Name -> column of what an evaluation measured."""
-    found = {"accuracy": HARD, "score": SCORE} if SCORE in table else {}
+    columns = {"accuracy": HARD, "score": SCORE} if SCORE in table else {}
     for column in table.columns:
         if column.startswith(RIGHT):
-            found[column.removeprefix(RIGHT) + " right"] = column
+            columns[column.removeprefix(RIGHT) + " right"] = column
         elif column.startswith(TERM):
-            found[column.removeprefix(TERM)] = column
-    return found
+            columns[column.removeprefix(TERM)] = column
+    return columns
 
 
 def per_prompt(tables: Sequence[pd.DataFrame], column: str) -> dict[tuple[int, str], float]:

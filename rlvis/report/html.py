@@ -53,12 +53,12 @@ def write(run_dir: Path, tabs: Sequence[Tab] = TABS, defaults: Mapping[str, Any]
 
 def filled(tabs: Sequence[Tab], context: Any) -> list[tuple[str, str, list[Panel]]]:
     """The panels of each tab; a tab without any is left out."""
-    made = []
+    shown = []
     for tab in tabs:
-        panels = [panel for title, make in tab.panels if (panel := _made(title, make, context)) is not None]
+        panels = [panel for title, make in tab.panels if (panel := _panel(title, make, context)) is not None]
         if panels:
-            made.append((tab.name, tab.title, panels))
-    return made
+            shown.append((tab.name, tab.title, panels))
+    return shown
 
 
 def fitting(page: Callable[[float], str]) -> str:
@@ -95,7 +95,7 @@ def save(text: str, path: Path) -> Path:
     return path
 
 
-def _made(title: str, make: Callable[[Any], Panel | None], context: Any) -> Panel | None:
+def _panel(title: str, make: Callable[[Any], Panel | None], context: Any) -> Panel | None:
     try:
         return make(context)
     except Exception as error:  # whatever a broken run left, the other panels are worth having
@@ -105,10 +105,9 @@ def _made(title: str, make: Callable[[Any], Panel | None], context: Any) -> Pane
 
 def _lines(run: RunFolder) -> list[str]:
     """Folder, time, commit, machine: what the manifest knows."""
-    told = run.manifest
-    git = told.get("git") if isinstance(told.get("git"), Mapping) else {}
-    hardware = told.get("hardware") if isinstance(told.get("hardware"), Mapping) else {}
-    started = str(told.get("started") or "").replace("T", " ").replace("+00:00", " UTC")
+    manifest = run.manifest
+    git, hardware = folder.section(manifest, "git"), folder.section(manifest, "hardware")
+    started = str(manifest.get("started") or "").replace("T", " ").replace("+00:00", " UTC")
     parts = [
         run.path.resolve().name,
         f"started {started}" if started else "",
@@ -117,6 +116,6 @@ def _lines(run: RunFolder) -> list[str]:
         else "",
         str(hardware.get("gpu") or hardware.get("cpu") or ""),
         f"{hardware['processes']} processes" if hardware.get("processes", 1) != 1 else "",
-        f"seed {told['seed']}" if "seed" in told else "",
+        f"seed {manifest['seed']}" if "seed" in manifest else "",
     ]
     return [part for part in parts if part]

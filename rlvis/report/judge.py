@@ -7,87 +7,62 @@ dump of a broken step. Whether the run is finished is said beside the verdict, n
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from rlvis.findings import Finding, Severity, worst_first
 from rlvis.observe import health
-from rlvis.observe.symptom import BROKEN, SUSPICIOUS, Symptom
-from rlvis.report.folder import RunFolder, json_object
+from rlvis.report import folder
+from rlvis.report.folder import DOCTOR, RunFolder, json_object
 from rlvis.runs import lock
+from rlvis.runtime.interrupt import EXIT_CODE as INTERRUPTED
 
 log = logging.getLogger(__name__)
 
 HEALTHY, UNKNOWN = "healthy", "unknown"
-DOCTOR = "doctor.json"
-INTERRUPTED = 130  # exit code of a run that was told to stop
+# What a reader sees of a severity, and the verdict that it makes.
+STATE_WORDS = {Severity.ok: "ok", Severity.warning: "suspicious", Severity.failure: "broken"}
 TEXT = 600  # characters of an error
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A line of doctor.json. level: ok | warning | failure."""
-
-    check: str
-    level: str
-    what: str
-    numbers: dict[str, str]
-    why: str
-    type: str
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a run is not healthy; texts may be empty."""
-
-    severity: str
-    name: str
-    what: str
-    wanted: str
-    why: str
-    type: str
-    step: int | None = None
-
-
-@dataclass(frozen=True)
 class Judgement:
-    """What is thought of a run. progress: a sentence on how far it came; finished: whether that is all."""
+    """What is thought of a run. progress: a sentence on how far it came; finished: whether that is all.
+
+    reasons: why it is not healthy, the worst first. doctor: None where the doctor left nothing.
+    """
 
     verdict: str
     progress: str
     finished: bool
-    reasons: list[Reason] = field(default_factory=list)
-    symptoms: list[Symptom] = field(default_factory=list)
-    limits: dict[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    doctor: list[Finding] | None = None  # None: the doctor left nothing
+    reasons: list[Finding] = field(default_factory=list)
+    symptoms: list[Finding] = field(default_factory=list)
+    limits: dict[str, health.Range] = field(default_factory=dict)
+    doctor: list[Finding] | None = None
     problems: list[str] = field(default_factory=list)
 
 
 def judge(run: RunFolder) -> Judgement:
     """Look at everything that the run left. Never raises; what fails is in `problems`."""
     problems: list[str] = []
-    symptoms: list[Symptom] = []
-    limits: dict[str, tuple[float | None, float | None]] = {}
+    symptoms: list[Finding] = []
+    limits: dict[str, health.Range] = {}
     try:
-        symptoms = list(health.symptoms(run.rows, run.config))
-        limits = dict(health.limits(run.config))
+        symptoms = health.symptoms(run.rows, run.config)
+        limits = health.limits(run.config)
     except Exception as error:  # a metrics file with anything in it must not cost the page
         log.exception("the health of %s could not be judged", run.path)
         problems.append(f"The metrics could not be judged: {type(error).__name__}: {error}.")
-    doctor = _doctor(run, problems)
-    reasons = [
-        *_dumps(run),
-        *_crash(run),
-        *(Reason(s.severity, s.name, s.what, s.limit, s.why, s.type, s.step) for s in symptoms),
-        *(
-            Reason(SUSPICIOUS, f"doctor: {f.check}", f.what, "", f.why, f.type)
-            for f in doctor or ()
-            if f.level == "failure"
-        ),
+    doctor = folder.doctor_findings(run.path)
+    if doctor is None and (run.path / DOCTOR).is_file():
+        problems.append(f"{DOCTOR} cannot be read.")
+    foreseen = [
+        replace(finding, name=f"doctor: {finding.name}", severity=Severity.warning)
+        for finding in doctor or ()
+        if finding.severity is Severity.failure
     ]
-    reasons.sort(key=lambda reason: reason.severity != BROKEN)
+    reasons = worst_first([*_dumps(run), *_crash(run), *symptoms, *foreseen])
     if reasons:
-        verdict = BROKEN if any(reason.severity == BROKEN for reason in reasons) else SUSPICIOUS
+        verdict = STATE_WORDS[reasons[0].severity]
     else:
         verdict = HEALTHY if run.steps and not problems else UNKNOWN
     progress, finished = _progress(run)
@@ -95,7 +70,7 @@ def judge(run: RunFolder) -> Judgement:
 
 
 def _progress(run: RunFolder) -> tuple[str, bool]:
-    wanted, done = run.told("train.steps"), run.steps
+    wanted, done = run.setting("train.steps"), run.steps
     resumed = run.manifest.get("earlier")
     again = f", started {len(resumed) + 1} times" if isinstance(resumed, list) and resumed else ""
     if lock.is_held(run.path):
@@ -108,54 +83,33 @@ def _progress(run: RunFolder) -> tuple[str, bool]:
     return f"Finished: {done} of {wanted} steps{again}.", True
 
 
-def _doctor(run: RunFolder, problems: list[str]) -> list[Finding] | None:
-    if not (run.path / DOCTOR).is_file():
-        return None
-    told = json_object(run.path / DOCTOR)
-    findings = told.get("findings") if told else None
-    if not isinstance(findings, list):
-        problems.append(f"{DOCTOR} cannot be read.")
-        return None
-    return [_finding(row) for row in findings if isinstance(row, Mapping)]
-
-
-def _finding(row: Mapping[str, Any]) -> Finding:
-    told = row.get("numbers")
-    numbers = {str(k): _shown(v) for k, v in told.items()} if isinstance(told, Mapping) else {}
-    texts = {key: str(row.get(key) or "") for key in ("check", "level", "what", "why", "type")}
-    return Finding(numbers=numbers, **texts)
-
-
-def _dumps(run: RunFolder) -> list[Reason]:
-    found = []
+def _dumps(run: RunFolder) -> list[Finding]:
+    """The steps that broke off."""
+    findings = []
     for path in sorted(run.path.glob("dump/step_*/broken.json")):
-        told = json_object(path) or {}
-        step = told.get("step")
-        what = str(told.get("what") or "a step broke off")
-        found.append(
-            Reason(
-                BROKEN,
-                "broken step",
-                f"Step {step}: {what}" if step is not None else what,
-                "finite losses and gradients",
-                f"the records of that step are in {path.parent.relative_to(run.path)}",
-                f"rlvis autopsy {run.path}",
-                step if isinstance(step, int) else None,
+        dump = json_object(path) or {}
+        step = dump.get("step")
+        what = str(dump.get("what") or "a step broke off")
+        findings.append(
+            Finding(
+                name="broken step",
+                what=f"Step {step}: {what}" if step is not None else what,
+                wanted="finite losses and gradients",
+                why=f"the records of that step are in {path.parent.relative_to(run.path)}",
+                type=f"rlvis autopsy {run.path}",
+                step=step if isinstance(step, int) else None,
             )
         )
-    return found
+    return findings
 
 
-def _crash(run: RunFolder) -> list[Reason]:
+def _crash(run: RunFolder) -> list[Finding]:
     """What exit.json says of a run that failed; an interrupted one did not."""
-    told = json_object(run.path / "exit.json") or {}
-    if told.get("code") in (0, None, INTERRUPTED):
+    ended = json_object(run.path / "exit.json") or {}
+    if ended.get("code") in (0, None, INTERRUPTED):
         return []
-    what = f"{told.get('error') or 'an error'}: {told.get('message') or ''}".strip()
-    frames = told.get("frames")
+    what = f"{ended.get('error') or 'an error'}: {ended.get('message') or ''}".strip()
+    frames = ended.get("frames")
     where = f"raised at {frames[-1]}" if isinstance(frames, list) and frames else ""
-    return [Reason(BROKEN, "failed", what[:TEXT], "", where, f"rlvis autopsy {run.path}", run.steps or None)]
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    advice = f"rlvis autopsy {run.path}"
+    return [Finding(name="failed", what=what[:TEXT], why=where, type=advice, step=run.steps or None)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlvis.report.folder import Series
+from rlvis.observe.history import Series
 from rlvis.report.svg import COLORS, INK, SIZE, render
 
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)))  # the second and third round of the colours

@@ -3,7 +3,8 @@
 The key is a hash of all that a score may depend on: the pixels that the scorer sees, prompt, metadata, the
 scorer's path, source file and kwargs, and the version of rlvis. What it cannot know is a judge that changes
 behind an unchanged name (a model on a server, weights overwritten in place): empty the folder then. Failed
-scores are never kept. One sqlite file, for any number of processes; what is damaged is left out, and told.
+scores are never kept. One sqlite file, for any number of processes, of plain bytes: nothing is unpickled, and
+what is damaged is left out and logged.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import math
 import sqlite3
+import struct
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,26 +28,28 @@ import torch
 from torch import Tensor
 
 import rlvis
-from rlvis.reward.contract import Scorer, Scores, Term
+from rlvis.reward.contract import Scorer, Scores, Term, or_nan
 from rlvis.reward.frames import Chosen
 
 log = logging.getLogger(__name__)
 
-NAME = "scores.sqlite"
+NAME = "scores.v2.sqlite"  # scores.sqlite held another layout, and is not read
 WAIT = 30.0  # seconds for another process that writes
 Entry = tuple[float, float, float]  # value, noise_var, noise_dof, the last two NaN where nothing is said
+NUMBERS = struct.Struct("<3d")  # an entry as it is kept, behind a sum of itself and its key
+SUM = 8  # bytes
 
 
 class Store:
     """A folder of scores by key. Every call opens the file anew: safe between threads, processes and forks.
 
-    Trouble with the file costs hits and never a run: it is told once, and the scorer is asked.
+    Trouble with the file costs hits and never a run: it is logged once, and the scorer is asked.
     """
 
     def __init__(self, folder: Path | str) -> None:
-        """Raises ValueError when the folder cannot be made."""
+        """Raises ValueError when the folder cannot be created."""
         self.path = Path(folder).expanduser() / NAME
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -56,51 +60,46 @@ class Store:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
         """What is known of the keys; entries whose sum does not fit are left out."""
-        found: dict[bytes, Entry] = {}
-        bad = 0
+        entries: dict[bytes, Entry] = {}
+        damaged = 0
         try:
             with closing(self._open()) as file:
                 for key in keys:
-                    row = file.execute(
-                        "SELECT value, var, dof, sum FROM scores WHERE key = ?", (key,)
-                    ).fetchone()
+                    row = file.execute("SELECT entry FROM scores WHERE key = ?", (key,)).fetchone()
                     if row is None:
                         continue
-                    entry = _entry(row[:3])
-                    if entry is None or row[3] != _sum(key, entry):
-                        bad += 1
-                        continue
-                    found[key] = entry
+                    entry = _unpacked(key, row[0])
+                    if entry is None:
+                        damaged += 1
+                    else:
+                        entries[key] = entry
         except sqlite3.Error as error:
             self._warn(f"{error}: scores are made anew; if that stays so, remove the file")
-        if bad:
-            self._warn(f"{bad} damaged entries are left out, and made anew")
-        return found
+        if damaged:
+            self._warn(f"{damaged} damaged entries are left out, and made anew")
+        return entries
 
     def put(self, entries: Mapping[bytes, Entry]) -> None:
         """Keep scores; a later one of the same key takes the place of the earlier."""
-        rows = [(key, *(_plain(x) for x in entry), _sum(key, entry)) for key, entry in entries.items()]
+        rows = [(key, _packed(key, entry)) for key, entry in entries.items()]
         try:
             with closing(self._open()) as file, file:
-                file.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?)", rows)
+                file.executemany("INSERT OR REPLACE INTO scores VALUES (?, ?)", rows)
         except sqlite3.Error as error:
             self._warn(f"{error}: {len(rows)} scores are not kept")
 
     def _open(self) -> sqlite3.Connection:
         file = sqlite3.connect(self.path, timeout=WAIT)
         try:
-            file.execute(
-                "CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value REAL, var REAL, dof REAL, "
-                "sum BLOB) WITHOUT ROWID"
-            )
+            file.execute("CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, entry BLOB) WITHOUT ROWID")
         except sqlite3.Error:
             file.close()
             raise
         return file
 
     def _warn(self, what: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             log.warning("reward.cache %s: %s", self.path, what)
 
 
@@ -126,53 +125,47 @@ class Cached:
         with self._lock:
             self._asked += len(keys)
             self._hits += len(keys) - len(missing)
-        entries: list[Entry] = [known.get(key, (math.nan,) * 3) for key in keys]
+        table = torch.tensor([known.get(key, (math.nan,) * 3) for key in keys], dtype=torch.float64)
+        table, valid = table.reshape(-1, 3), torch.ones(len(keys), dtype=torch.bool)
         if missing:
-            found = self.scorer(
+            fresh = self.scorer(
                 images[missing], [prompts[i] for i in missing], [metadata[i] for i in missing]
             )
-            fields = [found.value, found.valid, found.noise_var, found.noise_dof]
-            if any(f is not None and tuple(f.shape) != (len(missing),) for f in fields):
+            columns = [fresh.value, fresh.valid, fresh.noise_var, fresh.noise_dof]
+            if any(c is not None and tuple(c.shape) != (len(missing),) for c in columns):
                 if len(missing) == len(keys):
-                    return found  # the stage says what is wrong with it
+                    return fresh  # the stage says what is wrong with it
                 raise ValueError(
                     f"{len(missing)} samples that are not in reward.cache got scores of shape "
-                    f"{list(found.value.shape)}"
+                    f"{list(fresh.value.shape)}"
                 )
-            fresh: dict[bytes, Entry] = {}
-            for i, entry, valid in zip(missing, _entries(found), found.valid.tolist(), strict=True):
-                entries[i] = entry
-                if valid and math.isfinite(entry[0]):
-                    fresh[keys[i]] = entry
-            if fresh:
-                self.store.put(fresh)
-        table = torch.tensor(entries, dtype=torch.float64).reshape(-1, 3)
-        valid = torch.ones(len(keys), dtype=torch.bool)
-        if missing:
-            valid[missing] = found.valid.cpu().bool()
+            table[missing], valid[missing] = _rows(fresh), fresh.valid.cpu().bool()
+            usable = [i for i in missing if valid[i] and table[i, 0].isfinite()]
+            if usable:
+                self.store.put({keys[i]: (*table[i].tolist(),) for i in usable})
         stated = [None if bool(column.isnan().all()) else column for column in table[:, 1:].unbind(1)]
         return Scores(table[:, 0], valid, *stated)
 
     def key(self, image: Tensor, prompt: str, metadata: Mapping[str, Any]) -> bytes:
         """The name of one sample's score, from its pixels uint8 [M, 3, Y, X], prompt and metadata."""
         words = [prompt, json.dumps(metadata, sort_keys=True, default=repr), list(image.shape)]
-        made = hashlib.blake2b(self.seed, digest_size=32)
-        made.update(json.dumps(words).encode())
-        made.update(image.contiguous().cpu().numpy().data)
-        return made.digest()
+        digest = hashlib.blake2b(self.seed, digest_size=32)
+        digest.update(json.dumps(words).encode())
+        digest.update(image.contiguous().cpu().numpy().data)
+        return digest.digest()
 
     def news(self) -> tuple[int, int]:
-        """(samples asked for, found in the cache) since the last call."""
+        """(samples asked for, those in the cache) since the last call."""
         with self._lock:
-            told = self._asked, self._hits
+            counts = self._asked, self._hits
             self._asked = self._hits = 0
-        return told
+        return counts
 
 
 def wrap(scorer: Scorer, name: str, store: Store, path: str, kwargs: Mapping[str, Any]) -> Scorer:
-    """`scorer` behind the cache, or as it is where its scores must not be kept, which is told.
+    """`scorer` behind the cache, or as it is where its scores must not be kept, which is logged.
 
-    Args: name, of the term; path, kwargs, what it was made from (see `identity`).
+    Args: name, of the term; path, kwargs, where it comes from (see `identity`).
     """
     reason = not_cached(scorer)
     if reason is not None:
@@ -196,7 +189,7 @@ def identity(path: str, kwargs: Mapping[str, Any]) -> str:
     module = sys.modules.get(path.rpartition(".")[0])
     source = ""
     if module is not None:
-        with suppress(OSError, TypeError):  # made of no file
+        with suppress(OSError, TypeError):  # of no file
             source = inspect.getsource(module)
     code = hashlib.blake2b(source.encode(), digest_size=16).hexdigest()
     return json.dumps([path, code, dict(kwargs), rlvis.__version__], sort_keys=True, default=repr)
@@ -215,36 +208,33 @@ def bare(terms: Iterable[Term]) -> list[Term]:
 
 def metrics(terms: Iterable[Term]) -> dict[str, float]:
     """reward/TERM/cached since the last call, of the terms behind a cache that were asked at all."""
-    told = {}
+    rates = {}
     for term in terms:
         scorer = term.scorer.scorer if isinstance(term.scorer, Chosen) else term.scorer
         asked, hits = scorer.news() if isinstance(scorer, Cached) else (0, 0)
         if asked:
-            told[f"reward/{term.name}/cached"] = hits / asked
-    return told
+            rates[f"reward/{term.name}/cached"] = hits / asked
+    return rates
 
 
-def _entries(scores: Scores) -> list[Entry]:
-    nan = torch.full_like(scores.value, math.nan, dtype=torch.float64, device="cpu")
-    columns = [
-        nan if column is None else column.detach().to("cpu", torch.float64)
-        for column in (scores.value, scores.noise_var, scores.noise_dof)
-    ]
-    return [(float(a), float(b), float(c)) for a, b, c in torch.stack(columns, dim=1).tolist()]
+def _rows(scores: Scores) -> Tensor:
+    """Scores [n] as float64 [n, 3] on the CPU: value, noise_var, noise_dof."""
+    columns = [or_nan(column, scores.value) for column in (scores.value, scores.noise_var, scores.noise_dof)]
+    return torch.stack([column.detach().to("cpu", torch.float64) for column in columns], dim=1)
 
 
-def _entry(row: Sequence[Any]) -> Entry | None:
-    """A row of the table as numbers; None where it holds something else, or no score."""
-    if not isinstance(row[0], float) or not all(x is None or isinstance(x, float) for x in row):
+def _packed(key: bytes, entry: Entry) -> bytes:
+    numbers = NUMBERS.pack(*entry)
+    return _sum(key, numbers) + numbers
+
+
+def _unpacked(key: bytes, content: Any) -> Entry | None:
+    """An entry of `_packed`; None where anything else is there."""
+    if not isinstance(content, bytes) or len(content) != SUM + NUMBERS.size:
         return None
-    value, var, dof = (math.nan if x is None else x for x in row)
-    return (value, var, dof) if math.isfinite(value) else None
+    value, var, dof = NUMBERS.unpack(content[SUM:])
+    return (value, var, dof) if content[:SUM] == _sum(key, content[SUM:]) else None
 
 
-def _plain(number: float) -> float | None:
-    return None if math.isnan(number) else number  # sqlite has no NaN
-
-
-def _sum(key: bytes, entry: Entry) -> bytes:
-    text = " ".join("nan" if math.isnan(x) else x.hex() for x in entry)
-    return hashlib.blake2b(key + text.encode(), digest_size=8).digest()
+def _sum(key: bytes, numbers: bytes) -> bytes:
+    return hashlib.blake2b(key + numbers, digest_size=SUM).digest()

@@ -2,7 +2,7 @@
 
 What may pass is tried again with growing pauses: 408, 409, 425, 429 (for as long as Retry-After says), 5xx,
 timeouts, lost connections. Whatever is no answer in the end is returned as the reason, not raised: one bad
-answer costs one sample. The key is read from the environment when a connection is made, sent to the endpoint
+answer costs one sample. The key is read from the environment with each connection, sent to the endpoint
 alone, and stands in no message, no log line and no object that could be written.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import io
-import ipaddress
 import json
 import logging
 import math
@@ -23,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from torch import Tensor
+
+from rlvis.reward.serving.servers import loopback
 
 if TYPE_CHECKING:
     import httpx
@@ -101,7 +102,7 @@ class Chat:
         self.timeout, self.attempts, self.concurrency = timeout, attempts, concurrency
         self._transport, self._sleep = transport, sleep
         self._client: httpx.Client | None = None
-        self.here = _loopback(parts.hostname)
+        self.here = loopback(parts.hostname)
         if self._key() and parts.scheme == "http" and not self.here:
             log.warning("vlm: pictures and the key in %s travel to %s in the clear", key_env, parts.hostname)
 
@@ -142,8 +143,9 @@ class Chat:
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
         def pause(state: Any) -> float:
-            error = state.outcome.exception()
-            return min(LONGEST_PAUSE, max(error.after, 2.0 ** (state.attempt_number - 1)))
+            after: float = state.outcome.exception().after
+            doubled: float = 2.0 ** (state.attempt_number - 1)
+            return min(LONGEST_PAUSE, max(after, doubled))
 
         content = question()
         message = {"model": self.model, "messages": [{"role": "user", "content": content}], **self.fields}
@@ -216,12 +218,3 @@ def _seconds(header: str) -> float:
     except ValueError:
         return 0.0
     return value if math.isfinite(value) and value > 0 else 0.0
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,6 +1,6 @@
 """Samples of a prompt compared two at a time: which rows are a group, who meets whom, how often each wins.
 
-A win rate is a score among the group's own samples: its mean is 1/2 in every group, so it says nothing of one
+A win rate is a score among the group's samples: its mean is 1/2 in every group, so it says nothing of one
 prompt against another, and a prior for group means has nothing to compare.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 def groups(rows: Sequence[Any], size: int | None) -> tuple[list[list[int]], list[int]]:
     """Positions of the rows of each whole group, and those that belong to none.
 
-    rows: what each sample was made for; neighbours that are equal are of one group, or of several of `size`.
+    rows: what each sample is for; neighbours that are equal are of one group, or of several of `size`.
     Where their number is no multiple of it (or there is one alone), none of them is of a whole group.
 
     >>> groups(["a", "a", "b", "b", "b", "c"], 2)
@@ -59,14 +59,14 @@ def meetings(group: Sequence[int], opponents: int | None) -> Iterator[tuple[int,
 
 def win_rates(wins: Tensor, pairs: Sequence[tuple[int, int]], rows: int) -> Tensor:
     """Share of its comparisons that each row won [R, rows], from wins [R, pairs] of the first of each pair
-    (NaN: not made). NaN for a row with less than half of its comparisons.
+    (NaN: none). NaN for a row with less than half of its comparisons.
     """
     won = torch.zeros(len(wins), rows, dtype=torch.float64)
-    made, wanted = torch.zeros_like(won), torch.zeros(rows, dtype=torch.float64)
+    played, wanted = torch.zeros_like(won), torch.zeros(rows, dtype=torch.float64)
     for number, (a, b) in enumerate(pairs):
         win, good = wins[:, number], wins[:, number].isfinite()
         for row, share in ((a, win), (b, 1 - win)):
             won[:, row] += torch.where(good, share, 0.0)
-            made[:, row] += good.double()
+            played[:, row] += good.double()
             wanted[row] += 1
-    return torch.where((made > 0) & (2 * made >= wanted), won / made, math.nan)
+    return torch.where((played > 0) & (2 * played >= wanted), won / played, math.nan)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -13,7 +14,7 @@ from torch import Tensor
 class Scores:
     """Scores of B samples by one scorer: value float64 [B], valid bool [B] (False: it could not judge).
 
-    noise_var: estimated variance of the scorer's own noise [B], with noise_dof, the degrees of freedom of
+    noise_var: estimated variance of the scorer's noise [B], with noise_dof, the degrees of freedom of
     that estimate [B] (repeated calls less one); None where a scorer says nothing about its noise.
     """
 
@@ -21,6 +22,28 @@ class Scores:
     valid: Tensor
     noise_var: Tensor | None = None
     noise_dof: Tensor | None = None
+
+
+def or_nan(column: Tensor | None, like: Tensor) -> Tensor:
+    """A column, or NaN in the shape of `like` for one that is left out."""
+    return torch.full_like(like, torch.nan) if column is None else column
+
+
+def concatenate(parts: Sequence[Any], name: str) -> Tensor | None:
+    """The column noise_var or noise_dof of the records in `parts`, one after the other.
+
+    NaN where some leave it out, None where all do.
+    """
+    columns = [getattr(part, name) for part in parts]
+    if all(column is None for column in columns):
+        return None
+    return torch.cat([or_nan(column, part.value) for column, part in zip(columns, parts, strict=True)])
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Scores of neighbouring samples as one record; there is at least one part."""
+    value, valid = (torch.cat([getattr(part, name) for part in parts]) for name in ("value", "valid"))
+    return Scores(value, valid, concatenate(parts, "noise_var"), concatenate(parts, "noise_dof"))
 
 
 class Scorer(Protocol):

@@ -1,7 +1,7 @@
 """When scoring happens: at once, or in a thread while the next shard is rolled out.
 
 Unusual: at most one job runs and none waits, so that decoded frames of two shards exist at a time (the one
-being scored and the one being made) however slow the scorers are.
+being scored and the one being rolled out) however slow the scorers are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -19,23 +19,12 @@ from rlvis.schema import Executor
 T = TypeVar("T")
 
 
-class Pending(Generic[T]):
-    """A job that was handed in."""
-
-    def __init__(self, future: Future[T]) -> None:
-        self._future = future
-
-    def result(self) -> T:
-        """What the job returned, once it has; raises what it raised."""
-        return self._future.result()
-
-
 class Scoring(Protocol):
     """Takes jobs, and runs them in order. busy: seconds that they took."""
 
     busy: float
 
-    def submit(self, job: Callable[[], T]) -> Pending[T]:
+    def submit(self, job: Callable[[], T]) -> Future[T]:
         """Hand in a job; it runs before any that is handed in later."""
         ...
 
@@ -50,13 +39,13 @@ class Inline:
     def __init__(self) -> None:
         self.busy = 0.0
 
-    def submit(self, job: Callable[[], T]) -> Pending[T]:
+    def submit(self, job: Callable[[], T]) -> Future[T]:
         """Run a job; raises what it raises."""
         start = time.perf_counter()
         done: Future[T] = Future()
         done.set_result(job())
         self.busy += time.perf_counter() - start
-        return Pending(done)
+        return done
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -70,13 +59,14 @@ class Threaded:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="score")
         self._last: Future[Any] | None = None
 
-    def submit(self, job: Callable[[], T]) -> Pending[T]:
+    def submit(self, job: Callable[[], T]) -> Future[T]:
         """Begin a job; raises what the one before raised."""
         if self._last is not None:
             self._last.result()
         # Torch keeps both for each thread, and the default of a new one is another GPU, other bits.
         threads = torch.get_num_threads()
-        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
+        gpu: Any = torch.cuda
+        device = gpu.current_device() if gpu.is_initialized() else None
 
         def run() -> T:
             start = time.perf_counter()
@@ -89,9 +79,8 @@ class Threaded:
             finally:
                 self.busy += time.perf_counter() - start
 
-        future = self._pool.submit(run)
-        self._last = future
-        return Pending(future)
+        self._last = future = self._pool.submit(run)
+        return future
 
     def close(self) -> None:
         """Drop what has not begun; a job that runs is not waited for."""

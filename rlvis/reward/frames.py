@@ -1,6 +1,6 @@
 """Which frames of a clip a scorer sees: all, first, last, middle, every N, or a list of positions.
 
-Said for each term (reward.terms.NAME.frames) and never guessed: a scorer made for pictures that looks at the
+Said for each term (reward.terms.NAME.frames) and never guessed: a scorer for pictures that looks at the
 first frame only lets the rest of the clip go to ruin.
 """
 

@@ -1,4 +1,4 @@
-"""A user's function `images, prompts, metadata -> scores` as a scorer, found by its dotted path.
+"""A user's function `images, prompts, metadata -> scores` as a scorer, by its dotted path.
 
 A class may stand for the function when something heavy is loaded once: it is constructed with the kwargs and
 its instance is called. kwargs are checked against the signature before anything is scored.
@@ -43,7 +43,7 @@ class Function:
 
 
 def _float64(result: Any, function: Callable[..., Any]) -> Tensor:
-    """Whatever holds real numbers as float64 on the CPU, in its own shape (the stage checks that)."""
+    """Whatever holds real numbers as float64 on the CPU, in its shape (the stage checks that)."""
     if isinstance(result, Tensor):
         result = result.detach().cpu().to(torch.float64 if not result.is_complex() else result.dtype)
     if isinstance(result, list | tuple):
@@ -59,7 +59,7 @@ def _float64(result: Any, function: Callable[..., Any]) -> Tensor:
 def load(path: str, kwargs: dict[str, Any], *, known: Mapping[str, str], where: str) -> Function:
     """The scorer called `path`: a key of `known` (name -> dotted path) or a dotted path MODULE.FUNCTION.
 
-    where: the config key that error messages name. Raises ValueError when it is not found, cannot take
+    where: the config key that error messages name. Raises ValueError when it does not exist, cannot take
     (images, prompts, metadata), or the kwargs do not fit its signature.
     """
     target = find(known.get(path, path), path, known, where)
@@ -97,12 +97,12 @@ def find(dotted: str, path: str, known: Mapping[str, str], where: str) -> Callab
             f"{where}.scorer={path}: {module_name} has {what} {name}"
             + (f"; did you mean {module_name}.{close[0]}?" if close else "")
         )
-    found: Callable[..., Any] = target
-    return found
+    function: Callable[..., Any] = target
+    return function
 
 
 def _check_kwargs(target: Callable[..., Any], path: str, kwargs: Mapping[str, Any], where: str) -> None:
-    """Bind the call before it is made: (images, prompts, metadata, **kwargs), or (**kwargs) for a class."""
+    """Bind the call beforehand: (images, prompts, metadata, **kwargs), or (**kwargs) for a class."""
     signature = inspect.signature(target)
     free = list(signature.parameters.values())
     if inspect.isclass(target):

@@ -52,10 +52,10 @@ def download(address: str, sha256: str) -> Path:
             content = answer.read()
     except OSError as error:
         raise ValueError(f"{address} cannot be fetched: {line(error)}; {hint}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != sha256:
         raise ValueError(
-            f"{address} has changed: its sha256 is {found}, not {sha256}; if you trust it, give the path of "
+            f"{address} has changed: its sha256 is {digest}, not {sha256}; if you trust it, give the path of "
             "a copy"
         )
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -7,12 +7,14 @@ margins are not equal; `crop` says which one is meant, since it moves the pictur
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlvis.reward.contract import Scores
+from rlvis.reward.texts import captions
 
 # Of the pictures CLIP was trained on, in [0, 1]; BLIP takes the same.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -57,11 +59,34 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def judge(images: Tensor, batch: int, score: Callable[[Tensor, list[int]], Tensor]) -> Scores:
-    """Scores of clips as the mean over their frames, each frame judged with its own sample's caption.
+class Towers(Protocol):
+    """Two encoders into one space, unit vectors float64 [n, D] on the CPU."""
 
-    Args: images, uint8 [B, M, 3, Y, X]; batch, frames of one call; score, pictures [n, 3, Y, X] and the
-    samples 0 to B - 1 they belong to -> numbers [n]. A sample with a frame that is not finite is invalid.
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Of pictures uint8 [n, 3, Y, X]."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Of n texts."""
+        ...
+
+
+# Pictures [n, 3, Y, X] and the samples 0 to B - 1 they belong to -> numbers [n].
+Score = Callable[[Tensor, list[int]], Tensor]
+
+
+def cosines(towers: Towers, prompts: Sequence[str]) -> Score:
+    """What gives the cosine of each picture with its sample's prompt; each prompt is encoded once."""
+    unique, where = captions(prompts)
+    texts = towers.encode_texts(unique)[where]
+    return lambda frames, rows: (towers.encode_images(frames) * texts[rows]).sum(1)
+
+
+def judge(images: Tensor, batch: int, score: Score) -> Scores:
+    """Scores of clips as the mean over their frames, each frame judged with its sample's caption.
+
+    Args: images, uint8 [B, M, 3, Y, X]; batch, frames of one call. A sample with a frame that is not finite
+    is invalid.
     """
     count, frames = images.shape[:2]
     pictures = images.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""The terms of a run, made from its RewardConfig.
+"""The terms of a run, from its RewardConfig.
 
 Every scorer, ours or a user's, is a function named by a dotted path; the names below are abbreviations for
 paths of this package, imported only when a run asks for them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 from rlvis.reward import function
 from rlvis.reward.cache import Store, wrap
@@ -45,7 +46,7 @@ KNOWN = {
 def build(config: RewardConfig) -> list[Term]:
     """The terms of a run, in the order of the config; scorers that are classes are constructed here, once.
 
-    Raises ValueError when there is no term, a weight is not finite, a scorer is not found or its kwargs do
+    Raises ValueError when there is no term, a weight is not finite, a scorer does not exist or its kwargs do
     not fit.
     """
     if not config.terms:
@@ -86,19 +87,19 @@ def _elsewhere(config: RewardConfig) -> Callable[[str, RewardTerm, str], Scorer]
         from rlvis.reward.serving.client import Remote
 
         def remote(name: str, term: RewardTerm, where: str) -> Scorer:
-            made = Remote(config.servers, name, config.token_env, config.timeout, config.hedge)
-            if made.scorer != term.scorer:
-                log.warning("%s.scorer=%s here, and %s at the servers", where, term.scorer, made.scorer)
-            return made
+            scorer = Remote(config.servers, name, config.token_env, config.timeout, config.hedge)
+            if scorer.scorer != term.scorer:
+                log.warning("%s.scorer=%s here, and %s at the servers", where, term.scorer, scorer.scorer)
+            return scorer
 
         return remote
     if config.executor is Executor.ray:
         from rlvis.reward.serving.ray import Pool
 
         def pool(name: str, term: RewardTerm, where: str) -> Scorer:
-            path, kwargs = term.scorer, dict(term.kwargs)
-            sizes = {"actors": config.actors, "timeout": config.timeout, "terms": len(config.terms)}
-            return Pool(path, kwargs, known=KNOWN, where=where, **sizes)
+            sizes: dict[str, Any] = {"actors": config.actors, "timeout": config.timeout}
+            sizes["terms"] = len(config.terms)
+            return Pool(term.scorer, dict(term.kwargs), known=KNOWN, where=where, **sizes)
 
         return pool
     return None

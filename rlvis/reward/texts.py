@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,17 +22,36 @@ def captions(prompts: Sequence[str]) -> tuple[list[str], Tensor]:
     return list(places), torch.tensor([places[text] for text in prompts], dtype=torch.int64)
 
 
-def warn_cut(who: str, length: int, texts: Sequence[str], cut: Sequence[bool]) -> bool:
-    """Log that `who` reads `length` tokens of the texts where `cut`; whether there were any."""
-    if any(cut):
+class CutWarning:
+    """Says once in the log that the judge `who` does not read some prompts to their end."""
+
+    def __init__(self, who: str) -> None:
+        self.who, self.given = who, False
+
+    def transformers(self, tokenizer: Any, texts: Sequence[str], length: int) -> None:
+        """For a tokenizer of transformers that is cut at `length` tokens, its special ones included."""
+
+        def cut() -> list[bool]:
+            ids = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+            return [len(row) > length for row in ids]
+
+        self._give(texts, length, cut)
+
+    def open_clip(self, tokenizer: Any, texts: Sequence[str], ids: Tensor) -> None:
+        """For one of open_clip that gave `ids` [n, length]: in a context twice as long they are others."""
+        length = ids.shape[1]
+
+        def cut() -> list[bool]:
+            longer = tokenizer(list(texts), context_length=2 * length)
+            return [bool(row.any()) for row in longer[:, :length] != ids]
+
+        self._give(texts, length, cut)
+
+    def _give(self, texts: Sequence[str], length: int, find: Callable[[], list[bool]]) -> None:
+        if self.given or not any(cut := find()):
+            return
+        self.given = True
         log.warning(
             "%s reads %d tokens; prompts beyond that are cut, %d of these %d, the first: %r",
-            *(who, length, sum(cut), len(texts), texts[list(cut).index(True)]),
+            *(self.who, length, sum(cut), len(texts), texts[cut.index(True)]),
         )
-    return any(cut)
-
-
-def too_long(tokenizer: Any, texts: Sequence[str], length: int) -> list[bool]:
-    """Which texts a tokenizer of transformers would cut at `length` tokens, its special ones included."""
-    found = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
-    return [len(ids) > length for ids in found]

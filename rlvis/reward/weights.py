@@ -29,12 +29,12 @@ def device(name: str | None = None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(name)
-        torch.empty(0, device=found)
+        device = torch.device(name)
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = hub.line(error)
         raise ValueError(f"device={name} is not available: {reason}; null takes what there is") from error
-    return found
+    return device
 
 
 def dtype(precision: str) -> torch.dtype:
@@ -157,18 +157,22 @@ def load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     module.load_state_dict(state)
 
 
+def quiet() -> None:
+    """Silence transformers: its bars and tables tear our output; what matters of the tables is an error."""
+    from transformers.utils import logging as theirs
+
+    untyped: Any = theirs
+    untyped.disable_progress_bar()
+    untyped.set_verbosity_error()
+
+
 def pretrained(kind: Any, source: str, place: Path, precision: str = "fp32", **options: Any) -> Any:
     """A frozen transformers model of class `kind` from the safetensors in the folder `place`, on the CPU.
 
     source: what errors call it; options: further ones of from_pretrained. Raises ValueError when a file is
     missing or does not fit, and, unlike from_pretrained, when a parameter has no weight in it.
     """
-    from transformers.utils import logging as theirs
-
-    # Their bars and tables tear our own output; what matters of the tables is an error below.
-    quiet: Any = theirs
-    quiet.disable_progress_bar()
-    quiet.set_verbosity_error()
+    quiet()
     try:
         model, report = kind.from_pretrained(
             place, dtype=dtype(precision), use_safetensors=True, output_loading_info=True, **options
@@ -182,6 +186,20 @@ def pretrained(kind: Any, source: str, place: Path, precision: str = "fp32", **o
             f"the first {missing[0]}"
         )
     return model.eval().requires_grad_(False)
+
+
+def processor(place: Path, what: str) -> tuple[Any, Any]:
+    """The processor in the folder `place`, which pads on the right, and the configuration beside it.
+
+    what: whose, in the error. Raises ValueError when there is none.
+    """
+    from transformers import AutoConfig, AutoProcessor
+
+    kind: Any = AutoProcessor
+    try:
+        return kind.from_pretrained(place, padding_side="right"), AutoConfig.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{what} has no processor: {hub.line(error)}") from error
 
 
 def tokenizer(kind: str, source: str, revision: str | None = None) -> Any:

@@ -44,7 +44,7 @@ def generate(
         Frames uint8 [P,M,3,Y,X] on the CPU.
     """
     steps = table(Kernel("ode", prediction=cast(Prediction, policy.prediction)), schedule)
-    made = []
+    media = []
     for part in prompts.split(micro_batch):
         n = part.rows
         embeds = {name: value.to(policy.device) for name, value in part.embeds.items()}
@@ -56,5 +56,5 @@ def generate(
             time = schedule.time[t].to(policy.device).expand(n)
             out = policy.predict(module, x, time, embeds)
             x = policy.transition(steps, torch.full((n,), t), torch.zeros(n, dtype=torch.bool), x, out).mean
-        made.append(policy.decode(x))
-    return torch.cat(made)
+        media.append(policy.decode(x))
+    return torch.cat(media)

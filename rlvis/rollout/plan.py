@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,13 @@ from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 from rlvis.runtime import rng
 from rlvis.schema import Config, SamplerConfig
+
+
+class RowSteps(NamedTuple):
+    """Of each row: which transitions are trained, int64 [n, S], and which add noise, bool [n, T]."""
+
+    trained: Tensor
+    stochastic: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,17 +44,17 @@ class SamplingPlan:
     redraw: int = 0  # round of a refill, which draws the step's samples once more
 
     @property
-    def own_steps(self) -> bool:
+    def per_sample_steps(self) -> bool:
         """Whether every sample has its own trained transitions."""
-        return configured.own_steps(self.sampler)
+        return configured.per_sample_steps(self.sampler)
 
-    def window(self, prompts: Sequence[int], samples: Sequence[int]) -> windows.Window:
-        """trained [n, S] and stochastic [n, T] for rows given by (index in the data set, sample).
+    def steps_of(self, prompts: Sequence[int], samples: Sequence[int]) -> RowSteps:
+        """What is trained and what adds noise, for rows given by (index in the data set, sample).
 
         The choice is shared by the whole training step, on all ranks, unless `sampler.window.per_sample`.
         """
         config = self.sampler.window
-        if self.own_steps:
+        if self.per_sample_steps:
             drawn: np.random.Generator | list[np.random.Generator] = [
                 rng.generator(self.seed, self.step, "window", prompt=p, sample=k)
                 for p, k in zip(prompts, samples, strict=True)
@@ -69,11 +77,11 @@ class SamplingPlan:
             roll_back=config.roll_back,
         )
         n = len(prompts)
-        trained, stochastic = chosen.trained, chosen.stochastic
+        trained, stochastic = torch.from_numpy(chosen.trained), torch.from_numpy(chosen.stochastic)
         if trained.ndim == 1:
             trained, stochastic = trained.expand(n, -1), stochastic.expand(n, -1)
         require_stochastic(self.table, trained)
-        return windows.Window(trained=trained, stochastic=stochastic)
+        return RowSteps(trained, stochastic)
 
 
 def make(policy: Policy, config: Config, step: int, redraw: int = 0) -> SamplingPlan:
@@ -114,6 +122,6 @@ def kept_points(trained: Tensor, steps: int, *, shared: bool) -> tuple[Tensor, T
     width = len(touched[0]) if shared else min(2 * count, steps)
     points = torch.tensor([row + [row[-1]] * (width - len(row)) for row in touched], dtype=torch.int64)
     at = torch.tensor(
-        [[row.index(t) for t in own] for row, own in zip(touched, trained.tolist(), strict=True)]
+        [[row.index(t) for t in steps] for row, steps in zip(touched, trained.tolist(), strict=True)]
     )
     return points, at.view(n, count)

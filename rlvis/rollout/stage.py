@@ -9,7 +9,8 @@ for the same reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from rlvis.flow import noise
 from rlvis.flow.logprob import draw, log_prob
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch, Trajectories
-from rlvis.rollout.plan import SamplingPlan, kept_points
+from rlvis.rollout.plan import RowSteps, SamplingPlan, kept_points
 
 
 class NonFiniteStateError(FloatingPointError):
@@ -58,7 +59,8 @@ def rollout(
     Raises:
         NonFiniteStateError: after all forwards, so that other ranks do not wait for one.
     """
-    size, pieces, finals, bad = plan.micro_batch, [], [], {}
+    size, pieces, finals = plan.micro_batch, [], []
+    bad: dict[int, int] = {}
     culprit: list[int] = []
     needed = -(-len(rows) // size)
     for number in range(needed if passes is None else passes):
@@ -92,30 +94,72 @@ def _micro_batch(
     prompt = torch.tensor([r // plan.samples_per_prompt for r in rows])
     sample = torch.tensor([r % plan.samples_per_prompt for r in rows])
     index = prompts.index[prompt].tolist()
-    window = plan.window(index, sample.tolist())
-    points, at = kept_points(window.trained, plan.schedule.steps, shared=not plan.own_steps)
+    window = plan.steps_of(index, sample.tolist())
+    points, at = kept_points(window.trained, plan.schedule.steps, shared=not plan.per_sample_steps)
     embeds = {name: value[prompt].to(policy.device) for name, value in prompts.embeds.items()}
-    time = plan.schedule.time.to(policy.device)
-
     redraw = torch.full_like(sample, plan.redraw)
-    drawn_as = noise.names(sample, redraw)
-    keys = {"seed": plan.seed, "step": plan.step, "prompts": index, "samples": drawn_as}
-    first = noise.initial(policy.latent_shape, **keys, share=plan.sampler.share_noise)
-    x = policy.start(first.to(policy.device), embeds).to(plan.storage)
+    path = _walk(policy, module, embeds, (index, noise.names(sample, redraw)), window, points, plan, advance)
+    trajectories = Trajectories(
+        prompt=prompt,
+        sample=sample,
+        redraw=redraw,
+        states=_gather(path.states, points),
+        at=at,
+        step=window.trained.clone(),
+        logprob=_gather(path.logprob, window.trained),
+        free=policy.free.cpu(),
+        schedule=plan.schedule,
+        channel_reduction=plan.channel_reduction,
+        seed=plan.seed,
+        policy_step=plan.step,
+    )
+    return trajectories, path.final, path.since.tolist()
+
+
+class _Path(NamedTuple):
+    """By sampling step: kept states [B,C,F,H,W] and log-probs [B,F,H,W], on the CPU. final: float32 latents
+    on the device. since [B]: the first step after which a row was not finite, -1 for none.
+    """
+
+    states: dict[int, Tensor]
+    logprob: dict[int, Tensor]
+    final: Tensor
+    since: Tensor
+
+
+def _walk(
+    policy: Policy,
+    module: Callable[..., Any],
+    embeds: dict[str, Tensor],
+    names: tuple[list[int], list[int]],
+    window: RowSteps,
+    points: Tensor,
+    plan: SamplingPlan,
+    advance: Callable[[], None],
+) -> _Path:
+    """All sampling steps of one micro-batch. names: (prompts, samples) that the noise is drawn as."""
+    steps, form = plan.schedule.steps, plan.sampler.logprob
+    time = plan.schedule.time.to(policy.device)
+    drawn = partial(noise.of_transition, policy.latent_shape)
+    keys = {"prompts": names[0], "samples": names[1]}
+    start = noise.initial(
+        policy.latent_shape, seed=plan.seed, step=plan.step, **keys, share=plan.sampler.share_noise
+    )
+    x = policy.start(start.to(policy.device), embeds).to(plan.storage)
     kept = set(points.flatten().tolist())
     states: dict[int, Tensor] = {}
     scored: dict[int, Tensor] = {}
     final = x.float()
-    since = torch.full((len(rows),), -1, device=x.device)
-    for t in range(plan.schedule.steps):
+    since = torch.full((len(x),), -1, device=x.device)
+    for t in range(steps):
         if t in kept:
             states[t] = x.cpu()
-        out = policy.predict(module, x, time[t].expand(len(rows)), embeds)
+        out = policy.predict(module, x, time[t].expand(len(x)), embeds)
         noisy = window.stochastic[:, t]
-        mean, std = policy.transition(plan.table, torch.full((len(rows),), t), noisy, x, out)
+        mean, std = policy.transition(plan.table, torch.full((len(x),), t), noisy, x, out)
         if bool(noisy.any()):
-            drawn = noise.of_transition(policy.latent_shape, t, **keys)
-            x = policy.hold(draw(mean, std, drawn.to(policy.device), plan.storage), x)
+            eps = drawn(t, seed=plan.seed, step=plan.step, **keys)
+            x = policy.hold(draw(mean, std, eps.to(policy.device), plan.storage), x)
         else:
             final = mean
             x = mean.to(plan.storage)
@@ -123,28 +167,13 @@ def _micro_batch(
         since = torch.where((since < 0) & ~torch.isfinite(x).flatten(1).all(1), t, since)
         if bool((window.trained == t).any()):
             safe = std.masked_fill(~noisy.to(std.device).view(-1, 1, 1, 1, 1), 1.0)
-            scored[t] = log_prob(x, mean, safe, plan.sampler.logprob.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
+            scored[t] = log_prob(x, mean, safe, form.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
         advance()
     final = policy.start(final, embeds)  # given positions as they were before rounding to storage
-    last = plan.schedule.steps - 1
-    since = torch.where((since < 0) & ~torch.isfinite(final).flatten(1).all(1), last, since)
-    if plan.schedule.steps in kept:
-        states[plan.schedule.steps] = x.cpu()
-    made = Trajectories(
-        prompt=prompt,
-        sample=sample,
-        redraw=redraw,
-        states=_gather(states, points),
-        at=at,
-        step=window.trained.clone(),
-        logprob=_gather(scored, window.trained),
-        free=policy.free.cpu(),
-        schedule=plan.schedule,
-        channel_reduction=plan.channel_reduction,
-        seed=plan.seed,
-        policy_step=plan.step,
-    )
-    return made, final, since.tolist()
+    since = torch.where((since < 0) & ~torch.isfinite(final).flatten(1).all(1), steps - 1, since)
+    if steps in kept:
+        states[steps] = x.cpu()
+    return _Path(states, scored, final, since)
 
 
 def _diverged(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rlvis.record_base import Record
 from rlvis.records import Advantages, Trajectories
+from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 
 
@@ -27,17 +28,29 @@ def steps(root: Path) -> list[int]:
     Raises:
         ValueError: the folder does not exist or holds none.
     """
-    found = sorted(int(p.name[5:]) for p in root.glob("step_*") if re.fullmatch(r"step_\d{6}", p.name))
-    if not found:
+    numbers = sorted(int(p.name[5:]) for p in root.glob("step_*") if re.fullmatch(r"step_\d{6}", p.name))
+    if not numbers:
         raise ValueError(
             f"records={root} holds no step_NNNNNN folder; write some with stage=rollout records={root}"
         )
-    return found
+    return numbers
+
+
+def save_step(
+    folder: Path, world: World, *, trajectories: Trajectories, advantages: Advantages, **light: Record
+) -> None:
+    """Save the records of one step: local ones per rank, global ones once; a collective."""
+    save_local(trajectories, folder, "trajectories", world)
+    save_advantages(advantages, folder, world)
+    if world.is_main:
+        for name, record in light.items():
+            record.save(folder / name)
+    dist.barrier()
 
 
 def save_local(record: Record, folder: Path, name: str, world: World) -> None:
     """Write this rank's piece of a local record, one for ranks that hold the same rows."""
-    if world.speaks:
+    if world.holds_first:
         record.save(folder / f"{name}.{world.data_rank}of{world.data_size}")
 
 
@@ -50,13 +63,13 @@ def save_advantages(advantages: Advantages, folder: Path, world: World) -> None:
     """
     local = _local_rows(advantages) is not None
     ours = rf"advantages\.\d+of{world.data_size}" if local else r"advantages"
-    if world.leads:
-        for found in folder.glob("advantages*"):
-            if not re.fullmatch(rf"{ours}\.(json|safetensors)", found.name):
-                found.unlink()
+    if world.is_main:
+        for stale in folder.glob("advantages*"):
+            if not re.fullmatch(rf"{ours}\.(json|safetensors)", stale.name):
+                stale.unlink()
     if local:
         save_local(advantages, folder, "advantages", world)
-    elif world.leads:
+    elif world.is_main:
         advantages.save(folder / "advantages")
 
 

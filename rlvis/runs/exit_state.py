@@ -26,33 +26,33 @@ FRAMES, LETTERS = 8, 2000  # of a traceback and a message
 
 
 @dataclass
-class Ended:
+class ExitCode:
     """The exit code of the block; whoever runs it sets it before leaving."""
 
     code: int = 0
 
 
 @contextmanager
-def recorded(run_dir: Path, world: World) -> Iterator[Ended]:
+def record_exit(run_dir: Path, world: World) -> Iterator[ExitCode]:
     """Write down how the block ends; what it raises goes on."""
-    name = "exit.json" if world.leads else f"exit.rank{world.rank}.json"
-    if world.leads:
+    name = "exit.json" if world.is_main else f"exit.rank{world.rank}.json"
+    if world.is_main:
         for old in run_dir.glob("exit*.json"):
             old.unlink(missing_ok=True)
-    ended = Ended()
+    state = ExitCode()
     try:
-        yield ended
+        yield state
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)
-        told = {
+        failure = {
             "error": type(error).__name__,
             "message": str(error)[:LETTERS],
             "frames": [_frame(frame) for frame in traceback.extract_tb(error.__traceback__)[-FRAMES:]],
         }
-        _write(run_dir / name, {"code": 130 if interrupted else 1} | told)
+        _write(run_dir / name, {"code": 130 if interrupted else 1} | failure)
         raise
-    if world.leads:
-        _write(run_dir / name, {"code": ended.code})
+    if world.is_main:
+        _write(run_dir / name, {"code": state.code})
 
 
 def _frame(frame: traceback.FrameSummary) -> str:
@@ -63,11 +63,11 @@ def _frame(frame: traceback.FrameSummary) -> str:
     return f"{short}:{frame.lineno} {frame.name}"
 
 
-def _write(path: Path, told: dict[str, Any]) -> None:
-    told["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
+def _write(path: Path, content: dict[str, Any]) -> None:
+    content["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
     aside = path.with_name(f".{path.name}")
     try:
-        aside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(aside, path)
     except OSError:  # a full disk or a removed folder must not hide why the run ended
         return

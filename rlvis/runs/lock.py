@@ -36,7 +36,7 @@ def acquire(folder: Path) -> int:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def hold(folder: Path) -> Iterator[None]:
     """Hold a run folder for work on it from outside. Raises ConfigError when a run writes into it."""
     lock = acquire(folder)
     try:

@@ -44,12 +44,12 @@ def write(run_dir: Path, config: Config, argv: Sequence[str], world_size: int, d
     argv: the command line as typed. world_size: processes. device: such as "cpu" or "cuda:0".
     """
     path = run_dir / "manifest.json"
-    told = collect(config, argv, world_size, device)
+    content = collect(config, argv, world_size, device)
     if path.exists():
         before = _read(path)
-        told["earlier"] = [*before.pop("earlier", []), before]
+        content["earlier"] = [*before.pop("earlier", []), before]
     aside = run_dir / ".manifest.json"
-    aside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     aside.rename(path)
     return path
 
@@ -84,20 +84,20 @@ def git(package: Path | None = None) -> dict[str, Any] | None:
 
 def versions() -> dict[str, str]:
     """Python, rlvis and the packages that decide what is computed; what is not installed is left out."""
-    found = {"python": platform.python_version(), "rlvis": rlvis.__version__}
+    entries = {"python": platform.python_version(), "rlvis": rlvis.__version__}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            entries[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return entries
 
 
 def hardware(device: str) -> dict[str, Any]:
     """Processor, memory and GPU of this machine, without its name."""
     import torch
 
-    found: dict[str, Any] = {
+    entries: dict[str, Any] = {
         "device": device,
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
@@ -106,13 +106,13 @@ def hardware(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda") and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(torch.device(device))
-        found |= {
+        entries |= {
             "gpu": properties.name,
             "gpu_gib": round(properties.total_memory / 2**30, 1),
             "gpus": torch.cuda.device_count(),
             "cuda": torch.version.cuda,
         }
-    return found
+    return entries
 
 
 def _cpu() -> str:

@@ -44,7 +44,7 @@ def write(
             config.advantage.combine,
             posterior=config.trust.kind is TrustKind.posterior,
         )
-    if world.leads:
+    if world.is_main:
         if groups:
             trust_table.append(run_dir, groups)
         details.append(run_dir, details.row(records.prompts, records.rewards, records.update, step))
@@ -52,7 +52,7 @@ def write(
         return
     places = zip(records.trajectories.prompt.tolist(), records.trajectories.sample.tolist(), strict=True)
     # Of ranks that hold the same rows one writes the pictures.
-    rows = [] if dist.repeats() else list(places)
+    rows = [] if dist.is_duplicate() else list(places)
     frames = records.thumbnails.shape[1]
     extremes.write(
         run_dir,
@@ -62,7 +62,7 @@ def write(
         dict(zip(rows, records.thumbnails[: len(rows)], strict=True)),
         groups,
         None if records.map is None else dict(zip(rows, records.map[: len(rows)], strict=True)),
-        leads=world.leads,
+        is_main=world.is_main,
         barrier=dist.barrier,
         # The rate at which the kept frames of a clip last as long as all of it.
         **({} if frames == 1 or frame_rate is None else {"fps": frame_rate * frames / config.model.frames}),

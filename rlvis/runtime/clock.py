@@ -35,9 +35,9 @@ class Clock:
 
     def _look(self) -> None:
         """Take the peak since the last look into every stage that is running."""
-        if not torch.cuda.is_initialized():
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             return
-        found = torch.cuda.max_memory_allocated()
+        peak = torch.cuda.max_memory_allocated()
         for name in self.inside:
-            self.peak[name] = max(self.peak.get(name, 0), found)
+            self.peak[name] = max(self.peak.get(name, 0), peak)
         torch.cuda.reset_peak_memory_stats()

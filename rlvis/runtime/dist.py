@@ -36,7 +36,7 @@ class World:
     sequence: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank writes the files of the run."""
         return self.rank == 0
 
@@ -53,7 +53,7 @@ class World:
         return self.size // self.sequence
 
     @property
-    def speaks(self) -> bool:
+    def holds_first(self) -> bool:
         """Whether this rank is the first of those that hold its rows."""
         return self.rank % self.sequence == 0
 
@@ -119,8 +119,8 @@ def _several() -> bool:
     return torch_dist.is_initialized() and torch_dist.get_world_size() > 1
 
 
-def repeats() -> bool:
-    """Whether another rank speaks for the rows that this one holds as well (see `World.speaks`)."""
+def is_duplicate() -> bool:
+    """Whether another rank speaks for the rows that this one holds as well (see `World.holds_first`)."""
     return _several() and torch_dist.get_rank() % _sequence != 0
 
 
@@ -132,7 +132,7 @@ def all_gather_rows(rows: Tensor, *, every_rank: bool = False) -> Tensor:
     rows = rows.detach().cpu().contiguous()
     if not _several():
         return rows
-    if repeats() and not every_rank:
+    if is_duplicate() and not every_rank:
         rows = rows[:0]
     counts: list[Any] = [None] * torch_dist.get_world_size()
     torch_dist.all_gather_object(counts, rows.shape[0])
@@ -150,7 +150,7 @@ def all_reduce(values: Tensor, how: str) -> Tensor:
     """
     values = values.detach().to("cpu", torch.float64, copy=True)
     if _several():
-        if how == "sum" and repeats():
+        if how == "sum" and is_duplicate():
             values.zero_()
         operation = {
             "sum": torch_dist.ReduceOp.SUM,

@@ -18,13 +18,13 @@ class Interrupt:
     """Whether somebody asked this process to stop."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.requested = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        if self.asked:
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         log.warning(
             "%s: finishing this step and saving; once more stops at once", signal.Signals(number).name
         )

@@ -136,8 +136,8 @@ def clock(seconds: float) -> str:
 
 
 def _facts(reward: float | None, reward_std: float | None, ratio_dev: float, seconds: float) -> str:
-    told = "reward none" if reward is None else f"reward {reward:.3f}"
+    text = "reward none" if reward is None else f"reward {reward:.3f}"
     if reward is not None and reward_std is not None:
-        told += f" +- {reward_std:.2f}"
+        text += f" +- {reward_std:.2f}"
     deviation = f"{ratio_dev:.1g}".replace("e-0", "e-")
-    return f"{told}  |ratio-1| {deviation}  {seconds:.1f} s/step"
+    return f"{text}  |ratio-1| {deviation}  {seconds:.1f} s/step"

@@ -71,10 +71,10 @@ def copied(item: Any) -> Any:
     if isinstance(item, Tensor):
         return item.detach().to("cpu", copy=True).contiguous()
     if isinstance(item, dict):
-        made = copy.copy(item)  # keeps the kind of mapping
+        result = copy.copy(item)  # keeps the kind of mapping
         for key, value in item.items():
-            made[key] = copied(value)
-        return made
+            result[key] = copied(value)
+        return result
     if type(item) in (list, tuple):
         return type(item)(copied(value) for value in item)
     return copy.deepcopy(item)
@@ -86,12 +86,12 @@ def write(files: Mapping[str, Any], folder: Path) -> list[str]:
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         with path.open("wb") as file:
-            told: Any = _Told(file)
+            stream: Any = _Told(file)
             try:
-                torch.save(state, told)
+                torch.save(state, stream)
             except RuntimeError:
-                if told.error is not None:  # torch says only that its position is not what it expected
-                    raise told.error from None
+                if stream.error is not None:  # torch says only that its position is not what it expected
+                    raise stream.error from None
                 raise
     return list(files)
 
@@ -110,7 +110,7 @@ def only_known(folder: Path) -> Iterator[None]:
     """Inside it torch.load reads the .pt files below `folder` as `read` does, also where a library asks for
     plain pickle.
     """
-    classes = {found for path in folder.rglob("*.pt") for found in _classes(path)}
+    classes = {cls for path in folder.rglob("*.pt") for cls in _classes(path)}
     before = os.environ.get(FORCE)
     os.environ[FORCE] = "1"
     try:
@@ -147,7 +147,7 @@ class _Told:
 
 def _classes(path: Path) -> list[Any]:
     """The classes that a file's pickle names beyond torch's own."""
-    found = []
+    classes = []
     for name in torch.serialization.get_unsafe_globals_in_checkpoint(path):
         module, _, attribute = name.rpartition(".")
         if not module.startswith("deepspeed."):
@@ -157,5 +157,5 @@ def _classes(path: Path) -> list[Any]:
         value = getattr(importlib.import_module(module), attribute, None)
         if not isinstance(value, type) or not value.__module__.startswith("deepspeed."):
             raise ValueError(f"{path} asks for {name}, which is no class of DeepSpeed's: it is not read")
-        found.append(value)
-    return found
+        classes.append(value)
+    return classes

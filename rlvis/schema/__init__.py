@@ -9,6 +9,7 @@ the comments.
 from __future__ import annotations
 
 from rlvis.schema.advantage import (
+    DEFAULT_CLIP_RANGE,
     AdvantageConfig,
     AdvantagePreset,
     Combine,

@@ -8,6 +8,8 @@ from typing import Any
 
 from rlvis.schema.maps import MapConfig
 
+DEFAULT_CLIP_RANGE = 1e-4  # what advantage.clip_range=null means where the ratio is one number a sample
+
 
 class RatioScope(Enum):
     sample = "sample"

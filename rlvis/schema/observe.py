@@ -20,7 +20,6 @@ class SentinelAction(Enum):
 
     off = "off"
     warn = "warn"
-    raise_kl = "raise_kl"
     rollback = "rollback"
     stop = "stop"
 
@@ -33,5 +32,4 @@ class SentinelConfig:
     baseline: int = 10  # training steps that say what is usual
     threshold: float = 6.0  # deviations of the baseline at which a statistic is unusual
     patience: int = 3  # unusual steps in a row before the alarm
-    kl: float = 0.01  # raise_kl: the coefficient where there was none; otherwise it doubles
     rollbacks: int = 1  # rollback: how often, with half the learning rate, before the run stops

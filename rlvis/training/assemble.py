@@ -13,16 +13,15 @@ from rlvis.advantage.maps import psm
 from rlvis.checks import data as data_checks
 from rlvis.checks.sentinels import needs_reference
 from rlvis.data import prompts as data
-from rlvis.data import sampler
-from rlvis.evaluation.prompts import encoded, prepare
+from rlvis.evaluation.prompts import encode, prepare
 from rlvis.models.ema import Ema
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.models.sequence import share_tokens
-from rlvis.records import PromptBatch
 from rlvis.reward import scorer
+from rlvis.runtime.deepspeed_setup import quiet_deepspeed
 from rlvis.runtime.dist import World
-from rlvis.runtime.engine import Engine, quiet_deepspeed
+from rlvis.runtime.engine import Engine
 from rlvis.schema import Config, MapSource, Stage
 from rlvis.training.parts import Parts
 
@@ -41,13 +40,13 @@ def assemble(config: Config, world: World) -> Parts:
     terms = scorer.build(config.reward)
     data_checks.check_prompts(config.reward, prompts)
     held = prepare(config) if config.eval.every and config.stage is Stage.all else None
-    area = allocator(config, world)
-    policy, engine, ema = trained(config, world)
-    held = None if held is None else encoded(held, policy)
-    return Parts(config, world, prompts, terms, policy, engine, ema, area, held_out=held)
+    perceptual_map = build_map(config, world)
+    policy, engine, ema = build_policy(config, world)
+    held = None if held is None else encode(held, policy)
+    return Parts(config, world, prompts, terms, policy, engine, ema, perceptual_map, held_out=held)
 
 
-def trained(config: Config, world: World) -> tuple[Policy, Engine, Ema | None]:
+def build_policy(config: Config, world: World) -> tuple[Policy, Engine, Ema | None]:
     """The policy, its engine and its average, as a run begins with them.
 
     Raises:
@@ -75,7 +74,7 @@ def trained(config: Config, world: World) -> tuple[Policy, Engine, Ema | None]:
 
 
 @contextmanager
-def averaged(policy: Policy, engine: Engine, ema: Ema | None) -> Iterator[None]:
+def averaged_weights(policy: Policy, engine: Engine, ema: Ema | None) -> Iterator[None]:
     """Inside it the policy holds the averaged weights, if there is an average."""
     if ema is None:
         yield
@@ -84,16 +83,16 @@ def averaged(policy: Policy, engine: Engine, ema: Ema | None) -> Iterator[None]:
         yield
 
 
-def allocator(config: Config, world: World) -> psm.PerceptualMap | None:
+def build_map(config: Config, world: World) -> psm.PerceptualMap | None:
     """What makes maps, with its backbone loaded; None without a source of maps.
 
     Raises:
         ValueError: the backbone cannot be had, or frames are too small for it.
     """
-    area, model = config.advantage.map, config.model
-    if area.source is MapSource.none:
+    maps, model = config.advantage.map, config.model
+    if maps.source is MapSource.none:
         return None
-    return psm.build(area, world.device, model.height, model.width)
+    return psm.build(maps, world.device, model.height, model.width)
 
 
 def set_threads(config: Config, world: World) -> None:
@@ -103,11 +102,3 @@ def set_threads(config: Config, world: World) -> None:
         torch.set_num_threads(config.threads)
     elif local > 1 and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
-
-
-def sheet_prompts(parts: Parts) -> PromptBatch:
-    """The fixed prompts of the sample sheets, evenly spaced over the data set, encoded."""
-    n, wanted = len(parts.prompts), parts.config.tracker.samples
-    index = sorted({i * n // wanted for i in range(wanted)}) if wanted < n else list(range(n))
-    chosen = sampler.select(parts.prompts, index)
-    return chosen.replace(embeds=parts.policy.encode(chosen.texts, chosen.frames)[0])

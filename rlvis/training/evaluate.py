@@ -22,7 +22,7 @@ from torch import Tensor
 from rlvis.checkpoints import eval_weights, state
 from rlvis.checkpoints.eval_weights import Weights
 from rlvis.evaluation import results
-from rlvis.evaluation.prompts import HeldOut, encoded, prepare
+from rlvis.evaluation.prompts import HeldOut, encode, prepare
 from rlvis.evaluation.run import evaluate, ode_steps
 from rlvis.models.load import load_policy
 from rlvis.models.lora import ADAPTER, FILES
@@ -31,8 +31,8 @@ from rlvis.records import PriorState, RewardHistory
 from rlvis.runs import manifest
 from rlvis.runs.redact import public
 from rlvis.runtime import dist
+from rlvis.runtime.deepspeed_setup import quiet_deepspeed
 from rlvis.runtime.dist import World
-from rlvis.runtime.engine import quiet_deepspeed
 from rlvis.schema import Config, plain
 from rlvis.training import assemble
 from rlvis.training.parts import Parts
@@ -72,20 +72,20 @@ def in_loop(parts: Parts, run_dir: Path, step: int) -> dict[str, float]:
     """
     assert parts.held_out is not None, "a run without evaluation asks for none"
     start = time.perf_counter()
-    with assemble.averaged(parts.policy, parts.engine, parts.ema):
-        columns, told = _drawn(parts.config, parts.policy, parts.engine, parts.held_out, parts.world)
-        told["weights"] = fingerprint(parts.policy, parts.engine.masters())
+    with assemble.averaged_weights(parts.policy, parts.engine, parts.ema):
+        columns, summary = _draw(parts.config, parts.policy, parts.engine, parts.held_out, parts.world)
+        summary["weights"] = fingerprint(parts.policy, parts.engine.masters())
     table = results.frame(parts.held_out, columns, step)
-    found = results.estimates(table)
-    if parts.world.leads:
-        results.write(run_dir / "eval", table, step, told)
+    estimates = results.estimates(table)
+    if parts.world.is_main:
+        results.write(run_dir / "eval", table, step, summary)
     seconds = time.perf_counter() - start
-    log.info("eval   step %d: %s", step, results.line(found, seconds))
+    log.info("eval   step %d: %s", step, results.line(estimates, seconds))
     dist.barrier()
-    return {**results.metrics(found), "time/eval": seconds}
+    return {**results.metrics(estimates), "time/eval": seconds}
 
 
-def alone(config: Config) -> Evaluated:
+def evaluate_policy(config: Config) -> Evaluated:
     """Evaluate the configured policy, or what a run left behind (eval.run), and write its numbers.
 
     config: settled and checked (see `eval_run`).
@@ -96,14 +96,14 @@ def alone(config: Config) -> Evaluated:
     """
     world = dist.start(config.engine.device)
     try:
-        found, folder = eval_weights.weights(config), eval_weights.target(config)
+        source, folder = eval_weights.find_weights(config), eval_weights.output_folder(config)
         assemble.set_threads(config, world)
-        if found.kind == "checkpoint":
-            return _of_checkpoint(config, found, folder, world)
+        if source.kind == "checkpoint":
+            return _of_checkpoint(config, source, folder, world)
         held = prepare(config)
         quiet_deepspeed(world.device.type)
-        policy = _loaded(config, found, world)
-        return _whole(config, policy, policy.module, encoded(held, policy), folder, found, world)
+        policy = _load_exported(config, source, world)
+        return _evaluate(config, policy, policy.module, encode(held, policy), folder, source, world)
     finally:
         dist.stop()
 
@@ -117,66 +117,66 @@ def fingerprint(policy: Policy, masters: Iterable[tuple[str, Tensor]]) -> str:
     for name, value in masters:
         data = value.detach().to("cpu", dtypes[name]).contiguous()
         digest.update(f"{name} {data.dtype} {list(data.shape)}\n".encode())
-        digest.update(data.flatten().view(torch.uint8).numpy())
+        digest.update(data.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def settings(config: Config, held: HeldOut, steps: int) -> dict[str, Any]:
     """Everything but weights, hardware and batch shape that the numbers depend on, as JSON values."""
-    told = public(plain(config))
+    values = public(plain(config))
     return {
-        **{key: told["eval"][key] for key in OF_EVAL},
+        **{key: values["eval"][key] for key in OF_EVAL},
         "steps": steps,
         "data": held.source,
         "number_of_prompts": held.batch.rows,
-        "shift": told["sampler"]["shift"],
-        "grid": told["sampler"]["grid"],
-        "model": {key: told["model"][key] for key in MODEL},
+        "shift": values["sampler"]["shift"],
+        "grid": values["sampler"]["grid"],
+        "model": {key: values["model"][key] for key in MODEL},
     }
 
 
-def _of_checkpoint(config: Config, found: Weights, folder: Path, world: World) -> Evaluated:
+def _of_checkpoint(config: Config, source: Weights, folder: Path, world: World) -> Evaluated:
     held = prepare(config)
-    policy, engine, ema = assemble.trained(config, world)
+    policy, engine, ema = assemble.build_policy(config, world)
     try:
-        assert found.folder is not None
+        assert source.folder is not None
         kinds = {"prior": PriorState, "history": RewardHistory}
-        state.load(found.folder, engine, ema, kinds, world)
-        with assemble.averaged(policy, engine, ema):
-            return _whole(config, policy, engine, encoded(held, policy), folder, found, world)
+        state.load(source.folder, engine, ema, kinds, world)
+        with assemble.averaged_weights(policy, engine, ema):
+            return _evaluate(config, policy, engine, encode(held, policy), folder, source, world)
     finally:
         engine.close()
 
 
-def _whole(
+def _evaluate(
     config: Config,
     policy: Policy,
     module: Any,
     held: HeldOut,
     folder: Path,
-    found: Weights,
+    source: Weights,
     world: World,
 ) -> Evaluated:
     """Draw, judge and write, unless another evaluation of that step would be lost."""
     wanted = settings(config, held, ode_steps(policy, config.eval.steps))
-    lost = dist.broadcast_object(results.clash(folder, found.step, wanted) if world.leads else None)
+    lost = dist.broadcast_object(results.clash(folder, source.step, wanted) if world.is_main else None)
     if lost:
         raise ValueError(
-            f"{folder} already holds an evaluation of step {found.step} with other settings ({lost}); type "
-            f"{'run_dir=DIR for another folder' if found.run or config.run_dir else 'name=NAME'}"
+            f"{folder} already holds an evaluation of step {source.step} with other settings ({lost}); type "
+            f"{'run_dir=DIR for another folder' if source.run or config.run_dir else 'name=NAME'}"
         )
-    columns, told = _drawn(config, policy, module, held, world)
+    columns, summary = _draw(config, policy, module, held, world)
     masters = module.masters() if hasattr(module, "masters") else policy.trainable()
-    told["weights"] = fingerprint(policy, masters)
-    table = results.frame(held, columns, found.step)
-    path = folder / f"step_{found.step:06d}.parquet"
-    if world.leads:
-        results.write(folder, table, found.step, told)
+    summary["weights"] = fingerprint(policy, masters)
+    table = results.frame(held, columns, source.step)
+    path = folder / f"step_{source.step:06d}.parquet"
+    if world.is_main:
+        results.write(folder, table, source.step, summary)
     dist.barrier()
-    return Evaluated(folder, path, results.listing(table) if world.leads else "")
+    return Evaluated(folder, path, results.listing(table) if world.is_main else "")
 
 
-def _drawn(
+def _draw(
     config: Config, policy: Policy, module: Callable[..., Any], held: HeldOut, world: World
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The columns of an evaluation, and what its summary says beside them."""
@@ -190,7 +190,7 @@ def _drawn(
         world=world,
         retries=config.train.score_retries,
     )
-    told = {
+    summary = {
         "settings": settings(config, held, ode_steps(policy, config.eval.steps)),
         "run_seed": config.seed,
         "processes": world.size,
@@ -200,18 +200,20 @@ def _drawn(
         "versions": manifest.versions(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return columns, told
+    return columns, summary
 
 
-def _loaded(config: Config, found: Weights, world: World) -> Policy:
+def _load_exported(config: Config, source: Weights, world: World) -> Policy:
     """The policy of a configuration with exported weights in it, in the precision in which the engine runs
     it: adapters are not float32 beside a bfloat16 model.
     """
-    policy = load_policy(eval_weights.of_model(config, found).model, world.device, seed=config.seed)
+    policy = load_policy(
+        eval_weights.with_exported_model(config, source).model, world.device, seed=config.seed
+    )
     if config.model.lora is not None:
-        if found.kind == "export":
-            assert found.folder is not None
-            _load_lora(policy, found.folder)
+        if source.kind == "export":
+            assert source.folder is not None
+            _load_lora(policy, source.folder)
         policy.module.to(policy.dtype)
     return policy
 
@@ -223,7 +225,7 @@ def _load_lora(policy: Policy, folder: Path) -> None:
     prefix = f"{policy.denoiser_name}."
     for denoiser, file in zip(policy.denoisers().values(), FILES, strict=False):
         weights = {k.removeprefix(prefix): value for k, value in load_file(folder / file).items()}
-        result = peft.set_peft_model_state_dict(denoiser, weights, adapter_name=ADAPTER)
+        result: Any = peft.set_peft_model_state_dict(denoiser, weights, adapter_name=ADAPTER)
         trained = [name for name, p in denoiser.named_parameters() if p.requires_grad]
         missing = [name for name in trained if name in result.missing_keys]
         if missing or result.unexpected_keys:

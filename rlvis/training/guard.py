@@ -1,6 +1,6 @@
 """The sentinels in a run: look at each shard, judge each step, and act on an alarm.
 
-What an action changes (KL coefficient, learning rate, rollbacks so far) is in `Memory.sentinels`, so it is
+What an action changes (learning rate, rollbacks so far) is in `Memory.sentinels`, so it is
 checkpointed and a resumed run goes on with it. Rank 0 judges for all. Steps count on through a rollback:
 weights and memory go back, the data and the noise do not repeat.
 """
@@ -16,10 +16,11 @@ from typing import Any
 
 from rlvis.checkpoints import files, state
 from rlvis.checkpoints.state import Saver
+from rlvis.findings import Finding
 from rlvis.observe import alarms as table
 from rlvis.observe import sentinels
 from rlvis.observe import step_statistics as looks
-from rlvis.observe.sentinels import Alarm, Judged, Seen, Watch
+from rlvis.observe.sentinels import Judged, Observation, Watch
 from rlvis.observe.trackers import Trackers
 from rlvis.records import StepRecords, Trajectories
 from rlvis.runtime import dist
@@ -53,10 +54,10 @@ class Guard:
         self.config, self.run_dir, self.tracker = parts.config, run_dir, tracker
         self.settings = parts.config.sentinels
         self.active = self.settings.action is not SentinelAction.off
-        self.device, self.leads = parts.world.device, parts.world.leads
+        self.device, self.is_main = parts.world.device, parts.world.is_main
         self.looks: list[looks.Look] = []
         self.seconds = 0.0
-        self.alarms: list[Alarm] = []
+        self.alarms: list[Finding] = []
         held = parts.held_out
         drawn = 1 if held is None else held.batch.rows * held.settings.samples
         self.unit = max(SCORE, SCORE_CHANCE / drawn**0.5)
@@ -69,9 +70,9 @@ class Guard:
             self.looks.append(looks.look(piece.media, self.device))
             self.seconds += time.perf_counter() - start
 
-    def began(self, memory: Memory, scores: Mapping[str, float]) -> Memory:
+    def begin(self, memory: Memory, scores: Mapping[str, float]) -> Memory:
         """Take the evaluation before the first step."""
-        return self._judged(memory, Seen(), scores, 0)[0]
+        return self._judge(memory, Observation(), scores, 0)[0]
 
     def judge(
         self, memory: Memory, records: StepRecords, metrics: Mapping[str, float], step: int
@@ -85,14 +86,14 @@ class Guard:
             valid = records.rewards.valid
             pictures = looks.means(self.looks, own.prompt, own.sample, valid, dist.all_gather_rows)
         named = {key.removeprefix(looks.PREFIX): value for key, value in pictures.items()}
-        memory, found = self._judged(memory, Seen(pictures=named), metrics, step)
+        memory, found = self._judge(memory, Observation(pictures=named), metrics, step)
         self.alarms = found.alarms
         seconds = {"time/sentinels": self.seconds}
         self.looks, self.seconds = [], 0.0
         return memory, pictures | sentinels.keys(found.deviations, found.alarms) | seconds
 
-    def _judged(
-        self, memory: Memory, seen: Seen, metrics: Mapping[str, float], step: int
+    def _judge(
+        self, memory: Memory, observation: Observation, metrics: Mapping[str, float], step: int
     ) -> tuple[Memory, Judged]:
         sign = self.config.advantage.sign
 
@@ -100,31 +101,25 @@ class Guard:
             return sign * metrics[key] if key in metrics else None
 
         terms = {f"reward_{name}": signed(f"reward/{name}/mean") for name in self.held_out}
-        seen = replace(
-            seen,
+        observation = replace(
+            observation,
             trained=signed("reward/mean"),
             held_out={name: value for name, value in terms.items() if value is not None},
             evaluated=signed("eval/score"),
             unit=self.unit,
         )
         found: Judged = dist.broadcast_object(
-            sentinels.judge(memory.sentinels, seen, step, self.settings) if self.leads else None
+            sentinels.judge(memory.sentinels, observation, step, self.settings) if self.is_main else None
         )
         return replace(memory, sentinels=found.watch), found
 
-    def applied(self, parts: Parts, memory: Memory) -> Parts:
-        """The run with the KL coefficient and the learning rate that alarms have left, also in the engine."""
-        watch, config = memory.sentinels, self.config
-        beta = max(config.advantage.kl_beta, watch.kl_beta or 0.0)
-        lr = config.optim.lr * watch.lr_scale
-        changed = replace(
-            parts.config,
-            advantage=replace(config.advantage, kl_beta=beta),
-            optim=replace(config.optim, lr=lr),
-        )
+    def apply(self, parts: Parts, memory: Memory) -> Parts:
+        """The run with the learning rate that alarms have left, also in the engine."""
+        lr = self.config.optim.lr * memory.sentinels.lr_scale
+        changed = replace(parts.config, optim=replace(self.config.optim, lr=lr))
         if changed == parts.config:
             return parts
-        log.info("sentinels: advantage.kl_beta=%g and optim.lr=%g from here on", beta, lr)
+        log.info("sentinels: optim.lr=%g from here on", lr)
         parts.engine.set_learning_rate(lr)
         return replace(parts, config=changed)
 
@@ -133,9 +128,7 @@ class Guard:
         if not self.alarms:
             return Acted(parts, memory)
         action = self.settings.action
-        if action is SentinelAction.raise_kl:
-            acted, done = self._raise_kl(parts, memory, step)
-        elif action is SentinelAction.rollback:
+        if action is SentinelAction.rollback:
             acted, done = self._roll_back(parts, memory, saver, step)
         elif action is SentinelAction.stop:
             acted, done = Acted(parts, memory, save=True, halt=""), "the run stops"
@@ -153,42 +146,32 @@ class Guard:
             f"resume={self.run_dir} sentinels.action=warn",
         )
 
-    def _raise_kl(self, parts: Parts, memory: Memory, step: int) -> tuple[Acted, str]:
-        watch, beta = memory.sentinels, parts.config.advantage.kl_beta
-        if watch.raised and step - watch.raised < self.settings.baseline:
-            return Acted(parts, memory), f"advantage.kl_beta={beta:g} since step {watch.raised + 1}"
-        wanted = 2 * beta if beta else self.settings.kl
-        memory = replace(memory, sentinels=watch.replace(kl_beta=wanted, raised=step))
-        return Acted(self.applied(parts, memory), memory), f"advantage.kl_beta was {beta:g}, is {wanted:g}"
-
     def _roll_back(self, parts: Parts, memory: Memory, saver: Saver, step: int) -> tuple[Acted, str]:
         watch, most = memory.sentinels, self.settings.rollbacks
         if watch.rollbacks >= most:
             why = f"sentinels.rollbacks={most}, which are used up"
             return Acted(parts, memory, save=True, halt=why), f"the run stops: {why}"
-        since = min(alarm.since for alarm in self.alarms)
+        since = min(int(alarm.numbers["since"]) for alarm in self.alarms)
         saver.settle()
-        folder = dist.broadcast_object(_before(self.run_dir, since) if self.leads else None)
+        folder = dist.broadcast_object(_before(self.run_dir, since) if self.is_main else None)
         if folder is None:
             why = f"the lack of a whole checkpoint from before step {since} to roll back to"
             return Acted(parts, memory, save=True, halt=why), f"the run stops: {why}"
-        loaded = state.load(folder, parts.engine, parts.ema, kinds(folder), parts.world)
+        loaded = state.load(folder, parts.engine, parts.ema, memory_kinds(folder), parts.world)
         found = Memory(**loaded.memory)
         found = replace(
             found,
             sentinels=found.sentinels.replace(
                 rollbacks=watch.rollbacks + 1,
                 lr_scale=HALF * watch.lr_scale,
-                kl_beta=watch.kl_beta,
-                raised=watch.raised,
             ),
         )
         done = f"the weights are those after step {loaded.step} again, with half the learning rate"
-        return Acted(self.applied(parts, found), found, save=True), done
+        return Acted(self.apply(parts, found), found, save=True), done
 
     def _report(self, step: int, done: str) -> None:
         """One line in the log for each alarm, alarms.jsonl, the trackers."""
-        if not self.leads:
+        if not self.is_main:
             return
         advice = self._advice()
         for alarm in self.alarms:
@@ -199,7 +182,7 @@ class Guard:
 
     def _advice(self) -> str:
         """What to look at and what to type."""
-        since = min(alarm.since for alarm in self.alarms)
+        since = min(int(alarm.numbers["since"]) for alarm in self.alarms)
         beta = self.config.advantage.kl_beta
         stronger = f"advantage.kl_beta={4 * beta:g}" if beta else "advantage.kl_beta=0.04"
         kept = f"a checkpoint from before step {since}, then " if self.config.train.save_every else ""
@@ -209,14 +192,14 @@ class Guard:
         )
 
 
-def end(acted: Acted, saver: Saver) -> None:
+def end_where_halted(acted: Acted, saver: Saver) -> None:
     """Raise SentinelStopError where an alarm ends the run, once its checkpoint is written; a collective."""
     if acted.halt is not None:
         saver.settle()
         raise SentinelStopError(acted.halt)
 
 
-def kinds(folder: Path) -> dict[str, Any]:
+def memory_kinds(folder: Path) -> dict[str, Any]:
     """What to load from the memory of a checkpoint; one that was written before there were sentinels has
     nothing of them.
     """

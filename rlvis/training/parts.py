@@ -24,8 +24,8 @@ from rlvis.records import (
 from rlvis.reward.contract import Term
 from rlvis.runtime.dist import World
 from rlvis.runtime.engine import Engine
+from rlvis.runtime.non_finite import NonFinite
 from rlvis.schema import Config
-from rlvis.update.faults import Broken
 
 # Scores of other samples of the same prompts, for priors that read them; see reference.py.
 Lookup = Callable[[PromptBatch, PriorState], Rewards | None]
@@ -59,6 +59,19 @@ class Memory:
 MEMORY_KINDS: dict[str, Any] = {"prior": PriorState, "history": RewardHistory, "sentinels": Watch}
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What is called inside a training step.
+
+    advance: after every forward of the sampler (progress). watch: with each shard of this rank while it holds
+    its media; not with refilled samples. keep_thumbnails: keep small pictures of the samples in the records.
+    """
+
+    advance: Callable[[], None] = lambda: None
+    watch: Callable[[Trajectories], None] = lambda piece: None
+    keep_thumbnails: bool = False
+
+
 class Gate(Protocol):
     """What may refuse a run before it trains; both are collectives and raise ConfigError on every rank."""
 
@@ -77,11 +90,11 @@ class BrokenStepError(RuntimeError):
     def __init__(
         self,
         message: str,
-        broken: Broken,
+        where: NonFinite,
         prompts: PromptBatch,
         trajectories: Trajectories | None = None,
         advantages: Advantages | None = None,
     ) -> None:
         super().__init__(message)
-        self.broken, self.prompts = broken, prompts
+        self.where, self.prompts = where, prompts
         self.trajectories, self.advantages = trajectories, advantages

@@ -23,13 +23,14 @@ from rlvis.checks.sentinels import needs_reference
 from rlvis.data import sampler
 from rlvis.data.prompts import PromptSet
 from rlvis.records import PriorState, PromptBatch, Rewards, Trajectories
-from rlvis.reward.scorer import Term
-from rlvis.reward.stage import gather, score, unasked
+from rlvis.reward.contract import Term
+from rlvis.reward.gather import gather
+from rlvis.reward.stage import score, unasked
 from rlvis.runtime import dist, interrupt
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import clock
 from rlvis.schema import Config, PriorKind
-from rlvis.training import pipeline, reference_table
+from rlvis.training import pipeline, reference_table, sampling
 from rlvis.training.parts import Lookup, Parts
 from rlvis.training.reference_table import Table
 from rlvis.trust import priors
@@ -40,7 +41,7 @@ STEP = -2  # the "training step" whose noise and window reference samples have; 
 Value = TypeVar("Value")
 
 
-def prepared(
+def prepare(
     parts: Parts, state: PriorState, first: int, stop: Callable[[], bool] = lambda: False
 ) -> Parts | None:
     """The run with scores at hand for every prompt that its steps will draw; None where `stop` cut it short.
@@ -55,33 +56,43 @@ def prepared(
     """
     config = parts.config
     if config.prior.kind is PriorKind.first_frame:
-        return replace(parts, reference=frames(config, parts.world, parts.terms))
+        return replace(parts, reference=frame_lookup(config, parts.world, parts.terms))
     if config.prior.kind is not PriorKind.reference:
         return parts
-    table = shared(config, parts.world)
-    wanted = [i for i in _drawn(parts, first) if priors.unknown(state, config.prior, _one(parts.prompts, i))]
+    table = open_table(config, parts.world)
+    wanted = [
+        i
+        for i in _coming_prompts(parts, first)
+        if priors.unknown(state, config.prior, _one(parts.prompts, i))
+    ]
     done = fill(parts, table, wanted, trained=first > 0, stop=stop)
-    return replace(parts, reference=kept(config, parts.world, table)) if done else None
+    return replace(parts, reference=table_lookup(config, parts.world, table)) if done else None
 
 
 def table_only(parts: Parts) -> int:
     """`stage=reference`: score the whole data set; the exit code."""
-    table = shared(parts.config, parts.world)
-    with interrupt.listen() as asked:
-        done = fill(parts, table, range(len(parts.prompts)), trained=False, stop=lambda: asked.asked)
+    table = open_table(parts.config, parts.world)
+    with interrupt.listen() as stop_request:
+        done = fill(
+            parts, table, range(len(parts.prompts)), trained=False, stop=lambda: stop_request.requested
+        )
     return 0 if done else interrupt.EXIT_CODE
 
 
-def saved(config: Config, world: World, terms: Callable[[], list[Term]]) -> Lookup | None:
+def saved_lookup(config: Config, world: World, terms: Callable[[], list[Term]]) -> Lookup | None:
     """What stage=weigh alone looks scores up with; `terms` is called where frames must be scored."""
     if config.prior.kind is PriorKind.first_frame:
-        return frames(config, world, terms())
-    return kept(config, world, shared(config, world)) if config.prior.kind is PriorKind.reference else None
+        return frame_lookup(config, world, terms())
+    return (
+        table_lookup(config, world, open_table(config, world))
+        if config.prior.kind is PriorKind.reference
+        else None
+    )
 
 
-def shared(config: Config, world: World) -> Table:
+def open_table(config: Config, world: World) -> Table:
     """The table of a configuration, on every rank."""
-    return _led(world, lambda: reference_table.opened(config))
+    return _on_main(world, lambda: reference_table.open_table(config))
 
 
 def fill(
@@ -101,7 +112,7 @@ def fill(
         ValueError: there is something to sample, and the policy before training is gone.
     """
     config, texts, metadata = parts.config, parts.prompts.texts, parts.prompts.metadata
-    todo = _led(parts.world, lambda: [i for i in positions if not table.has(texts[i], metadata[i])])
+    todo = _on_main(parts.world, lambda: [i for i in positions if not table.has(texts[i], metadata[i])])
     log.info(
         "reference scores: %d of %d prompts are in %s, %d to go with %d samples each",
         len(positions) - len(todo),
@@ -122,8 +133,8 @@ def fill(
             log.warning("stopped; what has been scored is in %s, and the same words go on", table.folder)
             return False
         block = todo[done : done + size]
-        rewards = _sampled(parts, block, trained)
-        if parts.world.leads:
+        rewards = _sample(parts, block, trained)
+        if parts.world.is_main:
             for row, i in enumerate(block):
                 table.write(texts[i], metadata[i], rewards.take([row]))
         ready = done + len(block)
@@ -133,30 +144,30 @@ def fill(
     return True
 
 
-def kept(config: Config, world: World, table: Table) -> Lookup:
+def table_lookup(config: Config, world: World, table: Table) -> Lookup:
     """A lookup in a table that is filled."""
 
     def look_up(prompts: PromptBatch, state: PriorState) -> Rewards | None:
         wanted = priors.unknown(state, config.prior, prompts)
 
         def read() -> list[Rewards]:
-            found = {p: table.read(prompts.texts[p], prompts.metadata[p]) for p in wanted}
-            lost = [p for p, rewards in found.items() if rewards is None]
+            scored = {p: table.read(prompts.texts[p], prompts.metadata[p]) for p in wanted}
+            lost = [p for p, rewards in scored.items() if rewards is None]
             if lost:
                 raise ValueError(
                     f"prior.kind=reference: {len(lost)} of {prompts.rows} prompts of this step have no "
                     f"scores in {table.folder}, the first: {prompts.texts[lost[0]]!r} (prompt "
                     f"{int(prompts.index[lost[0]])}); type stage=reference with the same settings, then again"
                 )
-            return [rewards for rewards in found.values() if rewards is not None]
+            return [rewards for rewards in scored.values() if rewards is not None]
 
-        parts = _led(world, read)
+        parts = _on_main(world, read)
         return _spread(Rewards.concatenate(parts), wanted, prompts.rows) if parts else None
 
     return look_up
 
 
-def frames(config: Config, world: World, terms: Sequence[Term]) -> Lookup:
+def frame_lookup(config: Config, world: World, terms: Sequence[Term]) -> Lookup:
     """A lookup that scores condition frames, as clips of one frame; ranks share the prompts."""
 
     def look_up(prompts: PromptBatch, state: PriorState) -> Rewards | None:
@@ -168,11 +179,11 @@ def frames(config: Config, world: World, terms: Sequence[Term]) -> Lookup:
                 f"prior.kind=first_frame scores condition frames, and prompt {int(prompts.index[wanted[0]])} "
                 f"({prompts.texts[wanted[0]]!r}) has none; type prior=moving_average, which needs none"
             )
-        own = [wanted[i] for i in world.rows(len(wanted))]
-        texts, metadata = [prompts.texts[p] for p in own], [prompts.metadata[p] for p in own]
-        media = prompts.frames[own][:, None].cpu()
-        if dist.repeats():
-            scores = unasked(terms, len(own))
+        local = [wanted[i] for i in world.rows(len(wanted))]
+        texts, metadata = [prompts.texts[p] for p in local], [prompts.metadata[p] for p in local]
+        media = prompts.frames[local][:, None].cpu()
+        if dist.is_duplicate():
+            scores = unasked(terms, len(local))
         else:
             scores = score(terms, texts, metadata, media, config.train.score_retries)
         place = torch.tensor(list(world.rows(len(wanted))), dtype=torch.int64)
@@ -183,7 +194,7 @@ def frames(config: Config, world: World, terms: Sequence[Term]) -> Lookup:
     return look_up
 
 
-def _sampled(parts: Parts, positions: list[int], trained: bool) -> Rewards:
+def _sample(parts: Parts, positions: list[int], trained: bool) -> Rewards:
     """Rewards [P, K_ref, R] of the prompts at these positions; a collective, like a training step's.
 
     It is the first half of a training step with K_ref samples; only the keys of its noise differ.
@@ -197,12 +208,12 @@ def _sampled(parts: Parts, positions: list[int], trained: bool) -> Rewards:
     parts = replace(parts, config=replace(config, data=data))
     pieces, scores = [], []
     with _before_training(parts, trained):
-        for shard in pipeline.shards(parts):
-            piece = pipeline.roll(parts, prompts, shard, STEP)
-            scores.append(pipeline.judge(parts.config, parts.terms, prompts, piece))
+        for shard in sampling.local_shards(parts):
+            piece = sampling.rollout_shard(parts, prompts, shard, STEP)
+            scores.append(sampling.score_shard(parts.config, parts.terms, prompts, piece))
             pieces.append(piece.replace(media=None))
     together = Trajectories.concatenate(pieces)
-    return pipeline.collect(parts.config, parts.terms, prompts, together, scores)
+    return pipeline.score(parts.config, parts.terms, prompts, together, scores)
 
 
 @contextmanager
@@ -220,15 +231,15 @@ def _recoverable(config: Config) -> bool:
     return config.model.lora is not None or needs_reference(config)
 
 
-def _drawn(parts: Parts, first: int) -> list[int]:
+def _coming_prompts(parts: Parts, first: int) -> list[int]:
     """Positions of the prompts that steps `first` .. train.steps - 1 draw, in the order of the data set."""
-    data, found = parts.config.data, set[int]()
+    data, scored = parts.config.data, set[int]()
     for step in range(first, parts.config.train.steps):
-        if len(found) == len(parts.prompts):
+        if len(scored) == len(parts.prompts):
             break
         batch = sampler.batch(parts.prompts, step, data.prompts_per_step, data.shuffle, parts.config.seed)
-        found.update(batch.index.tolist())
-    return sorted(found)
+        scored.update(batch.index.tolist())
+    return sorted(scored)
 
 
 def _one(prompts: PromptSet, position: int) -> PromptBatch:
@@ -250,15 +261,15 @@ class _Refused:
     message: str
 
 
-def _led(world: World, make: Callable[[], Value]) -> Value:
+def _on_main(world: World, make: Callable[[], Value]) -> Value:
     """What rank 0 makes, on every rank; its complaint too, or the others would wait for it for ever."""
-    told: Value | _Refused | None = None
-    if world.leads:
+    result: Value | _Refused | None = None
+    if world.is_main:
         try:
-            told = make()
+            result = make()
         except (ValueError, OSError) as error:
-            told = _Refused(str(error))
-    told = dist.broadcast_object(told)
-    if isinstance(told, _Refused):
-        raise ValueError(told.message)
-    return told
+            result = _Refused(str(error))
+    result = dist.broadcast_object(result)
+    if isinstance(result, _Refused):
+        raise ValueError(result.message)
+    return result

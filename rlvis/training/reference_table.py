@@ -67,8 +67,8 @@ class Table:
 
     def has(self, text: str, metadata: dict[str, Any]) -> bool:
         """Whether a prompt has at least one score: one that has none is worth another try."""
-        found = self.read(text, metadata)
-        return found is not None and bool(found.valid.any())
+        cached = self.read(text, metadata)
+        return cached is not None and bool(cached.valid.any())
 
     def write(self, text: str, metadata: dict[str, Any], rewards: Rewards) -> None:
         """Keep the scores [1, K_ref, R] of a prompt; .json is renamed last and makes them readable.
@@ -83,7 +83,7 @@ class Table:
             aside.with_name(aside.name + end).rename(self.folder / (name + end))
 
 
-def opened(config: Config) -> Table:
+def open_table(config: Config) -> Table:
     """The table of a configuration, its folder made; settings.json says what its key stands for.
 
     Reads all of the model's files, so one process does it and tells the others.
@@ -92,11 +92,11 @@ def opened(config: Config) -> Table:
         ValueError: it cannot be known which weights a hub id stands for.
         OSError: the folder cannot be made.
     """
-    told = settings(config)
-    folder = Path(config.prior.cache).expanduser() / _hash(told)[:32]
+    content = settings(config)
+    folder = Path(config.prior.cache).expanduser() / _hash(content)[:32]
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".settings.{os.getpid()}"
-    aside.write_text(json.dumps(public(told), indent=1) + "\n", encoding="utf-8")
+    aside.write_text(json.dumps(public(content), indent=1) + "\n", encoding="utf-8")
     aside.rename(folder / "settings.json")
     terms = config.reward.terms
     return Table(folder, tuple(terms), tuple(float(term.weight) for term in terms.values()))
@@ -116,11 +116,11 @@ def number_of(text: str, metadata: dict[str, Any]) -> int:
 
 def settings(config: Config) -> dict[str, Any]:
     """Everything that the scores of a prompt depend on, as JSON values."""
-    told = plain(config)
+    values = plain(config)
     return {
         "format": FORMAT,
-        "model": {name: told["model"][name] for name in MODEL} | {"weights": weights(config.model)},
-        "sampler": told["sampler"],
+        "model": {name: values["model"][name] for name in MODEL} | {"weights": weights(config.model)},
+        "sampler": values["sampler"],
         "reward": [
             {
                 "scorer": term.scorer,
@@ -129,7 +129,7 @@ def settings(config: Config) -> dict[str, Any]:
                 "frames": told_term["frames"],
             }
             for term, told_term in zip(
-                config.reward.terms.values(), told["reward"]["terms"].values(), strict=True
+                config.reward.terms.values(), values["reward"]["terms"].values(), strict=True
             )
         ],
         "seed": config.seed,
@@ -150,8 +150,8 @@ def weights(model: ModelConfig) -> dict[str, Any]:
         return {"hub": model.path, "commit": model.revision}
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
-    commit = Path(found).parent.name if isinstance(found, str) else ""
+    cached = try_to_load_from_cache(model.path, "model_index.json", revision=model.revision)
+    commit = Path(cached).parent.name if isinstance(cached, str) else ""
     if not COMMIT.fullmatch(commit):
         raise ValueError(
             f"prior.kind=reference: which weights model.path={model.path} stands for is not known here "

@@ -94,14 +94,14 @@ def _record(groups: Groups, config: PriorConfig, prompts: PromptBatch) -> Prior:
 
 def _numbers(value: Any, size: int, what: str) -> list[float]:
     """One finite number for each of the `size` objectives, or one for all of them."""
-    found = list(value) if isinstance(value, (list, tuple)) else [value] * size
-    good = all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in found)
-    if not good or len(found) != size:
+    entries = list(value) if isinstance(value, (list, tuple)) else [value] * size
+    good = all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in entries)
+    if not good or len(entries) != size:
         raise ValueError(
             f"{what} is {value!r}: wanted a finite number, or a list of {size}, one for each objective; "
             "type prior.value=NUMBER or correct the field"
         )
-    return [float(x) for x in found]
+    return [float(x) for x in entries]
 
 
 def _fixed(mean: Tensor) -> Prior:
@@ -138,9 +138,11 @@ def _cached(
         mean = torch.where(count > 0, reference.mean[p], groups.mean[p])
         if bool(count[0] > 0):
             kept[_key(index)] = torch.stack([mean, reference.var[p], count])
-    found = [kept.get(_key(index)) for index in prompts.index.tolist()]
+    entries = [kept.get(_key(index)) for index in prompts.index.tolist()]
     zero = torch.zeros_like(groups.mean[0])
-    rows = [torch.stack([groups.mean[p], zero, zero]) if row is None else row for p, row in enumerate(found)]
+    rows = [
+        torch.stack([groups.mean[p], zero, zero]) if row is None else row for p, row in enumerate(entries)
+    ]
     return _stacked(rows), kept
 
 
@@ -242,16 +244,16 @@ def _accumulated(past: Tensor | None, means: Tensor, errors: Tensor) -> Tensor:
     return torch.stack([past[0] + precision / total * (mean - past[0]), total, past[2] + count])
 
 
-def _shrunk(window: Tensor, own: Tensor | None) -> Tensor:
+def _shrunk(window: Tensor, past: Tensor | None) -> Tensor:
     """[3, Q]: a prompt's mean, variance and count from the window [n, 2, Q] and its own past groups."""
     mu, spread = moments(window[:, 0])
     n = len(window)
     noise = moments(window[:, 1])[0]
     t2 = (spread * n / (n - 1) - noise).clamp(min=0) if n > 1 else torch.zeros_like(mu)
     count = torch.full_like(mu, float(n))
-    if own is None:
+    if past is None:
         return torch.stack([mu, t2, count])
-    mean, precision, groups = own
+    mean, precision, groups = past
     # Written so that t2 = 0 (prompts do not differ beyond noise) gives mu.
     var = t2 / (t2 * precision + 1)
     return torch.stack([mu + var * precision * (mean - mu), var, torch.maximum(count, groups)])

@@ -45,14 +45,14 @@ def weigh(
     good).
     """
     _refuse(rewards, state, trust, prior, combine)
-    found = groups(rewards, combine)
+    observed = groups(rewards, combine)
     other = None if reference is None else groups(reference, combine)
-    unit, memory = scale.unit(found, trust, state.values)
-    anchor, kept = priors.priors(found, prior, state.values, prompts, other)
+    unit, memory = scale.unit(observed, trust, state.values)
+    anchor, kept = priors.priors(observed, prior, state.values, prompts, other)
     after = PriorState(kind=prior.kind.value, values={**kept, **memory})
     if anchor is None:
         alike = Trust(
-            weight=torch.ones_like(found.mean),
+            weight=torch.ones_like(observed.mean),
             contrast=None,
             contrast_replaces=False,
             anchor_mean=None,
@@ -60,17 +60,17 @@ def weigh(
             anchor_count=None,
         )
         return alike, after
-    weight, used_var = _weight(found, anchor, unit, trust)
-    weight = torch.where((found.count > 0) & (anchor.count > 0), weight, 1.0)
-    made = Trust(
+    weight, used_var = _weight(observed, anchor, unit, trust)
+    weight = torch.where((observed.count > 0) & (anchor.count > 0), weight, 1.0)
+    weighed = Trust(
         weight=weight,
-        contrast=_contrast(found, anchor, unit, trust.crt, prompts),
+        contrast=_contrast(observed, anchor, unit, trust.crt, prompts),
         contrast_replaces=trust.crt.form is CrtForm.gated,
         anchor_mean=anchor.mean,
         anchor_var=used_var,
         anchor_count=anchor.count,
     )
-    return made, after
+    return weighed, after
 
 
 def _refuse(
@@ -100,12 +100,12 @@ def _refuse(
         )
 
 
-def _weight(found: Groups, anchor: Prior, unit: Tensor, trust: TrustConfig) -> tuple[Tensor, Tensor]:
+def _weight(observed: Groups, anchor: Prior, unit: Tensor, trust: TrustConfig) -> tuple[Tensor, Tensor]:
     """Weight [P, Q] of every group, and the prior variance [P, Q] that was used, in raw units."""
     if trust.kind is TrustKind.none:
-        return torch.ones_like(found.mean), anchor.var
+        return torch.ones_like(observed.mean), anchor.var
     if trust.kind is TrustKind.ras:
-        delta = (found.mean - anchor.mean) / unit
+        delta = (observed.mean - anchor.mean) / unit
         return ras.sigmoid(delta, trust.ras.alpha, trust.ras.k), anchor.var
     form: PosteriorConfig | AgreementConfig
     form, rule = (
@@ -119,9 +119,9 @@ def _weight(found: Groups, anchor: Prior, unit: Tensor, trust: TrustConfig) -> t
         var = torch.full_like(anchor.var, form.prior_var)
         used = torch.where(unit.isfinite(), var * unit.square(), anchor.var)
     weight = rule(
-        found.mean / unit,
-        found.var / unit.square(),
-        found.count,
+        observed.mean / unit,
+        observed.var / unit.square(),
+        observed.count,
         anchor.mean / unit,
         var,
         alpha=form.alpha,
@@ -132,16 +132,16 @@ def _weight(found: Groups, anchor: Prior, unit: Tensor, trust: TrustConfig) -> t
 
 
 def _contrast(
-    found: Groups, anchor: Prior, unit: Tensor, crt: CrtConfig, prompts: PromptBatch
+    observed: Groups, anchor: Prior, unit: Tensor, crt: CrtConfig, prompts: PromptBatch
 ) -> Tensor | None:
     """The transformed rewards [P, K, Q] (0 where not valid), or None without a contrast."""
     if crt.form is CrtForm.none:
         return None
     prior = anchor.mean[:, None]
     if crt.form is CrtForm.exp:
-        deviation = (found.values - prior) / unit
-        above = found.values > prior
-        return contrast.exp(deviation, above, found.valid, lam=crt.lam, monotone=crt.monotone)
-    contrast.refuse_nonpositive(found.values, found.valid, prompts)
-    value = contrast.gated(found.values / unit, prior / unit, gain=crt.gain, tau=crt.tau)
-    return torch.where(found.valid[..., None], value, 0.0)
+        deviation = (observed.values - prior) / unit
+        above = observed.values > prior
+        return contrast.exp(deviation, above, observed.valid, lam=crt.lam, monotone=crt.monotone)
+    contrast.refuse_nonpositive(observed.values, observed.valid, prompts)
+    value = contrast.gated(observed.values / unit, prior / unit, gain=crt.gain, tau=crt.tau)
+    return torch.where(observed.valid[..., None], value, 0.0)

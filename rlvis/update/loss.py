@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from rlvis.flow.logprob import reduce_positions
-from rlvis.schema import GuardBias, RatioScope, Reduction
-
-DEFAULT_CLIP = 1e-4
+from rlvis.schema import DEFAULT_CLIP_RANGE, GuardBias, RatioScope, Reduction
 
 
 def log_ratio(dlogp: Tensor, free: Tensor, scope: RatioScope, map: Tensor | None = None) -> Tensor:
@@ -164,7 +162,7 @@ def resolve_clip(
     """
     if clip_range is None:
         c, f, h, w = latent_shape
-        value = DEFAULT_CLIP
+        value = DEFAULT_CLIP_RANGE
         if scope is RatioScope.position:
             value *= math.sqrt(f * h * w if channel_reduction is Reduction.mean else c * (c * f * h * w))
         return value, value

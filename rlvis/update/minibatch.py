@@ -78,12 +78,12 @@ def _first_owned(kept: list[int], low: int, high: int) -> int:
 def _spread(rows: list[int], bounds: list[int], spare: list[int], micro_batch: int) -> UpdatePlan:
     """Split the (ascending) global rows of one step over the ranks and into full micro-batches."""
     local = [[row - low for row in rows if low <= row < high] for low, high in itertools.pairwise(bounds)]
-    passes = max(-(-len(own) // micro_batch) for own in local)
+    passes = max(-(-len(owned) // micro_batch) for owned in local)
     ranks = []
-    for own, padding in zip(local, spare, strict=True):
-        missing = passes * micro_batch - len(own)
-        numbers = own + [padding] * missing
-        weights = [1.0] * len(own) + [0.0] * missing
+    for owned, padding in zip(local, spare, strict=True):
+        missing = passes * micro_batch - len(owned)
+        numbers = owned + [padding] * missing
+        weights = [1.0] * len(owned) + [0.0] * missing
         cuts = range(0, passes * micro_batch, micro_batch)
         ranks.append(
             tuple(

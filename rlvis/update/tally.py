@@ -59,7 +59,7 @@ class Tally:
     def _raise(self, key: str, value: Tensor) -> None:
         self.largest[key] = torch.maximum(self.largest.get(key, value.new_zeros(())), value)
 
-    def reduced(self, norms: list[float]) -> tuple[dict[str, float], dict[str, float]]:
+    def reduce(self, norms: list[float]) -> tuple[dict[str, float], dict[str, float]]:
         """(metric name -> value, detail name -> value), over all ranks."""
         if not self.sums:
             return {}, {}
@@ -75,11 +75,11 @@ class Tally:
             name: float(value / (totals[-1] if name.endswith("/sigma") else share))
             for name, value in zip(details, totals[1 + len(names) : -1], strict=True)
         }
-        found = dict(zip(tops, highest, strict=True))
+        extremes = dict(zip(tops, highest, strict=True))
         metrics = {
             **{PUBLIC[name]: value for name, value in means.items()},
-            **{name: value for name, value in found.items() if not name.startswith("transition/")},
+            **{name: value for name, value in extremes.items() if not name.startswith("transition/")},
             "update/grad_norm": sum(norms) / len(norms),
             "update/optimizer_steps": float(len(norms)),
         }
-        return metrics, inner | {n: v for n, v in found.items() if n.startswith("transition/")}
+        return metrics, inner | {n: v for n, v in extremes.items() if n.startswith("transition/")}

@@ -49,7 +49,7 @@ def run(given, area, settings=None, trust=None, rows=None, gather=None, **more) 
     """The field of all rows, as one process makes it, or of some of them."""
     settings = settings or config()
     q = 1 if settings.combine is Combine.weighted_sum else given.term.shape[2]
-    made, _ = build(
+    advantages, _ = build(
         given,
         trust or trusting(given, q),
         settings,
@@ -57,12 +57,12 @@ def run(given, area, settings=None, trust=None, rows=None, gather=None, **more) 
         RewardHistory(),
         map=area,
         rows=rows or range(len(area)),
-        gather=gather or (lambda own: own),
+        gather=gather or (lambda local_maps: local_maps),
         **more,
     )
-    assert made.map is None
-    assert made.field is not None
-    return made
+    assert advantages.map is None
+    assert advantages.field is not None
+    return advantages
 
 
 def test_one_group_of_three_by_hand():
@@ -100,22 +100,22 @@ def test_a_map_of_ones_gives_the_scalar_advantages(preset, combine, contrast, mo
     settings = config(preset=preset, combine=combine, adv_clip=1.2, sign=-1.0)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what stands there before the cast,
     monkeypatch.setattr(stage, "Advantages", SimpleNamespace)  # which a record would refuse
-    made = run(given, torch.ones(P * K, *GRID), settings, trust, contrast_coef=0.5)
-    assert made.field.dtype == torch.float64
-    assert made.term.abs().max() == 1.2
-    assert made.term.shape[0] == q * (2 if contrast == "term" else 1)
-    everywhere = made.term.flatten(1)[..., None, None, None].expand_as(made.field)
-    torch.testing.assert_close(made.field, everywhere, rtol=0, atol=1e-12)
+    advantages = run(given, torch.ones(P * K, *GRID), settings, trust, contrast_coef=0.5)
+    assert advantages.field.dtype == torch.float64
+    assert advantages.term.abs().max() == 1.2
+    assert advantages.term.shape[0] == q * (2 if contrast == "term" else 1)
+    everywhere = advantages.term.flatten(1)[..., None, None, None].expand_as(advantages.field)
+    torch.testing.assert_close(advantages.field, everywhere, rtol=0, atol=1e-12)
 
 
 def test_the_scalar_terms_do_not_know_of_it():
     given = drawn()
-    made = run(given, maps(), config(best_of_n=2))
+    advantages = run(given, maps(), config(best_of_n=2))
     plain, _ = build(
         given, trusting(given), AdvantageConfig(best_of_n=2), torch.arange(P), RewardHistory(), map=maps()
     )
-    assert torch.equal(made.term, plain.term)
-    assert torch.equal(made.keep, plain.keep)
+    assert torch.equal(advantages.term, plain.term)
+    assert torch.equal(advantages.keep, plain.keep)
     assert plain.field is None
 
 
@@ -160,8 +160,8 @@ def test_placement_does_not_matter(size):
     whole = run(given, area, settings)
     calls = []
 
-    def gather(own):
-        calls.append(len(own))
+    def gather(local_maps):
+        calls.append(len(local_maps))
         return area
 
     pieces = []

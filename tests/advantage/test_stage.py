@@ -119,8 +119,8 @@ def test_ddpo_history_is_returned_and_used():
         out, history = build(rewards, plain(), config, INDEX, history)
     assert sorted(history.values) == ["11", "12", "13"]
     assert len(history.values["11"]) == 16
-    own = rewards.term[..., 0]
-    expected = (own - own.mean(-1, keepdim=True)) / (own.std(-1, correction=0, keepdim=True) + 1e-6)
+    values = rewards.term[..., 0]
+    expected = (values - values.mean(-1, keepdim=True)) / (values.std(-1, correction=0, keepdim=True) + 1e-6)
     torch.testing.assert_close(out.term[0], expected, rtol=1e-12, atol=1e-12)
 
 

@@ -78,8 +78,8 @@ def test_the_image_autoencoder_keeps_what_the_checker_reads() -> None:
 def test_the_video_policy_shows_things_that_move_as_told() -> None:
     config, policy = loaded("experiment=tiny_video", "data.split=heldout", "data.kinds=[direction]")
     clips, batch = drawn(config, policy, steps=12)
-    found = motion.judge_media(clips, batch.texts)
-    both = found.right["shape"] * found.right["direction"]
+    verdict = motion.judge_media(clips, batch.texts)
+    both = verdict.right["shape"] * verdict.right["direction"]
     assert 0.15 < both.mean() < 0.9  # 24 samples
 
 

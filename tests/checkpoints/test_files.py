@@ -46,13 +46,13 @@ def test_any_harm_to_any_file_is_found_and_the_previous_one_is_used(
     newest = run / "checkpoints" / "step_000004"
     assert files.choose(run) == newest
     harm(newest / name)
-    told = files.damage(newest)
-    assert told
-    assert name in told[0] or "COMPLETE" in told[0]
+    damage = files.damage(newest)
+    assert damage
+    assert name in damage[0] or "COMPLETE" in damage[0]
     with caplog.at_level(logging.WARNING):
         assert files.choose(run).name == "step_000002"
     assert "step_000004 is damaged" in caplog.text
-    assert told[0] in caplog.text
+    assert damage[0] in caplog.text
 
 
 def test_without_a_whole_one_each_is_named_with_what_is_wrong(tmp_path: Path) -> None:
@@ -133,14 +133,14 @@ def test_a_removal_cut_short_leaves_nothing_that_looks_whole(
 def test_a_damaged_one_of_the_same_step_is_replaced(tmp_path: Path) -> None:
     run = run_of(tmp_path, 2)
     cut(run / "checkpoints" / "step_000002" / "ema.safetensors")
-    made = checkpoint(tmp_path / "aside", 2, **PARTS)
-    disk.publish(made, run / "checkpoints" / "step_000002")
+    folder = checkpoint(tmp_path / "aside", 2, **PARTS)
+    disk.publish(folder, run / "checkpoints" / "step_000002")
     assert files.choose(run).name == "step_000002"
     assert os.listdir(run / "checkpoints") == ["step_000002"]
 
 
 def test_a_run_folder_is_held_while_somebody_works_on_it(tmp_path: Path) -> None:
-    with lock.held(tmp_path), pytest.raises(ConfigError, match="in use"), lock.held(tmp_path):
+    with lock.hold(tmp_path), pytest.raises(ConfigError, match="in use"), lock.hold(tmp_path):
         pass
-    with lock.held(tmp_path):
+    with lock.hold(tmp_path):
         pass

@@ -54,13 +54,13 @@ def test_two_runs_of_one_second_have_two_folders_with_their_configuration() -> N
         assert one.path != two.path
         assert one.path.parent == two.path.parent == Path("outputs/a")
         assert one.checkpoint is None
-        assert resume.saved(one.path) == plain(settings(name="a"))
+        assert resume.saved_settings(one.path) == plain(settings(name="a"))
 
 
 def test_the_other_processes_take_what_they_are_told(elsewhere: Path) -> None:
-    told = open_run.RunFolder(Path("there"))
-    with open_run.open_run(settings(), False, lambda value: told) as folder:
-        assert folder is told
+    agreed = open_run.RunFolder(Path("there"))
+    with open_run.open_run(settings(), False, lambda value: agreed) as folder:
+        assert folder is agreed
     assert list(elsewhere.iterdir()) == []
 
 
@@ -76,7 +76,7 @@ def test_a_folder_in_use_is_refused_and_free_afterwards() -> None:
     config = settings(run_dir="here")
     with open_run.open_run(config, True, alone):
         again = dataclasses.replace(config, run_dir=None, resume=str(whole(Path("here"))))
-        assert f"in use by process {os.getpid()}" in open_run.errors(again)[0]
+        assert f"in use by process {os.getpid()}" in str(open_run.errors(again)[0])
         with pytest.raises(ConfigError, match="is in use"), open_run.open_run(again, True, alone):
             pass
     assert open_run.errors(again) == []
@@ -103,7 +103,7 @@ def test_the_folder_of_a_killed_run_is_free(elsewhere: Path) -> None:
 def test_a_folder_with_another_run_is_refused_and_its_files_are_kept() -> None:
     whole(Path("here"))
     before = Path("here/config.yaml").read_text()
-    assert "type resume=here" in open_run.errors(settings(run_dir="here"))[0]
+    assert "type resume=here" in str(open_run.errors(settings(run_dir="here"))[0])
     with pytest.raises(ConfigError, match="already holds a run"):
         open_run.open_run(settings(run_dir="here", seed=5), True, alone).__enter__()
     assert Path("here/config.yaml").read_text() == before
@@ -130,7 +130,7 @@ def test_a_full_disk_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_folder, "write_config", full)
-    told: list[Any] = []
+    broadcasts: list[Any] = []
     with pytest.raises(ConfigError, match="No space left"):
-        open_run.open_run(settings(), True, lambda value: told.append(value) or value).__enter__()
-    assert "No space left" in told[0]
+        open_run.open_run(settings(), True, lambda value: broadcasts.append(value) or value).__enter__()
+    assert "No space left" in broadcasts[0]

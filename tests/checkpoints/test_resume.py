@@ -80,8 +80,9 @@ def test_a_folder_that_cannot_be_resumed(name: str, message: str) -> None:
 def test_what_is_not_named_stays_and_what_is_free_changes() -> None:
     before = {"optim": {"lr": 1.0, "eps": 2.0}, "train": {"steps": 5}, "tracker": {"wandb": False}}
     now = {"optim": {"lr": 9.0, "eps": 2.0}, "train": {"steps": 8}, "tracker": {"wandb": True}}
-    assert resume.continued(before, now, ["train.steps"]) == before | {"train": {"steps": 8}}
-    assert resume.continued(before, now, ["tracker.*", "optim.eps"]) == before | {"tracker": {"wandb": True}}
+    assert resume.merge_settings(before, now, ["train.steps"]) == before | {"train": {"steps": 8}}
+    after = before | {"tracker": {"wandb": True}}
+    assert resume.merge_settings(before, now, ["tracker.*", "optim.eps"]) == after
     assert before["train"] == {"steps": 5}
 
 
@@ -90,14 +91,15 @@ def test_what_is_named_and_matters_is_refused_with_both_values(touched: str) -> 
     before = {"optim": {"lr": 1.0}, "model": {"lora": None}}
     now = {"optim": {"lr": 9.0}, "model": {"lora": None}}
     with pytest.raises(ConfigError, match=r"optim\.lr was 1\.0 and is now 9\.0\. A resumed run"):
-        resume.continued(before, now, [touched])
+        resume.merge_settings(before, now, [touched])
 
 
 def test_a_section_that_appears_is_a_change() -> None:
+    after = {"model": {"lora": {"rank": 8}}}
     with pytest.raises(
         ConfigError, match=r"model\.lora was null and is now null|model\.lora\.rank was null and is now 8"
     ):
-        resume.continued({"model": {"lora": None}}, {"model": {"lora": {"rank": 8}}}, ["model.lora.rank"])
+        resume.merge_settings({"model": {"lora": None}}, after, ["model.lora.rank"])
 
 
 def test_secrets_are_hidden_in_the_folder_and_asked_for_again() -> None:
@@ -105,9 +107,9 @@ def test_secrets_are_hidden_in_the_folder_and_asked_for_again() -> None:
     config = compose(words).typed()
     with open_run(config, True, alone) as folder:
         assert "abc" not in (folder.path / "config.yaml").read_text()
-        before = resume.saved(folder.path)
+        before = resume.saved_settings(folder.path)
     assert before["reward"]["terms"]["judge"]["kwargs"] == {"api_key": "***", "max_tokens": 5}
     key = "reward.terms.judge.kwargs.api_key"
     with pytest.raises(ConfigError, match=f"{key} was not written"):
-        resume.continued(before, plain(settings()), [])
-    assert resume.continued(before, plain(config), [key])["reward"] == plain(config)["reward"]
+        resume.merge_settings(before, plain(settings()), [])
+    assert resume.merge_settings(before, plain(config), [key])["reward"] == plain(config)["reward"]

@@ -120,10 +120,10 @@ def test_what_is_written_is_the_snapshot_and_not_what_training_made_of_it(tmp_pa
     weights["w"].add_(1)
     one = Writer(tmp_path, World(), keep=2)
     assert saved(one, lambda folder: snapshot.write(taken, folder)).error is None
-    found = snapshot.read(files.choose(tmp_path) / "engine" / "a.pt")
-    assert torch.equal(found["w"], torch.zeros(3))
-    assert found["n"] == 4
-    assert torch.equal(found["nested"][1][1]["y"], torch.zeros(1))
+    content = snapshot.read(files.choose(tmp_path) / "engine" / "a.pt")
+    assert torch.equal(content["w"], torch.zeros(3))
+    assert content["n"] == 4
+    assert torch.equal(content["nested"][1][1]["y"], torch.zeros(1))
 
 
 def test_only_deepspeeds_own_classes_are_read(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_full_disk_keeps_older_ones_says_why_and_is_survived(
     assert isinstance(failed.error, OSError)
     assert failed.error.errno == errno.EFBIG
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["latest", "step_000002"]
-    told = caplog.records[-1].getMessage()
+    message = caplog.records[-1].getMessage()
     assert caplog.records[-1].levelno == logging.ERROR
     for word in (
         "step 4",
@@ -167,7 +167,7 @@ def test_a_full_disk_keeps_older_ones_says_why_and_is_survived(
         "step_000002 is still the newest whole",
         "training goes on",
     ):
-        assert word in told
+        assert word in message
     assert saved(one, lambda folder: snapshot.write(big, folder), 6).error is None
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["latest", "step_000006"]
 

@@ -11,9 +11,9 @@ import pytest
 
 from rlvis.checks.config import check
 from rlvis.checks.files import count_prompts, files
-from rlvis.checks.sampler import first_empty, trained_transitions
 from rlvis.compose.command import compose
 from rlvis.flow import windows
+from rlvis.flow.windows import trained_transitions
 from rlvis.schema import SamplerConfig, WindowConfig, WindowKind
 
 I2V = ["model=tiny_video", "data=shapes_i2v", "model.condition=first_frame"]
@@ -113,36 +113,36 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
 def test_a_contradiction_is_found_alone_and_says_what_to_type(words: list[str], message: str) -> None:
-    found = check(compose(words).typed())
-    assert len(found) == 1, found
-    assert message in found[0]
+    errors = check(compose(words).typed())
+    assert len(errors) == 1, errors
+    assert message in str(errors[0])
 
 
 @pytest.mark.parametrize("words", [words for words, _ in MISTAKES if words != ["data.source=yaml"]])
 def test_what_a_message_says_to_type_is_accepted(words: list[str]) -> None:
-    (message,) = check(compose(words).typed())
-    after = shlex.split(message.split("; type ")[1])
-    shown = itertools.takewhile(lambda word: "=" in word, after)
+    (error,) = check(compose(words).typed())
+    typed = error.type or error.what.split("; type ")[1]  # in a sentence of a pattern's own
+    shown = itertools.takewhile(lambda word: "=" in word, shlex.split(typed))
     remedy = [word.rstrip(",").replace("OWNER/NAME", "a/b") for word in shown]
-    assert remedy, message
-    if "stays in its folder" in message:  # which says "alone"
+    assert remedy, error
+    if "stays in its folder" in error.what:  # which says "alone"
         words = []
     named = {word.split("=")[0] for word in remedy}
     kept = [word for word in words if word.split("=")[0] not in named]
-    assert check(compose([*kept, *remedy]).typed()) == [], message
+    assert check(compose([*kept, *remedy]).typed()) == [], error
 
 
 def test_more_processes_than_samples() -> None:
     config = compose([]).typed()
     assert check(config, 96) == []
-    (message,) = check(config, 97)
-    assert "12 * 8 = 96 samples cannot be spread over 97 processes" in message
+    (error,) = check(config, 97)
+    assert "12 * 8 = 96 samples cannot be spread over 97 processes" in error.what
 
 
 @pytest.mark.parametrize("value", ["null", "1e-4", "1", "[1e-4,2e-4]", "[0.2,5]"])
 def test_the_forms_of_a_clip_range(value: str) -> None:
-    found = check(compose([f"advantage.clip_range={value}"]).typed())
-    assert bool(found) == (value == "1")  # a ratio cannot fall to 0
+    errors = check(compose([f"advantage.clip_range={value}"]).typed())
+    assert bool(errors) == (value == "1")  # a ratio cannot fall to 0
 
 
 def test_trained_transitions_are_those_of_the_window() -> None:
@@ -177,22 +177,13 @@ def test_trained_transitions_are_those_of_the_window() -> None:
                 )
 
 
-def test_the_first_empty_progressive_window_is_that_of_the_sampler() -> None:
-    for high, stride, per, roll in itertools.product((1, 4, 7), (1, 2, 3), (1, 5), (True, False)):
-        window = WindowConfig(
-            kind=WindowKind.progressive, size=1, stride=stride, iters_per_group=per, roll_back=roll
-        )
-        there = windows.first_empty(8, 400, 1, per, stride, roll, high)
-        assert first_empty(window, high) == there, (high, stride, per, roll)
-
-
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     config = compose(["data=txt", f"data.path={prompts}"]).typed()
-    assert "there is no such file" in files(config)[0]
+    assert "there is no such file" in files(config)[0].what
     prompts.write_text("one\n\ntwo\n")
     assert count_prompts(config) == 2
-    assert "type data.prompts_per_step=2" in files(config)[0]
+    assert files(config)[0].type == "data.prompts_per_step=2 or fewer"
     prompts.write_text("prompt\n" * 8)
     assert files(config) == []
 
@@ -212,15 +203,15 @@ def test_a_deepspeed_file_is_looked_at(tmp_path: Path, text: str | None, message
         file.write_text(text)
     config = compose(["engine=json", f"engine.config={file}", "model.dtype=bfloat16"]).typed()
     assert check(config) == []
-    (found,) = files(config)
-    assert message in found
+    (error,) = files(config)
+    assert message in error.what
     file.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     assert files(config) == []
 
 
 def test_records_of_a_stage(tmp_path: Path) -> None:
     words = ["stage=score", f"records={tmp_path}"]
-    assert "has nothing to read" in files(compose(words).typed())[0]
+    assert "has nothing to read" in files(compose(words).typed())[0].what
     assert files(compose(["stage=rollout", words[1]]).typed()) == []  # which writes them
     (tmp_path / "step_000000").mkdir()
     assert files(compose(words).typed()) == []

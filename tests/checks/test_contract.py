@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 
 import pytest
@@ -43,15 +42,14 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "ranks", "message"), MISTAKES)
 def test_a_mistake_is_found_and_what_to_type_helps(words: list[str], ranks: int, message: str) -> None:
-    found = check(compose(words).typed(), ranks)
-    ours = [line for line in found if message in line]
-    assert len(ours) == 1, found
-    typed = re.search(r"type (\S+=\S+)", ours[0])
-    assert typed is not None
-    key = typed[1].rstrip(",").split("=")[0]
+    errors = check(compose(words).typed(), ranks)
+    matches = [error for error in errors if message in str(error)]
+    assert len(matches) == 1, errors
+    remedy = shlex.split(matches[0].type)[0].rstrip(",")
+    key = remedy.split("=")[0]
     kept = [word for word in words if not word.startswith((f"{key}=", f"+{key}="))]
-    left = check(compose([*kept, *shlex.split(typed[1].rstrip(","))]).typed(), ranks)
-    assert not any(message in line for line in left)
+    left = check(compose([*kept, remedy]).typed(), ranks)
+    assert not any(message in str(error) for error in left)
 
 
 def test_what_is_right_passes() -> None:

@@ -10,6 +10,7 @@ import pytest
 from rlvis.checks.config import check, check_evaluation
 from rlvis.checks.evaluation import eval_files
 from rlvis.compose.command import compose
+from rlvis.findings import Finding
 
 
 @pytest.mark.parametrize(
@@ -28,9 +29,9 @@ from rlvis.compose.command import compose
     ],
 )
 def test_a_contradiction_is_one_message(words: list[str], message: str) -> None:
-    found = check(compose(words).typed())
-    assert len(found) == 1, found
-    assert message in found[0]
+    errors = check(compose(words).typed())
+    assert len(errors) == 1, errors
+    assert message in str(errors[0])
 
 
 def test_scorers_of_ones_own_evaluate_any_prompts() -> None:
@@ -46,7 +47,8 @@ def test_scorers_of_ones_own_evaluate_any_prompts() -> None:
 
 def test_alone_needs_no_interval_but_something_to_measure() -> None:
     assert check_evaluation(compose(["eval=shapes", "eval.every=0"]).typed()) == []
-    assert "type eval=shapes" in check_evaluation(compose(["eval=none"]).typed())[0]
+    (error,) = check_evaluation(compose(["eval=none"]).typed())
+    assert error.type.startswith("eval=shapes for")
     assert (
         check_evaluation(compose(["eval=shapes", "model=sd3", "model.height=32"]).typed()) == []
     )  # any engine
@@ -57,13 +59,13 @@ def test_one_file_has_no_held_out_prompts(tmp_path: Path, monkeypatch: Any) -> N
     Path("all.txt").write_text("a\n")
     words = ["eval=none", "data=txt", "data.path=all.txt", "eval.terms.jpeg.scorer=jpeg_compressibility"]
 
-    def found(*more: str) -> list[str]:
+    def errors(*more: str) -> list[Finding]:
         return eval_files(compose([*words, *more]).typed(), alone=True)
 
-    assert "type eval.path=FILE" in found()[0]
-    assert found("eval.split=train") == []
-    assert found("data.heldout=0.02") == []
-    assert "eval.path=own.txt: there is no such file" in found("eval.path=own.txt")[0]
-    Path("own.txt").write_text("b\n")
-    assert found("eval.path=own.txt") == []
+    assert errors()[0].type.startswith("eval.path=FILE with")
+    assert errors("eval.split=train") == []
+    assert errors("data.heldout=0.02") == []
+    assert "eval.path=heldout.txt: there is no such file" in errors("eval.path=heldout.txt")[0].what
+    Path("heldout.txt").write_text("b\n")
+    assert errors("eval.path=heldout.txt") == []
     assert eval_files(compose(words).typed()) == []  # training does not look at them

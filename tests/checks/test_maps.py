@@ -48,11 +48,11 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
 def test_a_contradiction_is_found_alone_and_its_remedy_is_accepted(words: list[str], message: str) -> None:
-    (found,) = check(compose(words).typed())
-    assert message in found
-    after = shlex.split(found.split("; type ")[1])
-    remedy = [word.rstrip(",") for word in itertools.takewhile(lambda word: "=" in word, after)]
-    assert remedy, found
+    (error,) = check(compose(words).typed())
+    assert message in error.what
+    shown = itertools.takewhile(lambda word: "=" in word, shlex.split(error.type))
+    remedy = [word.rstrip(",") for word in shown]
+    assert remedy, error
     named = {word.split("=")[0] for word in remedy}
     kept = [word for word in words if word.split("=")[0] not in named]
     assert check(compose([*kept, *remedy]).typed()) == []

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from rlvis.checks.config import check
-from rlvis.checks.reward import reward_mistakes
+from rlvis.checks.reward import reward_errors
 from rlvis.compose.command import compose
+from rlvis.findings import Finding
 from rlvis.schema import Config, Executor, MapSource
 
 URL, OTHER = "http://127.0.0.1:8700", "https://b"
@@ -25,16 +26,16 @@ def usual() -> Config:
     return compose([]).typed()
 
 
-def found(reward: dict[str, Any], shard: int = 0, ranks: int = 1, maps: bool = False) -> list[str]:
+def errors(reward: dict[str, Any], shard: int = 0, ranks: int = 1, maps: bool = False) -> list[Finding]:
     config = usual()
-    area = replace(config.advantage.map, source=MapSource.psm if maps else MapSource.none)
+    map_ = replace(config.advantage.map, source=MapSource.psm if maps else MapSource.none)
     config = replace(
         config,
         reward=replace(config.reward, **reward),
         train=replace(config.train, shard=shard),
-        advantage=replace(config.advantage, map=area),
+        advantage=replace(config.advantage, map=map_),
     )
-    return list(reward_mistakes(config, ranks))
+    return list(reward_errors(config, ranks))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def found(reward: dict[str, Any], shard: int = 0, ranks: int = 1, maps: bool = F
     [{}, HTTP, TWO | {"hedge": 5.0, "timeout": 30.0, "token_env": "X"}, RAY | {"actors": 4, "timeout": 3.0}],
 )
 def test_what_fits(reward: dict[str, Any]) -> None:
-    assert found(reward) == []
+    assert errors(reward) == []
 
 
 @pytest.mark.parametrize(
@@ -66,19 +67,18 @@ def test_what_fits(reward: dict[str, Any]) -> None:
     ],
 )
 def test_what_does_not(reward: dict[str, Any], message: str) -> None:
-    mistakes = found(reward)
-    assert len(mistakes) == 1
-    assert message in mistakes[0]
+    (error,) = errors(reward)
+    assert message in str(error)
 
 
 def test_a_thread_needs_a_next_shard_of_its_own_process() -> None:
-    assert found(THREAD, shard=48) == []
-    assert "train.shard=96 takes all 96" in found(THREAD, shard=96)[0]
-    assert "train.shard=48 takes all 48" in found(THREAD, shard=48, ranks=2)[0]
-    assert found(THREAD, maps=True) == []  # which are made meanwhile
+    assert errors(THREAD, shard=48) == []
+    assert "train.shard=96 takes all 96" in errors(THREAD, shard=96)[0].what
+    assert "train.shard=48 takes all 48" in errors(THREAD, shard=48, ranks=2)[0].what
+    assert errors(THREAD, maps=True) == []  # which are made meanwhile
 
 
 def test_the_checks_of_a_run_ask_for_them() -> None:
-    assert check(replace(usual(), reward=replace(usual().reward, executor=Executor.http))) == found(
+    assert check(replace(usual(), reward=replace(usual().reward, executor=Executor.http))) == errors(
         {"executor": Executor.http}
     )

@@ -15,8 +15,6 @@ from rlvis.compose.command import compose
         (["sentinels.baseline=2"], "sentinels.baseline=2: wanted at least 5; type sentinels.baseline=5"),
         (["sentinels.patience=0"], "type sentinels.patience=1"),
         (["sentinels.threshold=0"], "type sentinels.threshold=6"),
-        (["sentinels.action=raise_kl", "sentinels.kl=-1"], "type sentinels.kl=0.01"),
-        (["sentinels.kl=0.1"], "sentinels.kl=0.1 does nothing with sentinels.action=warn"),
         (
             ["sentinels.rollbacks=3", "sentinels.action=stop"],
             "type sentinels.action=rollback or sentinels.rollbacks=1",
@@ -35,9 +33,8 @@ from rlvis.compose.command import compose
     ],
 )
 def test_a_contradiction_is_one_message(words: list[str], message: str) -> None:
-    found = check(compose(words).typed())
-    assert len(found) == 1, found
-    assert message in found[0]
+    (error,) = check(compose(words).typed())
+    assert message in str(error)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +44,6 @@ def test_a_contradiction_is_one_message(words: list[str], message: str) -> None:
         ["train.steps=2"],
         ["sentinels.action=off", "sentinels.baseline=0"],
         ["sentinels.action=stop"],
-        ["sentinels.action=raise_kl", "sentinels.kl=0.1"],
         ["sentinels.action=rollback", "train.save_every=10", "sentinels.rollbacks=2"],
         ["sentinels.action=rollback", "train.save_every=1", "train.keep=4"],
     ],
@@ -59,4 +55,3 @@ def test_what_can_run_is_not_refused(words: list[str]) -> None:
 def test_who_needs_the_policy_before_training() -> None:
     assert not needs_reference(compose([]).typed())
     assert needs_reference(compose(["advantage.kl_beta=0.1"]).typed())
-    assert needs_reference(compose(["sentinels.action=raise_kl"]).typed())

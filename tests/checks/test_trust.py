@@ -66,10 +66,9 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
 def test_a_contradiction_is_found_alone_and_says_what_to_type(words: list[str], message: str) -> None:
-    found = check(compose(words).typed())
-    assert len(found) == 1, found
-    assert message in found[0]
-    shown = itertools.takewhile(lambda word: "=" in word, shlex.split(found[0].split("; type ")[1]))
+    (error,) = check(compose(words).typed())
+    assert message in error.what
+    shown = itertools.takewhile(lambda word: "=" in word, shlex.split(error.type))
     remedy = [word.rstrip(",") for word in shown]
     named = {word.split("=")[0] for word in remedy}
     kept = [word for word in words if word.replace("lambda", "lam").split("=")[0] not in named]
@@ -126,8 +125,8 @@ def test_what_bpgo_brings() -> None:
     assert (trust.crt.form.value, trust.crt.lam, trust.crt.weight) == ("exp", 1.0, 0.5)
     assert (prior.kind.value, prior.decay, prior.scope.value) == ("moving_average", 0.9, "global")
     assert config.advantage == compose([]).typed().advantage
-    own = compose([*BPGO, "advantage.adv_clip=3", "trust.crt.lambda=2", "prior.decay=0.5"]).typed()
-    assert (own.advantage.adv_clip, own.trust.crt.lam, own.prior.decay) == (3.0, 2.0, 0.5)
+    typed = compose([*BPGO, "advantage.adv_clip=3", "trust.crt.lambda=2", "prior.decay=0.5"]).typed()
+    assert (typed.advantage.adv_clip, typed.trust.crt.lam, typed.prior.decay) == (3.0, 2.0, 0.5)
 
 
 def test_the_release_s_numbers() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rlvis.cli import autopsy
 from rlvis.findings import ConfigError
-from tests.observe.test_health import healthy
+from tests.observe.curves import healthy
 from tests.report.test_autopsy import run
 
 
@@ -28,11 +28,11 @@ def test_text_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     rows[20]["update/grad_norm"] = 0.9
     run(tmp_path, rows)
     assert autopsy.run([str(tmp_path)]) == 0
-    told = capsys.readouterr().out
-    assert "finished, 30 of 30 steps written" in told
-    assert "First bad step: 20" in told
+    text = capsys.readouterr().out
+    assert "finished, 30 of 30 steps written" in text
+    assert "First bad step: 20" in text
     assert autopsy.run([str(tmp_path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert [s["name"] for s in found["symptoms"]] == ["gradient-jump"]
-    assert found["first_bad"] == 20
-    assert found["causes"][0]["name"] == "a learning rate too high"
+    content = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [s["name"] for s in content["symptoms"]] == ["gradient-jump"]
+    assert content["first_bad"] == 20
+    assert content["causes"][0]["what"] == "a learning rate too high"

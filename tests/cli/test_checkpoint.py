@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from rlvis import schema as S
 from rlvis.checkpoints import files
 from rlvis.cli import checkpoint
-from rlvis.findings import ConfigError
 from rlvis.runs import lock
 from rlvis.training import loop
 from tests import setting
+from tests.cli.helpers import refusal
 from tests.whole import checkpoint as fake
 
 LORA = S.LoraConfig(rank=2, alpha=6)
@@ -55,9 +55,9 @@ def test_a_checkpoint_exports_what_its_run_exported(
     capsys.readouterr()
     assert checkpoint.run(["export", str(run), f"to={tmp_path / 'out'}"]) == 0
     assert "trained tensors of step_000001" in capsys.readouterr().out
-    own, taken = tensors(run / ("lora" if "lora" in model else "model")), tensors(tmp_path / "out")
-    assert own.keys() == taken.keys()
-    assert all(torch.equal(own[name], taken[name]) for name in own)
+    of_run, exported = tensors(run / ("lora" if "lora" in model else "model")), tensors(tmp_path / "out")
+    assert of_run.keys() == exported.keys()
+    assert all(torch.equal(of_run[name], exported[name]) for name in of_run)
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_verify_reads_every_byte_and_fails_for_damage(run: Path, capsys: Any) ->
 
 def test_prune_keeps_what_can_be_resumed_and_leaves_a_run_in_use_alone(run: Path, capsys: Any) -> None:
     spoil(run, 6)
-    with lock.held(run):
+    with lock.hold(run):
         assert checkpoint.run(["prune", str(run), "keep=1"]) == 2
     assert "in use" in capsys.readouterr().err
     assert checkpoint.run(["prune", str(run), "keep=1"]) == 0
@@ -129,14 +129,7 @@ def test_a_mistake_says_what_to_type(
     run: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.chdir(run / "checkpoints")
-    try:
-        code = checkpoint.run([word.replace("RUN", str(run)) for word in words])
-    except ConfigError as error:
-        code, told = 2, str(error)
-    else:
-        told = capsys.readouterr().err
-    assert code == 2
-    assert message in told
+    assert message in refusal(capsys, "checkpoint", *(word.replace("RUN", str(run)) for word in words))
 
 
 def test_the_help_names_every_verb(capsys: Any) -> None:

@@ -1,12 +1,10 @@
-"""The command line in process: exit codes, messages, what is printed, what reaches the run."""
+"""The command line in process: what is printed, what reaches the run, whose messages say what to type."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,56 +12,52 @@ import yaml
 
 from rlvis import cli
 from rlvis.cli import program, train
-from rlvis.findings import ConfigError
 from rlvis.schema import Config
+from rlvis.training.loop import Outcome
+from tests.cli.helpers import Trainings, examples, refusal, write_config, write_prompts
+from tests.report import making
 from tests.whole import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test writes below its own folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+def finished(folder: Path, *words: str) -> Path:
+    """A run folder with a whole checkpoint, of a default run changed by `words`."""
+    checkpoint(folder, 2)
+    return write_config(folder, *words)
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """Runs do not train: their configurations are collected here."""
-    runs: list[Config] = []
+@pytest.mark.usefixtures("quick_figures")
+def test_a_run_prints_its_numbers_first_and_its_report_last(elsewhere: Path, capsys: Any) -> None:
+    """A real one, as small as they come."""
+    words = ["debug=tiny", "doctor=off", "train.steps=1", "optim.lr=1e-4", "run_dir=run"]
+    assert cli.main(["train", *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 prompts x 2 samples = 4 images/step on 1 process (2 groups), 1 update/step")
+    assert lines[-1] == "run/report.html"
+    assert "1 of 1 steps" in (elsewhere / "run" / "report.html").read_text()
+    assert yaml.safe_load((elsewhere / "run" / "config.yaml").read_text())["optim"]["lr"] == 1e-4
+    assert len((elsewhere / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
-    def start(config: Config, argv: list[str]) -> Any:
-        runs.append(config)
-        return SimpleNamespace(exit_code=0, run_dir=Path("outputs/somewhere"))
+
+@pytest.mark.usefixtures("quick_figures")
+def test_an_interrupted_run_still_gets_its_report(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    run = making.folder(elsewhere / "run", 2)
+    monkeypatch.setattr(train, "start", lambda config, argv: Outcome(130, run))
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
+    assert (run / "report.html").is_file()
+
+
+def test_ctrl_c_before_a_run_has_a_folder_is_130(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    def start(config: Config, argv: list[str]) -> Outcome:
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "start", start)
-    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
-    monkeypatch.setattr(train, "_write_report", lambda run_dir: print(run_dir / "report.html"))
-    return runs
-
-
-def finished(folder: Path, **values: Any) -> Path:
-    """A run folder with a whole checkpoint, of a default run changed by `values`."""
-    from rlvis.compose.command import compose
-    from rlvis.schema import plain
-
-    checkpoint(folder, 2)
-    words = [f"{key}={value}" for key, value in values.items()]
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain(compose(words).typed())))
-    return folder
-
-
-def test_a_run_prints_its_numbers_first_and_its_report_last(started: list[Config], capsys: Any) -> None:
-    assert cli.main(["train", "optim.lr=1e-4"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(
-        "12 prompts x 8 samples = 96 images/step on 1 process (12 groups), 2 updates/step of 48, "
-    )
-    assert lines[-1] == "outputs/somewhere/report.html"
-    assert [run.optim.lr for run in started] == [1e-4]
+    assert cli.main(["train"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,16 +80,10 @@ def test_a_run_prints_its_numbers_first_and_its_report_last(started: list[Config
     ],
 )
 def test_a_mistake_exits_2_with_one_message(
-    words: list[str], message: str, started: list[Config], capsys: Any
+    words: list[str], message: str, trainings: Trainings, capsys: Any
 ) -> None:
-    assert cli.main(["train", *words]) == 2
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.startswith("error: ")
-    assert told.err.count("\n") == 1
-    assert "Traceback" not in told.err
-    assert told.out == ""
-    assert started == []
+    assert message in refusal(capsys, "train", *words)
+    assert trainings.configs == []
 
 
 def test_several_contradictions_are_told_at_once(capsys: Any) -> None:
@@ -105,62 +93,17 @@ def test_several_contradictions_are_told_at_once(capsys: Any) -> None:
     assert all(line.startswith("error: ") for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (ConfigError("in use"), 2),
-        (KeyboardInterrupt(), 130),
-        (RuntimeError("broke"), 1),
-        (OSError("disk"), 1),
-    ],
-)
-def test_how_a_run_ended_is_its_exit_code(
-    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    def start(config: Config, argv: list[str]) -> Any:
-        raise error
-
-    monkeypatch.setattr(train, "start", start)
-    assert cli.main(["train"]) == code
-    assert ("Traceback" in capsys.readouterr().err) == (code == 1)
-
-
-def test_a_value_error_of_ours_is_a_message_and_a_library_s_a_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    def ours(config: Config, argv: list[str]) -> Any:
-        from rlvis.data.world import language
-
-        language.prompts("nowhere")
-
-    monkeypatch.setattr(train, "start", ours)
-    assert cli.main(["train"]) == 2
-    assert "Traceback" not in capsys.readouterr().err
-    monkeypatch.setattr(train, "start", lambda config, argv: json.loads("{"))
-    assert cli.main(["train"]) == 1
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_still_gets_its_report(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    outcome = SimpleNamespace(exit_code=130, run_dir=Path("outputs/x"))
-    monkeypatch.setattr(train, "start", lambda config, argv: outcome)
-    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
-    monkeypatch.setattr(train, "_write_report", lambda run_dir: print(run_dir))
-    assert cli.main(["train"]) == 130
-    assert capsys.readouterr().out.splitlines()[-1] == "outputs/x"
-
-
-def test_dry_run_checks_and_loads_nothing(started: list[Config], capsys: Any, elsewhere: Path) -> None:
+def test_dry_run_checks_and_loads_nothing(trainings: Trainings, capsys: Any, elsewhere: Path) -> None:
     assert cli.main(["train", "dry_run=true", "name=trial"]) == 0
     out = capsys.readouterr().out
     assert "outputs/trial/DATE_TIME" in out.splitlines()[0]
     assert "dry run" in out.splitlines()[1]
-    assert started == []
+    assert trainings.configs == []
     assert list(elsewhere.iterdir()) == []
 
 
 def test_only_the_leading_process_speaks(
-    started: list[Config], monkeypatch: pytest.MonkeyPatch, capsys: Any
+    trainings: Trainings, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
@@ -177,8 +120,9 @@ def test_only_the_leading_process_speaks(
 
 def test_cfg_job_prints_yaml_that_holds_every_value(capsys: Any) -> None:
     assert cli.main(["train", "--cfg", "job", "sampler.steps=5", "name=${data.source}"]) == 0
-    told = yaml.safe_load(capsys.readouterr().out)
-    assert (told["sampler"]["steps"], told["sampler"]["kernel"], told["name"]) == (5, "sde", "${data.source}")
+    values = yaml.safe_load(capsys.readouterr().out)
+    sampler = values["sampler"]
+    assert (sampler["steps"], sampler["kernel"], values["name"]) == (5, "sde", "${data.source}")
     assert cli.main(["train", "-c", "job", "--resolve", "name=${data.source}"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["name"] == "shapes"
 
@@ -193,15 +137,15 @@ def test_help_shows_verbs_groups_and_options(capsys: Any) -> None:
         assert word in text
 
 
-def test_every_example_of_the_help_is_accepted(started: list[Config], elsewhere: Path, capsys: Any) -> None:
-    (elsewhere / "prompts.txt").write_text("".join(f"a thing number {i}\n" for i in range(50)))
+def test_every_example_of_the_help_is_accepted(
+    trainings: Trainings, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prompts(elsewhere / "prompts.txt")
     finished(elsewhere / "outputs" / "run" / "2000-01-01_00-00-00")
-    lines = [line for line in train.HELP.splitlines() if " train.py" in line and "usage" not in line]
-    examples = [line.split("train.py", 1)[1].split("  ")[0].split() for line in lines]
-    assert len(examples) >= 10
-    for words in examples:
+    monkeypatch.setattr(train, "_plan", lambda config, size, rank: 0)  # asks the hub
+    for words in examples(train.HELP, "train.py"):
         assert cli.main(["train", *words]) == 0, words
-    assert len(started) >= 12
+    assert len(trainings.configs) >= 12
 
 
 def test_list_and_its_mistakes(capsys: Any) -> None:
@@ -215,107 +159,37 @@ def test_list_and_its_mistakes(capsys: Any) -> None:
     assert "rlvis train model=sd3" in capsys.readouterr().err
 
 
-def test_report_is_rebuilt_from_a_folder(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    from rlvis.report import html
-
-    monkeypatch.setattr(html, "write", lambda run_dir, **more: run_dir / "report.html")
-    (elsewhere / "run").mkdir()
-    assert cli.main(["report", "run"]) == 0
-    assert capsys.readouterr().out == "run/report.html\n"
-    assert cli.main(["report", "nowhere"]) == 2
-    assert cli.main(["report"]) == 2
-
-
-def test_a_resumed_run_keeps_its_own_settings(started: list[Config], elsewhere: Path) -> None:
-    folder = finished(elsewhere / "outputs" / "run" / "2000-01-01_00-00-00", **{"optim.lr": 1e-5, "seed": 7})
+def test_a_resumed_run_keeps_its_own_settings(trainings: Trainings, elsewhere: Path) -> None:
+    folder = finished(elsewhere / "outputs" / "run" / "2000-01-01_00-00-00", "optim.lr=1e-5", "seed=7")
     assert cli.main(["train", "resume=auto", "train.steps=99"]) == 0
-    run = started[-1]
+    run = trainings.configs[-1]
     assert (run.optim.lr, run.seed, run.train.steps) == (1e-5, 7, 99)
     assert run.resume is not None
     assert Path(run.resume).resolve() == folder.resolve()
 
 
 def test_a_resumed_run_refuses_other_settings_with_both_values(
-    started: list[Config], elsewhere: Path, capsys: Any
+    trainings: Trainings, elsewhere: Path, capsys: Any
 ) -> None:
-    folder = finished(elsewhere / "run", **{"optim.lr": 1e-5})
+    folder = finished(elsewhere / "run", "optim.lr=1e-5")
     assert cli.main(["train", f"resume={folder}", "optim.lr=3e-4"]) == 2
     assert "optim.lr was 1e-05 and is now 0.0003" in capsys.readouterr().err
     assert cli.main(["train", f"resume={folder}", "sampler=cps"]) == 2
     assert "sampler.kernel was sde and is now cps" in capsys.readouterr().err
     assert cli.main(["train", f"resume={folder}", "optim.lr=1e-5"]) == 0
-    assert len(started) == 1
+    assert len(trainings.configs) == 1
 
 
-def test_resume_auto_without_a_checkpoint_starts_anew_and_says_so(started: list[Config], capsys: Any) -> None:
+def test_resume_auto_without_a_checkpoint_starts_anew_and_says_so(trainings: Trainings, capsys: Any) -> None:
     assert cli.main(["train", "resume=auto"]) == 0
     assert "this is a new run" in capsys.readouterr().err
-    assert started[0].resume is None
+    assert trainings.configs[0].resume is None
 
 
-def test_a_folder_that_holds_a_run_is_refused(started: list[Config], elsewhere: Path, capsys: Any) -> None:
+def test_a_folder_that_holds_a_run_is_refused(trainings: Trainings, elsewhere: Path, capsys: Any) -> None:
     folder = finished(elsewhere / "run")
     assert cli.main(["train", f"run_dir={folder}"]) == 2
     assert f"type resume={folder}" in capsys.readouterr().err
-
-
-def test_a_sweep_runs_every_combination_in_this_process(started: list[Config], elsewhere: Path) -> None:
-    words = ["sampler.eta=0.3,0.7", "seed=range(2)", "model.lora.rank=8", "name='two words'"]
-    assert cli.main(["train", "-m", *words]) == 0
-    assert [(run.sampler.eta, run.seed) for run in started] == [(0.3, 0), (0.3, 1), (0.7, 0), (0.7, 1)]
-    assert all(run.model.lora is not None and run.model.lora.rank == 8 for run in started)
-    assert all(run.name == "two words" for run in started)
-    assert [path.name for path in elsewhere.rglob("*") if path.is_file()] == ["multirun.yaml"]
-    assert cli.main(["train"]) == 0  # and nothing of the sweep is left over
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["seed=1,2", "optim.lr=1e-4,fast"], "optim.lr=fast: wanted a number"),
-        (["model=tiny_image,tiny"], "model has no option tiny"),
-        (["sampler.kernel=sde,ode"], "sampler.kernel=ode is deterministic"),
-        (["seed=1,2", "run_dir=here"], "cannot share a folder"),
-        (["seed=1,2", "hydra/launcher=nowhere"], "hydra/launcher/nowhere"),
-        (["seed=1,2", "hydra.sweep.dri=x"], "hydra.sweep.dri"),
-    ],
-)
-def test_a_sweep_is_refused_before_its_first_run(
-    words: list[str], message: str, started: list[Config], capsys: Any
-) -> None:
-    assert cli.main(["train", "--multirun", *words]) == 2
-    assert message in capsys.readouterr().err
-    assert started == []
-
-
-def test_a_sweep_goes_on_after_a_failed_run_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-
-    def start(config: Config, argv: list[str]) -> Any:
-        seen.append(config.seed)
-        return SimpleNamespace(exit_code=int(config.seed == 1), run_dir=Path("x"))
-
-    monkeypatch.setattr(train, "start", start)
-    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
-    monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
-    assert cli.main(["train", "-m", "seed=1,2,3"]) == 1
-    assert seen == [1, 2, 3]
-
-
-def test_a_sweep_stops_when_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-
-    def start(config: Config, argv: list[str]) -> Any:
-        seen.append(config.seed)
-        return SimpleNamespace(exit_code=130, run_dir=Path("x"))
-
-    monkeypatch.setattr(train, "start", start)
-    monkeypatch.setattr(train, "_planned", lambda config, size, rank: 0)  # asks the hub
-    monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
-    assert cli.main(["train", "-m", "seed=1,2"]) == 130
-    assert seen == [1]
 
 
 def test_train_py_refuses_a_typo_from_any_folder_without_torch() -> None:

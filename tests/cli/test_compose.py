@@ -8,7 +8,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from rlvis import schema as S
-from rlvis.compose import command, names
+from rlvis.compose import names, sweep
 from rlvis.compose.command import compose
 from rlvis.findings import ConfigError
 
@@ -162,11 +162,11 @@ def test_names_from_elsewhere_point_at_keys_that_exist() -> None:
 
 def test_a_sweep_is_every_combination_and_is_checked_value_by_value() -> None:
     words = ["model=sd3,tiny_image", "name='a,b'", "seed=range(3)"]
-    runs = command.runs(words)
+    runs = sweep.runs(words)
     assert len(runs) == 6
     assert runs[1] == ["model=sd3", "name='a,b'", "seed=1"]
-    once = list(command.each_value_once(words))
+    once = list(sweep.each_value_once(words))
     assert len(once) == 1 + 1 + 2
     assert {word for run in once for word in run} == {word for run in runs for word in run}
     with pytest.raises(ConfigError, match="list of values"):
-        command.runs(["optim.lr=interval(1e-5,1e-3)"])
+        sweep.runs(["optim.lr=interval(1e-5,1e-3)"])

@@ -9,52 +9,58 @@ import pytest
 
 from rlvis.cli import doctor
 from rlvis.doctor import run as doctor_run
-from rlvis.doctor.diagnosis import Diagnosis, Finding
-from rlvis.findings import ConfigError
+from rlvis.doctor.diagnosis import Diagnosis, failure, ok, warning
+from rlvis.findings import ConfigError, Finding
 from rlvis.schema import Config
 from rlvis.schema import Doctor as Mode
+from tests.cli.helpers import examples, write_prompts
 
-FINE = Finding("disk", "ok", "room enough")
-SO_SO = Finding("gpu", "warning", "7 of 8 idle", {}, "they wait", "torchrun ...")
-BAD = Finding("ratio", "failure", "0.1 off", {}, "noise", "model.dtype=float32")
+FINE = ok("disk", "room enough")
+SO_SO = warning("gpu", "7 of 8 idle", why="they wait", type="torchrun ...")
+BAD = failure("ratio", "0.1 off", why="noise", type="model.dtype=float32")
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
+class Looks:
+    """In the place of `doctor.run.diagnose`: what was looked at, all with the same findings."""
+
+    def __init__(self) -> None:
+        self.configs: list[Config] = []
+        self.findings: tuple[Finding, ...] = ()
+
+    def diagnose(self, config: Config) -> Diagnosis:
+        """Nothing is assembled."""
+        self.configs.append(config)
+        return Diagnosis(config.doctor, self.findings, 0.1)
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """Nothing is assembled: a diagnosis is made up, and the configurations are collected."""
-    asked: list[Config] = []
-
-    def made(config: Config) -> Diagnosis:
-        asked.append(config)
-        return Diagnosis(config.doctor, (FINE, SO_SO, BAD)[: len(config.name)], 0.1)
-
-    monkeypatch.setattr(doctor_run, "alone", made)
-    return asked
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    looks = Looks()
+    monkeypatch.setattr(doctor_run, "diagnose", looks.diagnose)
+    return looks
 
 
 @pytest.mark.parametrize(
-    ("mode", "name", "code"),  # the name is as long as there are findings
-    [("warn", "a", 0), ("warn", "ab", 0), ("warn", "abc", 1), ("strict", "ab", 1), ("off", "abc", 0)],
+    ("mode", "findings", "code"),
+    [
+        ("warn", [FINE], 0),
+        ("warn", [FINE, SO_SO], 0),
+        ("warn", [FINE, SO_SO, BAD], 1),
+        ("strict", [FINE, SO_SO], 1),
+        ("off", [FINE, SO_SO, BAD], 0),
+    ],
 )
 def test_it_ends_as_the_training_would(
-    mode: str, name: str, code: int, seen: list[Config], capsys: Any
+    mode: str, findings: list[Finding], code: int, looks: Looks, capsys: Any
 ) -> None:
-    assert doctor.run([f"name={name}", f"doctor={mode}", "optim.lr=1e-4"]) == code
+    looks.findings = tuple(findings)
+    assert doctor.run([f"doctor={mode}", "optim.lr=1e-4"]) == code
     out = capsys.readouterr().out
-    assert ("would not start" in out) == (code == 1)
+    stopping = ", ".join(f.name for f in (BAD, SO_SO) if f in findings and (f is BAD or mode == "strict"))
+    assert (f"this training would not start ({stopping})" in out) == (code == 1)
     assert f"doctor={mode}" in out
-    if name == "abc":
-        assert "why: noise" in out
-        assert "type: model.dtype=float32" in out
-    assert (seen[0].doctor, seen[0].optim.lr) == (Mode(mode), 1e-4)
+    assert ("why: noise" in out) == ("type: model.dtype=float32" in out) == (BAD in findings)
+    assert [(config.doctor, config.optim.lr) for config in looks.configs] == [(Mode(mode), 1e-4)]
 
 
 @pytest.mark.parametrize(
@@ -65,23 +71,20 @@ def test_it_ends_as_the_training_would(
         (["sampler.kernel=ode"], "type sampler.kernel=sde"),
     ],
 )
-def test_mistakes_are_refused(words: list[str], message: str, seen: list[Config], elsewhere: Path) -> None:
+def test_mistakes_are_refused(words: list[str], message: str, looks: Looks, elsewhere: Path) -> None:
     (elsewhere / "step_000000").mkdir()
     with pytest.raises(ConfigError, match=message):
         doctor.run(words)
-    assert not seen
+    assert not looks.configs
 
 
-def test_every_example_of_the_help_is_accepted(seen: list[Config], elsewhere: Path, capsys: Any) -> None:
+def test_every_example_of_the_help_is_accepted(looks: Looks, elsewhere: Path, capsys: Any) -> None:
     assert doctor.run(["--help"]) == 0
     text = capsys.readouterr().out
-    (elsewhere / "prompts.txt").write_text("".join(f"a thing number {i}\n" for i in range(50)))
-    lines = [line for line in text.splitlines() if "rlvis doctor " in line and "usage" not in line]
-    examples = [line.split("rlvis doctor ", 1)[1].split("  ")[0].split() for line in lines]
-    assert len(examples) >= 6
-    for words in examples:
-        assert doctor.run(words) in (0, 1), words
-    assert len(seen) == len(examples)
+    write_prompts(elsewhere / "prompts.txt")
+    for words in examples(text, "rlvis doctor"):
+        assert doctor.run(words) == 0, words
+    assert len(looks.configs) >= 6
 
 
 def test_a_real_look_finds_the_default_well_and_writes_nothing(elsewhere: Path, capsys: Any) -> None:

@@ -3,51 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 
 from rlvis import cli
 from rlvis.checkpoints import eval_weights
 from rlvis.cli import evaluate
-from rlvis.compose.command import compose
-from rlvis.schema import Config, Suite, plain
+from rlvis.schema import Config, Suite
+from rlvis.training import evaluate as evaluation
+from tests.cli.helpers import examples, refusal, write_config
 from tests.whole import checkpoint
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test writes below its own folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    return tmp_path
 
 
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     """Nothing is drawn: the configurations are collected here."""
-    from rlvis.training import evaluate
+    configs: list[Config] = []
 
-    found: list[Config] = []
+    def evaluate_policy(config: Config) -> evaluation.Evaluated:
+        configs.append(config)
+        folder = eval_weights.output_folder(config)
+        return evaluation.Evaluated(folder, folder / "step_000000.parquet", "all 48")
 
-    def alone(config: Config) -> Any:
-        found.append(config)
-        return SimpleNamespace(listing="all 48", path=eval_weights.target(config) / "step_000000.parquet")
-
-    monkeypatch.setattr(evaluate, "alone", alone)
-    return found
+    monkeypatch.setattr(evaluation, "evaluate_policy", evaluate_policy)
+    return configs
 
 
-def finished(folder: Path, words: list[str]) -> Path:
+def finished(folder: Path, *words: str) -> Path:
     """A run folder with exported weights."""
     (folder / "model").mkdir(parents=True)
     eval_weights.note_step(folder / "model", 5)
-    told = plain(compose(words).typed()) | {"run_dir": str(folder)}
-    (folder / "config.yaml").write_text(yaml.safe_dump(told))
-    return folder
+    return write_config(folder, *words)
 
 
 def test_the_table_and_the_path_are_printed(evaluated: list[Config], capsys: Any) -> None:
@@ -70,18 +57,14 @@ def test_the_table_and_the_path_are_printed(evaluated: list[Config], capsys: Any
 def test_a_mistake_exits_2_with_one_message(
     words: list[str], message: str, evaluated: list[Config], capsys: Any
 ) -> None:
-    assert cli.main(["eval", *words]) == 2
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    assert message in refusal(capsys, "eval", *words)
     assert evaluated == []
 
 
 def test_a_run_keeps_its_settings_apart_from_those_of_the_evaluation(
     evaluated: list[Config], elsewhere: Path, capsys: Any
 ) -> None:
-    run = finished(elsewhere / "run", ["eval=shapes", "eval.samples=3", "sampler.shift=2", "seed=7"])
+    run = finished(elsewhere / "run", "eval=shapes", "eval.samples=3", "sampler.shift=2", "seed=7")
     assert cli.main(["eval", f"eval.run={run}"]) == 0
     config = evaluated[-1]
     assert (config.seed, config.sampler.shift, config.eval.samples, config.run_dir) == (7, 2.0, 3, None)
@@ -103,14 +86,11 @@ def test_help_lists_options_keys_and_examples_that_are_accepted(
     text = capsys.readouterr().out
     for word in ("  none", "  shapes", "every: 20", "eval.run=", "torchrun"):
         assert word in text
-    run = finished(elsewhere / "RUN", ["eval=shapes"])
+    run = finished(elsewhere / "RUN", "eval=shapes")
     checkpoint(run, 20)
-    finished(elsewhere / "outputs" / "NAME" / "DATE_TIME", ["eval=shapes"])
+    finished(elsewhere / "outputs" / "NAME" / "DATE_TIME", "eval=shapes")
     (elsewhere / "prompts.txt").write_text("a thing\n")
-    lines = [line for line in evaluate.HELP.splitlines() if "rlvis eval " in line and "usage" not in line]
-    examples = [line.split("rlvis eval ", 1)[1].split("  ")[0].split() for line in lines]
-    assert len(examples) >= 6
-    for words in examples:
+    for words in examples(evaluate.HELP, "rlvis eval"):
         assert cli.main(["eval", *words]) == 0, words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from rlvis import cli
+from tests.cli.helpers import refusal
 
 SCORER = """
 import torch
@@ -33,16 +35,12 @@ def noisy(images, prompts, metadata):
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every test works in a folder of its own, with a module of scorers."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("RANK", "WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "scorers_of_files.py").write_text(SCORER)
-    (tmp_path / "media").mkdir()
-    monkeypatch.delitem(__import__("sys").modules, "scorers_of_files", raising=False)
-    return tmp_path
+def scorers(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder for media, and a module of scorers that was never imported."""
+    monkeypatch.syspath_prepend(elsewhere)
+    (elsewhere / "scorers_of_files.py").write_text(SCORER)
+    (elsewhere / "media").mkdir()
+    monkeypatch.delitem(sys.modules, "scorers_of_files", raising=False)
 
 
 def picture(name: str, level: int, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> None:
@@ -77,7 +75,7 @@ def test_lines_meet_the_sorted_files_of_any_size(capsys: Any) -> None:
     assert out.splitlines()[-1] == "scores.csv"
 
 
-def test_a_table_names_files_and_brings_metadata(here: Path) -> None:
+def test_a_table_names_files_and_brings_metadata() -> None:
     picture("a.jpg", 10)
     picture("b.jpg", 20)
     rows = [{"file": "b.jpg", "prompt": "x", "want": 2.5}, {"file": "a.jpg", "prompt": "four"}]
@@ -94,7 +92,7 @@ def test_a_table_names_files_and_brings_metadata(here: Path) -> None:
     assert pd.read_csv("scores.csv")["n"].tolist() == [7.0]
 
 
-def test_clips_are_read_whole_or_at_a_rate(here: Path) -> None:
+def test_clips_are_read_whole_or_at_a_rate() -> None:
     frames = np.repeat(np.arange(12, dtype=np.uint8) * 20, 16 * 16 * 3).reshape(12, 16, 16, 3)
     Image.fromarray(frames[0]).save(
         "media/a.gif", save_all=True, append_images=[Image.fromarray(f) for f in frames[1:]], duration=100
@@ -195,16 +193,14 @@ def test_mistakes_are_told_before_anything_loads(words: list[str], message: str,
     Path("x.csv").write_text("file,prompt\nb.png,x\n")
     Path("y.csv").write_text("name,prompt\nb.png,x\n")
     Path("z.doc").touch()
-    assert cli.main(["score", *words]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refusal(capsys, "score", *words)
 
 
 def test_help_and_several_processes(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["score", "--help"]) == 0
     assert "overwrite=true" in capsys.readouterr().out
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.main(["score", "reward=checker", "images=media"]) == 2
-    assert "runs in one process" in capsys.readouterr().err
+    assert "runs in one process" in refusal(capsys, "score", "reward=checker", "images=media")
 
 
 @pytest.mark.parametrize("verb", [["score", "images=media"], ["serve", "port=0"]])
@@ -217,8 +213,6 @@ def test_weights_that_cannot_be_had_are_one_line(
     picture("a.png", 10)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: None)
-    assert cli.main([*verb, "reward=pickscore"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert "yuvalkirstain/PickScore_v1: it is not in the cache" in said[0]
-    assert "type reward.terms.pickscore.kwargs.path=FOLDER" in said[0]
+    line = refusal(capsys, *verb, "reward=pickscore")
+    assert "yuvalkirstain/PickScore_v1: it is not in the cache" in line
+    assert "type reward.terms.pickscore.kwargs.path=FOLDER" in line

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from rlvis import cli
 from rlvis.cli import serve
 from rlvis.cli.serve import Options
 from rlvis.findings import ConfigError
 from rlvis.schema import RewardTerm
+from tests.cli.helpers import refusal
+
+NO_SUCH = ["reward=function", "reward.terms.function.scorer=no.such"]
 
 
 def test_words_of_its_own_and_words_of_the_reward() -> None:
@@ -54,11 +56,7 @@ def test_words_of_its_own_and_words_of_the_reward() -> None:
     ],
 )
 def test_a_mistake_exits_2_with_one_message(words: list[str], message: str, capsys: Any) -> None:
-    assert cli.main(["serve", *words]) == 2
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
-    assert told.out == ""
+    assert message in refusal(capsys, "serve", *words)
 
 
 def test_a_port_that_is_taken_shows_before_anything_loads(capsys: Any) -> None:
@@ -66,24 +64,20 @@ def test_a_port_that_is_taken_shows_before_anything_loads(capsys: Any) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert (
-            cli.main(["serve", "reward=function", "reward.terms.function.scorer=no.such", f"port={port}"])
-            == 2
-        )
-    assert f"port={port}: Address already in use; type another port" in capsys.readouterr().err
+        line = refusal(capsys, "serve", *NO_SUCH, f"port={port}")
+    assert f"port={port}: Address already in use; type another port" in line
 
 
 def test_a_scorer_that_is_not_there(capsys: Any) -> None:
-    assert cli.main(["serve", "reward=function", "reward.terms.function.scorer=no.such", "port=0"]) == 2
-    assert "no module 'no'" in capsys.readouterr().err
+    assert "no module 'no'" in refusal(capsys, "serve", *NO_SUCH, "port=0")
 
 
 def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MINE", raising=False)
-    made = serve.token_of(Options(token_env="MINE"))
-    assert made is not None
-    assert len(made) >= 32
-    assert made != serve.token_of(Options(token_env="MINE"))
+    token = serve.token_of(Options(token_env="MINE"))
+    assert token is not None
+    assert len(token) >= 32
+    assert token != serve.token_of(Options(token_env="MINE"))
     monkeypatch.setenv("MINE", " sixteen-or-more-of-it\n")
     assert serve.token_of(Options(token_env="MINE")) == "sixteen-or-more-of-it"
     monkeypatch.setenv("MINE", "short")

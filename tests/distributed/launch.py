@@ -2,25 +2,29 @@
 
     results = launch(function, 2, argument, ...)      # function(world, argument, ...), results in rank order
 
-The function is found by file and name and run in fresh interpreters, so nothing of the test session leaks in.
-A start costs some seconds of imports: one launch a test file, with several checks inside.
+Ranks are forked from a server process that has imported the heavy libraries and nothing else, so a rank costs
+no import, and nothing of the test session leaks in. The function is looked up by its file and name.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 import os
 import pickle
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+PRELOADED = ("diffusers", "deepspeed", "rlvis.doctor.examine", "rlvis.training.loop")
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([*PRELOADED])
 
 
 def free_port() -> int:
@@ -41,34 +45,36 @@ def launch(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "arguments").write_bytes(pickle.dumps(arguments))
-        common = os.environ | {
+        common = {
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
-            "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         }
         source = sys.modules[function.__module__].__file__
-        command = [sys.executable, __file__, str(source), function.__name__, name, str(sequence)]
-        ranks: list[subprocess.Popen[bytes]] = []
-        for rank in range(size):
-            with (folder / f"log.{rank}").open("wb") as log:
-                own = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                ranks.append(subprocess.Popen(command, env=own, cwd=ROOT, stdout=log, stderr=log))
+        ranks = [
+            FORKS.Process(
+                target=_child,
+                args=(str(source), function.__name__, name, sequence),
+                kwargs=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(size)
+        ]
         try:
+            for process in ranks:
+                process.start()
             _wait(ranks, folder, seconds)
         finally:
             for process in ranks:
                 process.kill()
-                process.wait()
+                process.join()
         return [pickle.loads((folder / f"result.{rank}").read_bytes()) for rank in range(size)]
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]], folder: Path, seconds: float) -> None:
+def _wait(ranks: list[BaseProcess], folder: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     while True:
-        codes = [process.poll() for process in ranks]
+        codes = [process.exitcode for process in ranks]
         failed = [rank for rank, code in enumerate(codes) if code]
         if failed:
             rank = failed[0]
@@ -85,26 +91,27 @@ def _log(folder: Path, rank: int) -> str:
     return (folder / f"log.{rank}").read_text(errors="replace")[-6000:]
 
 
-def _child(source: str, function: str, folder: str, sequence: str) -> None:
+def _child(source: str, function: str, folder: str, sequence: int, **environment: str) -> None:
     """One rank: join, run, hand back."""
     import torch
 
     from rlvis.runtime import dist
 
+    log = os.open(Path(folder) / f"log.{environment['RANK']}", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.chdir(ROOT)
+    os.environ.update(environment)
     torch.set_num_threads(1)
     spec = importlib.util.spec_from_file_location(Path(source).stem, source)
     assert spec is not None, source
     assert spec.loader is not None, source
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    world = dist.start("cpu", int(sequence))
+    world = dist.start("cpu", sequence)
     result = getattr(module, function)(world, *pickle.loads((Path(folder) / "arguments").read_bytes()))
     (Path(folder) / f"result.{world.rank}").write_bytes(pickle.dumps(result))
     dist.barrier()
     dist.stop()
     # On a loaded machine gloo's threads sometimes outlive the interpreter and abort it after all is done.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    _child(*sys.argv[1:])

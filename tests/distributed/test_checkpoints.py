@@ -40,10 +40,10 @@ def trained(engine: Engine, world: World, step: int) -> dict[str, torch.Tensor]:
 
 
 def saving(world: World, root: str) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
+    results: dict[int, dict[str, Any]] = {}
     for stage in STAGES:
         run = Path(root) / f"stage_{stage}"
-        if world.leads:
+        if world.is_main:
             run.mkdir()
             (run / "config.yaml").touch()
         engine = engine_of(world, stage)
@@ -61,7 +61,7 @@ def saving(world: World, root: str) -> dict[int, dict[str, Any]]:
             files.choose(run), other, Ema(other.masters(), decay=0.5), {"prior": PriorState}, world
         )
         back = {name: value.clone() for name, value in other.masters()}
-        found[stage] = {
+        results[stage] = {
             "step": loaded.step,
             "fine": fine,
             "failed": after_failure,
@@ -71,7 +71,7 @@ def saving(world: World, root: str) -> dict[int, dict[str, Any]]:
         }
         engine.close()
         other.close()
-    return found
+    return results
 
 
 def _failed(saver: Saver, world: World) -> bool:

@@ -16,7 +16,7 @@ import torch
 from rlvis.records import Advantages, PriorState, PromptBatch, RewardHistory
 from rlvis.runs import archive
 from rlvis.runtime.dist import World
-from rlvis.training import pipeline
+from rlvis.training import pipeline, sampling
 from rlvis.training.assemble import assemble
 from tests import setting
 from tests.distributed.launch import launch
@@ -27,7 +27,7 @@ STAGES = (0, 2)
 
 def run(world: World, folder: str, root: str) -> dict[str, Any]:
     """The first step of each stage, then STEPS updates on the records that one process saved."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for stage in STAGES:
         config = setting.config(
             Path(folder), engine={"stage": stage, "device": "cpu"}, train={"micro_batch": 3}
@@ -38,22 +38,22 @@ def run(world: World, folder: str, root: str) -> dict[str, Any]:
             _save_records(parts, memory, Path(root))
             parts.engine.close()
             parts = assemble(config, world)
-        prompts, _ = pipeline.draw(parts, 0)
-        (shard,) = pipeline.shards(parts)
-        trajectories = pipeline.roll(parts, prompts, shard, 0)
-        scores = pipeline.judge(config, parts.terms, prompts, trajectories)
-        rewards = pipeline.collect(config, parts.terms, prompts, trajectories, [scores])
-        trust, _ = pipeline.trusted(config, prompts, rewards, memory.prior)
-        advantages, _ = pipeline.built(config, prompts, rewards, trust, memory.history)
-        found[f"{stage}/texts"] = prompts.texts
-        found[f"{stage}/states"] = trajectories.states
-        found[f"{stage}/logprob"] = trajectories.logprob
-        found[f"{stage}/media"] = trajectories.media
-        found[f"{stage}/reward"] = rewards.term
-        found[f"{stage}/advantage"] = advantages.term
-        found[f"{stage}/weights"], found[f"{stage}/first_ratio"] = _replayed(parts, Path(root))
+        prompts, _ = sampling.draw_prompts(parts, 0)
+        (shard,) = sampling.local_shards(parts)
+        trajectories = sampling.rollout_shard(parts, prompts, shard, 0)
+        scores = sampling.score_shard(config, parts.terms, prompts, trajectories)
+        rewards = pipeline.score(config, parts.terms, prompts, trajectories, [scores])
+        trust, _ = pipeline.weigh(config, prompts, rewards, memory.prior)
+        advantages, _ = pipeline.build(config, prompts, rewards, trust, memory.history)
+        values[f"{stage}/texts"] = prompts.texts
+        values[f"{stage}/states"] = trajectories.states
+        values[f"{stage}/logprob"] = trajectories.logprob
+        values[f"{stage}/media"] = trajectories.media
+        values[f"{stage}/reward"] = rewards.term
+        values[f"{stage}/advantage"] = advantages.term
+        values[f"{stage}/weights"], values[f"{stage}/first_ratio"] = _replayed(parts, Path(root))
         parts.engine.close()
-    return found
+    return values
 
 
 def _save_records(parts: pipeline.Parts, memory: pipeline.Memory, root: Path) -> None:
@@ -72,7 +72,7 @@ def _replayed(parts: pipeline.Parts, root: Path) -> tuple[torch.Tensor, float]:
         folder = archive.step_folder(root, step)
         prompts = PromptBatch.load(folder / "prompts")
         trajectories = archive.load_trajectories(folder, parts.world, 12, 4)
-        done = pipeline.improve(parts, prompts, trajectories, Advantages.load(folder / "advantages"))
+        done = pipeline.update(parts, prompts, trajectories, Advantages.load(folder / "advantages"))
         first.append(done.metrics["ratio/max_deviation_first"])
     return torch.cat([value.flatten().cpu().clone() for _, value in parts.engine.masters()]), first[0]
 

@@ -22,7 +22,7 @@ from tests.distributed.launch import launch
 
 def config(folder: str, run_dir: Path) -> S.Config:
     """One prompt of 6 samples, of which two ranks own three each; an alarm at step 8, back to step 6."""
-    made = setting.config(
+    settings = setting.config(
         Path(folder),
         model={"ema": S.EmaConfig()},
         train={"steps": 9, "micro_batch": 3, "updates_per_step": 1, "save_every": 2, "keep": 3, "shard": 2},
@@ -30,22 +30,22 @@ def config(folder: str, run_dir: Path) -> S.Config:
         sampler={"steps": 3},
         engine={"stage": 2},
     )
-    made.sentinels = replace(made.sentinels, action=S.SentinelAction.rollback, baseline=5, patience=2)
-    made.run_dir = str(run_dir)
-    return made
+    settings.sentinels = replace(settings.sentinels, action=S.SentinelAction.rollback, baseline=5, patience=2)
+    settings.run_dir = str(run_dir)
+    return settings
 
 
 def ran(folder: str, run_dir: Path) -> dict[str, Any]:
     """A run in which saturation is called unusual from step 7 on; its metrics and what is left in memory."""
-    real, judged, seen = sentinels.judge, looks.means, []
+    real, judged, history = sentinels.judge, looks.means, []
 
     def odd(watch: Any, shown: Any, step: int, settings: Any) -> Any:
         value = 0.9 if 6 < step < 9 else shown.pictures["saturation"]
         return real(watch, replace(shown, pictures={"saturation": value}), step, settings)
 
     def means(*args: Any) -> dict[str, float]:
-        seen.append(judged(*args))
-        return seen[-1]
+        history.append(judged(*args))
+        return history[-1]
 
     sentinels.judge, looks.means = odd, means
     weights = []
@@ -63,7 +63,7 @@ def ran(folder: str, run_dir: Path) -> dict[str, Any]:
     finally:
         sentinels.judge, looks.means = real, judged
         guarding.Guard.applied = applied  # type: ignore[method-assign]
-    return {"code": code, "seen": seen, "weights": weights}
+    return {"code": code, "means": history, "weights": weights}
 
 
 def running(world: World, folder: str, run_dir: str) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def test_two_ranks_decide_as_one(sd3_folder: Path, tmp_path: Path) -> None:
     one = ran(str(sd3_folder), tmp_path / "one")
     two = launch(running, 2, str(sd3_folder), str(tmp_path / "two"))
     assert [each["code"] for each in (one, *two)] == [0, 0, 0]
-    assert two[0]["seen"] == two[1]["seen"]
-    assert two[0]["seen"][0] == pytest.approx(one["seen"][0], abs=1e-6)
+    assert two[0]["means"] == two[1]["means"]
+    assert two[0]["means"][0] == pytest.approx(one["means"][0], abs=1e-6)
     assert two[0]["weights"] == two[1]["weights"]
     assert len(two[0]["weights"]) == len(one["weights"]) == 1
     for run in ("one", "two"):

@@ -103,8 +103,8 @@ def steps(world: World, root: str, cases: dict[str, dict[str, Any]]) -> dict[str
         dist.all_gather_rows(rank, every_rank=True).tolist(),
         float(dist.all_reduce(rank + 5, "sum")[0]),
     )
-    made = {name: step(world, f"{root}/{name.split()[0]}", changes) for name, changes in cases.items()}
-    return made | {"counted": counted}
+    results = {name: step(world, f"{root}/{name.split()[0]}", changes) for name, changes in cases.items()}
+    return results | {"counted": counted}
 
 
 def compare(one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
@@ -243,8 +243,8 @@ def test_a_whole_run_is_written_once_and_goes_on_where_it_was(root: Path, tmp_pa
 
     assert [line["step"] for line in lines(run)] == [0, 1, 2, 3]  # 0 is the evaluation before training
     for step in range(3):
-        made = run / "records" / f"step_{step:06d}"
-        assert sorted(p.name for p in made.glob("trajectories*.json")) == ["trajectories.0of1.json"]
+        folder_of_step = run / "records" / f"step_{step:06d}"
+        assert sorted(p.name for p in folder_of_step.glob("trajectories*.json")) == ["trajectories.0of1.json"]
     whole, gone_on = exported(straight), exported(run)
     assert all(torch.equal(gone_on[name], value) for name, value in whole.items())
     assert lines(run)[0]["eval/jpeg"] == lines(alone)[0]["eval/jpeg"]

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rlvis import schema as S
 from rlvis.data.prompts import load_prompts
-from rlvis.doctor.diagnosis import Finding
 from rlvis.doctor.probe import Probe, probe
+from rlvis.findings import Finding
 from rlvis.records import PriorState, RewardHistory
 from rlvis.reward.contract import Term
 from rlvis.reward.function import Function
 from rlvis.runtime.dist import World
-from rlvis.training.assemble import allocator
+from rlvis.training.assemble import build_map
 from rlvis.training.parts import Memory, Parts
 from tests import setting
 
@@ -35,15 +35,15 @@ def make(folder: Path, terms: list[Term] | None = None, **groups: Any) -> Parts:
     config.doctor = S.Doctor.warn
     policy = setting.policy(config, keep_reference=config.model.lora is None)
     terms = terms or [term(brightness)]
-    area = allocator(config, World())
+    area = build_map(config, World())
     return Parts(config, World(), load_prompts(config.data), terms, policy, Engine(policy.module), None, area)
 
 
 def probed(parts: Parts) -> Probe:
     """The probe of a first step."""
-    made = probe(parts, memory(parts.config), 0)
-    assert isinstance(made, Probe), made
-    return made
+    result = probe(parts, memory(parts.config), 0)
+    assert isinstance(result, Probe), result
+    return result
 
 
 def memory(config: S.Config) -> Memory:
@@ -62,9 +62,9 @@ def brightness(images: Tensor, prompts: list[str], metadata: list[Any]) -> Tenso
     return images.double().mean((1, 2, 3, 4)) / 255 + 1e-3 * length
 
 
-def one(found: list[Finding], check: str) -> Finding:
+def one(findings: list[Finding], check: str) -> Finding:
     """The finding of a check."""
-    (match,) = [f for f in found if f.check == check]
+    (match,) = [f for f in findings if f.name == check]
     return match
 
 

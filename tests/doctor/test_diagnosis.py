@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from rlvis.doctor.diagnosis import FAILURE, OK, WARNING, Diagnosis, Finding, table, write
+from rlvis.doctor.diagnosis import Diagnosis, failure, ok, warning, write
+from rlvis.findings import ConfigError, from_json, table
 from rlvis.schema import Doctor
 
-FINE = Finding("disk", OK, "10 GiB are free", {"free": 10.0})
-SO_SO = Finding("gpu", WARNING, "7 of 8 idle", {"idle": 7}, "they wait", "torchrun ...")
-BAD = Finding("ratio", FAILURE, "0.1 off", {"max_deviation": math.inf}, "noise", "model.dtype=float32")
+FINE = ok("disk", "10 GiB are free", {"free": 10.0})
+SO_SO = warning("gpu", "7 of 8 idle", {"idle": 7}, why="they wait", type="torchrun ...")
+BAD = failure("ratio", "0.1 off", {"max_deviation": math.inf}, why="noise", type="model.dtype=float32")
 
 
 @pytest.mark.parametrize(
@@ -22,12 +23,13 @@ BAD = Finding("ratio", FAILURE, "0.1 off", {"max_deviation": math.inf}, "noise",
 )
 def test_each_mode_stops_what_it_should(mode: Doctor, stopping: list[str]) -> None:
     diagnosis = Diagnosis(mode, (FINE, SO_SO, BAD), 1.25)
-    assert [f.check for f in diagnosis.stopping] == stopping
+    assert [f.name for f in diagnosis.stopping] == stopping
     assert diagnosis.headline == "3 checks in 1.2 s: 1 failure, 1 warning"
 
 
 def test_a_refusal_has_numbers_reason_and_what_to_type() -> None:
-    lines = Diagnosis(Doctor.strict, (FINE, SO_SO, BAD)).refusal().splitlines()
+    refusal = ConfigError(*Diagnosis(Doctor.strict, (FINE, SO_SO, BAD)).refusal())
+    lines = str(refusal).splitlines()
     assert "doctor=off goes on all the same" in lines[0]
     assert lines[1:] == [
         "ratio: 0.1 off; noise; type model.dtype=float32",
@@ -37,11 +39,13 @@ def test_a_refusal_has_numbers_reason_and_what_to_type() -> None:
 
 def test_a_problem_without_a_reason_is_refused() -> None:
     with pytest.raises(AssertionError):
-        Finding("x", WARNING, "bad")
+        warning("x", "bad", why="", type="y=1")
+    with pytest.raises(AssertionError):
+        failure("x", "bad", why="noise", type="")
 
 
 def test_the_table_has_a_line_a_finding_and_the_reason_below_a_problem() -> None:
-    lines = table(Diagnosis(Doctor.warn, (FINE, SO_SO)), width=60).splitlines()
+    lines = table((FINE, SO_SO), width=60).splitlines()
     assert [" ".join(line.split()) for line in lines] == [
         "ok disk 10 GiB are free",
         "warning gpu 7 of 8 idle",
@@ -51,20 +55,25 @@ def test_the_table_has_a_line_a_finding_and_the_reason_below_a_problem() -> None
 
 
 def test_brackets_in_a_finding_are_no_markup() -> None:
-    text = table(Diagnosis(Doctor.warn, (Finding("x", OK, "shape [red] of [4, 1]"),)), width=80)
+    text = table([ok("x", "shape [red] of [4, 1]")], width=80)
     assert "shape [red] of [4, 1]" in text
 
 
 def test_doctor_json_is_strict_json_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = write(Diagnosis(Doctor.warn, (FINE, BAD), 0.5), tmp_path / "new")
-    told = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert (told["mode"], told["seconds"]) == ("warn", 0.5)
-    assert told["findings"][1] == {
-        "check": "ratio",
-        "level": "failure",
+    content = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert (content["mode"], content["seconds"]) == ("warn", 0.5)
+    assert content["findings"][1] == {
+        "name": "ratio",
+        "severity": "failure",
         "what": "0.1 off",
         "numbers": {"max_deviation": "inf"},
+        "wanted": "",
         "why": "noise",
         "type": "model.dtype=float32",
+        "source": "",
+        "step": None,
+        "evidence": [],
     }
+    assert from_json(content["findings"][0]) == FINE
     assert [p.name for p in path.parent.iterdir()] == ["doctor.json"]

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from rlvis import schema as S
 from rlvis.doctor import examine, hub, machine
-from rlvis.doctor.diagnosis import Finding
-from rlvis.findings import ConfigError
+from rlvis.doctor.diagnosis import failure
+from rlvis.findings import ConfigError, Finding
 from rlvis.training import loop
 from tests import setting
 from tests.doctor import cases
@@ -106,8 +106,8 @@ def test_a_failure_stops_before_training_and_off_goes_on(
     assert "reward own: 16 scores from 0.5 to 0.5" in lines[1]
     assert "; type " in lines[1]
     assert not (tmp_path / "warn" / "metrics.jsonl").exists()
-    told = json.loads((tmp_path / "warn" / "doctor.json").read_text())
-    assert [f["check"] for f in told["findings"] if f["level"] == "failure"] == ["reward own"]
+    content = json.loads((tmp_path / "warn" / "doctor.json").read_text())
+    assert [f["name"] for f in content["findings"] if f["severity"] == "failure"] == ["reward own"]
     assert loop.train(make(sd3_folder, tmp_path / "off", S.Doctor.off, **changes), [], examine).exit_code == 0
     assert "doctor" not in caplog.text
 
@@ -118,8 +118,8 @@ def test_a_warning_is_told_and_strict_stops_at_it(
     wasteful = {"steps": 1, "micro_batch": 10, "updates_per_step": 1}
     caplog.set_level(logging.INFO)
     loop.train(make(sd3_folder, tmp_path / "warn", S.Doctor.warn, train=wasteful), [], examine)
-    (told,) = [r for r in caplog.records if r.levelno == logging.WARNING and "doctor" in r.getMessage()]
-    assert "doctor: geometry: 12 rows" in told.getMessage()
+    (record,) = [r for r in caplog.records if r.levelno == logging.WARNING and "doctor" in r.getMessage()]
+    assert "doctor: geometry: 12 rows" in record.getMessage()
     assert any("1 warning" in r.getMessage() for r in caplog.records if r.levelno == logging.INFO)
     with pytest.raises(ConfigError, match="doctor=strict stops at warnings too"):
         loop.train(make(sd3_folder, tmp_path / "strict", S.Doctor.strict, train=wasteful), [], examine)
@@ -128,7 +128,7 @@ def test_a_warning_is_told_and_strict_stops_at_it(
 def test_what_the_hub_cannot_give_stops_before_anything_loads(
     sd3_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = Finding("hub", "failure", "model.path=a/b: no", {}, "why", "kind")
+    gone = failure("hub", "model.path=a/b: no", why="why", type="kind")
     monkeypatch.setattr(hub, "hub", lambda config: [gone])
     monkeypatch.setattr(loop, "assemble", lambda config, world: pytest.fail("assembled"))
     with pytest.raises(ConfigError, match=r"model\.path=a/b"):
@@ -143,17 +143,17 @@ def test_a_check_that_breaks_is_a_warning_and_no_end(
 
     monkeypatch.setattr(machine, "versions", broken)
     parts = cases.make(sd3_folder)
-    told = examine.examine(parts, cases.memory(parts.config), 0, None)
-    found = cases.one(list(told.findings), "versions")
-    assert (found.level, "OSError: no such thing" in found.what) == ("warning", True)
+    diagnosis = examine.examine(parts, cases.memory(parts.config), 0, None)
+    finding = cases.one(list(diagnosis.findings), "versions")
+    assert (finding.severity, "OSError: no such thing" in finding.what) == ("warning", True)
 
 
 def test_a_policy_that_diverges_is_a_finding(sd3_folder: Path) -> None:
     parts = cases.make(sd3_folder)
     parts.policy.module.register_forward_hook(lambda m, a, out: (out[0] * torch.nan, *out[1:]))
-    told = examine.examine(parts, cases.memory(parts.config), 0, None)
-    assert [f.check for f in told.stopping] == ["samples"]
-    assert "not finite" in told.stopping[0].what
+    diagnosis = examine.examine(parts, cases.memory(parts.config), 0, None)
+    assert [f.name for f in diagnosis.stopping] == ["samples"]
+    assert "not finite" in diagnosis.stopping[0].what
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,6 @@ def test_a_policy_that_diverges_is_a_finding(sd3_folder: Path) -> None:
 )
 def test_methods_are_found_well(sd3_folder: Path, groups: dict[str, Any]) -> None:
     parts = cases.make(sd3_folder, data={"kinds": ["single"]}, **groups)
-    told = examine.examine(parts, cases.memory(parts.config), 0, None)
-    bad = [f.told for f in told.findings if f.level != "ok" and f.check != "geometry"]
+    diagnosis = examine.examine(parts, cases.memory(parts.config), 0, None)
+    bad = [str(f) for f in diagnosis.findings if f.severity != "ok" and f.name != "geometry"]
     assert bad == []

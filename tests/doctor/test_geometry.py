@@ -31,12 +31,12 @@ def test_padding_is_counted(world: int, train: dict[str, Any], sampling: float, 
 
 def test_a_wasteful_micro_batch_is_told_with_a_better_one() -> None:
     config = setting.config(Path("x"), train={"micro_batch": 10, "updates_per_step": 1})
-    (found,) = geometry.geometry(config, World(), LATENT)
-    assert found.level == "warning"
-    assert "40% of the rows of sampling" in found.what
-    assert "train.micro_batch=6 (0%)" in found.type
+    (finding,) = geometry.geometry(config, World(), LATENT)
+    assert finding.severity == "warning"
+    assert "40% of the rows of sampling" in finding.what
+    assert "train.micro_batch=6 (0%)" in finding.type
     fine = setting.config(Path("x"), train={"micro_batch": 6, "updates_per_step": 1})
-    assert geometry.geometry(fine, World(), LATENT)[0].level == "ok"
+    assert geometry.geometry(fine, World(), LATENT)[0].severity == "ok"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_wasteful_micro_batch_is_told_with_a_better_one() -> None:
 )
 def test_small_groups_are_told_to_real_runs(data: dict[str, Any], steps: int, level: str) -> None:
     config = setting.config(Path("x"), data=data, train={"steps": steps})
-    assert geometry.groups(config)[0].level == level
+    assert geometry.groups(config)[0].severity == level
 
 
 def test_one_deviation_over_few_prompts_is_told() -> None:
@@ -59,7 +59,7 @@ def test_one_deviation_over_few_prompts_is_told() -> None:
     config = setting.config(Path("x"), advantage=advantage, train={"steps": 100})
     assert "rests on 3 prompts" in geometry.groups(config)[0].why
     many = setting.config(Path("x"), advantage=advantage, train={"steps": 100}, data={"prompts_per_step": 16})
-    assert geometry.groups(many)[0].level == "ok"
+    assert geometry.groups(many)[0].severity == "ok"
 
 
 class Reader:
@@ -79,16 +79,16 @@ class Reader:
     ],
 )
 def test_prompts_that_are_cut_or_repeat(texts: list[str], duplicates: int, words: str) -> None:
-    found = SimpleNamespace(texts=tuple(texts), duplicates=duplicates)
-    (told,) = geometry.prompts(setting.config(Path("x")), found, Reader())  # type: ignore[arg-type]
-    assert told.level == ("warning" if words else "ok")
-    assert words in told.why
+    prompt_set = SimpleNamespace(texts=tuple(texts), duplicates=duplicates)
+    (finding,) = geometry.prompts(setting.config(Path("x")), prompt_set, Reader())  # type: ignore[arg-type]
+    assert finding.severity == ("warning" if words else "ok")
+    assert words in finding.why
 
 
 def test_a_missing_file_is_a_failure(sd3_folder: Path) -> None:
     config = setting.config(sd3_folder)
-    assert geometry.files(config)[0].level == "ok"
+    assert geometry.files(config)[0].severity == "ok"
     config.model.path = "/nowhere"
-    (found,) = geometry.files(config)
-    assert found.level == "failure"
-    assert "/nowhere" in found.what
+    (finding,) = geometry.files(config)
+    assert finding.severity == "failure"
+    assert "/nowhere" in finding.what

@@ -33,17 +33,17 @@ def test_every_term_reaches_the_parameters_and_leaves_no_gradient(
     sd3_folder: Path, groups: dict[str, Any]
 ) -> None:
     parts = cases.make(sd3_folder, **groups)
-    found = gradient(cases.probed(parts))
-    assert [f.check for f in found] == [
+    findings = gradient(cases.probed(parts))
+    assert [f.name for f in findings] == [
         "gradient grpo",
         "gradient grpo_contrast",
         "gradient kl",
         "trained",
     ]
-    assert [f.level for f in found] == ["ok"] * 4, [f.told for f in found]
-    for told in found[:3]:
-        assert told.numbers["touched"] > 0  # type: ignore[operator]
-        assert told.numbers["largest"] > 0  # type: ignore[operator]
+    assert [f.severity for f in findings] == ["ok"] * 4, [str(f) for f in findings]
+    for finding in findings[:3]:
+        assert finding.numbers["touched"] > 0  # type: ignore[operator]
+        assert finding.numbers["largest"] > 0  # type: ignore[operator]
     assert all(p.grad is None for p in parts.policy.module.parameters())
 
 
@@ -51,11 +51,11 @@ def test_a_detached_kl_is_found(sd3_folder: Path, monkeypatch: pytest.MonkeyPatc
     """At the reference its gradient is 0 in any case, so it is measured beside it."""
     right = losses.kl
     monkeypatch.setattr(losses, "kl", lambda *args: right(*args).detach())
-    found = gradient(cases.probed(cases.make(sd3_folder, advantage=KL)))
-    assert cases.one(found, "gradient grpo").level == "ok"
-    told = cases.one(found, "gradient kl")
-    assert told.level == "failure"
-    assert "gives no trained parameter a gradient" in told.what
+    findings = gradient(cases.probed(cases.make(sd3_folder, advantage=KL)))
+    assert cases.one(findings, "gradient grpo").severity == "ok"
+    finding = cases.one(findings, "gradient kl")
+    assert finding.severity == "failure"
+    assert "gives no trained parameter a gradient" in finding.what
 
 
 def test_a_detached_policy_term_is_found_beside_a_sound_kl(
@@ -63,11 +63,11 @@ def test_a_detached_policy_term_is_found_beside_a_sound_kl(
 ) -> None:
     right = losses.policy_loss
     monkeypatch.setattr(losses, "policy_loss", lambda d, *args: right(d.detach(), *args))
-    found = gradient(cases.probed(cases.make(sd3_folder, advantage=KL)))
-    assert cases.one(found, "gradient grpo").level == "failure"
-    assert cases.one(found, "gradient kl").level == "ok"
+    findings = gradient(cases.probed(cases.make(sd3_folder, advantage=KL)))
+    assert cases.one(findings, "gradient grpo").severity == "failure"
+    assert cases.one(findings, "gradient kl").severity == "ok"
     alone = gradient(cases.probed(cases.make(sd3_folder)))
-    assert cases.one(alone, "gradient grpo").level == "failure"
+    assert cases.one(alone, "gradient grpo").severity == "failure"
     assert cases.one(alone, "trained").numbers["share"] == 1.0
 
 
@@ -76,29 +76,29 @@ def test_a_gradient_that_is_not_finite_is_found(sd3_folder: Path, monkeypatch: p
     name, weight = parts.policy.trainable()[-1]
     probe = cases.probed(parts)
     weight.register_hook(lambda g: g * torch.inf)
-    told = cases.one(gradient(probe), "gradient grpo")
-    assert told.level == "failure"
-    assert name in told.what
+    finding = cases.one(gradient(probe), "gradient grpo")
+    assert finding.severity == "failure"
+    assert name in finding.what
 
 
 def test_parameters_outside_the_loss_are_named(sd3_folder: Path) -> None:
     parts = cases.make(sd3_folder)
     idle = torch.nn.Parameter(torch.zeros(10**6))
     parts.policy.module.register_parameter("idle", idle)
-    told = cases.one(gradient(cases.probed(parts)), "trained")
-    assert told.level == "warning"
-    assert "idle" in told.what
+    finding = cases.one(gradient(cases.probed(parts)), "trained")
+    assert finding.severity == "warning"
+    assert "idle" in finding.what
 
 
 def test_equal_rewards_do_not_hide_a_gradient(sd3_folder: Path) -> None:
     """Advantages are all 0 then; the term's graph is still there to be seen."""
     parts = cases.make(sd3_folder, [cases.term(lambda images, prompts, metadata: [0.5] * len(images))])
-    assert cases.one(gradient(cases.probed(parts)), "gradient grpo").level == "ok"
+    assert cases.one(gradient(cases.probed(parts)), "gradient grpo").severity == "ok"
 
 
 def test_sharded_parameters_are_said_not_to_be_looked_at(sd3_folder: Path) -> None:
     parts = cases.make(sd3_folder)
     parts.engine.stage = 3
-    (told,) = gradient(cases.probed(parts))
-    assert told.level == "ok"
-    assert "ZeRO-3" in told.what
+    (finding,) = gradient(cases.probed(parts))
+    assert finding.severity == "ok"
+    assert "ZeRO-3" in finding.what

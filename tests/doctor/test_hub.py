@@ -40,7 +40,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, error: Exception | None, token: str 
     return asked
 
 
-def made(kind: type[Exception]) -> Exception:
+def hub_error(kind: type[Exception]) -> Exception:
     """An error of the hub without its response."""
     error = kind.__new__(kind)
     Exception.__init__(error, "no")
@@ -48,15 +48,15 @@ def made(kind: type[Exception]) -> Exception:
 
 
 def test_nothing_is_asked_where_nothing_comes_from_the_hub(tmp_path: Path) -> None:
-    (found,) = hub.hub(setting.config(tmp_path))
-    assert (found.level, found.numbers) == ("ok", {"repositories": 0})
+    (finding,) = hub.hub(setting.config(tmp_path))
+    assert (finding.severity, finding.numbers) == ("ok", {"repositories": 0})
 
 
 def test_every_repository_is_asked_for_once_with_a_time_limit(
     remote: S.Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = answer(monkeypatch, None)
-    assert [f.level for f in hub.hub(remote)] == ["ok"]
+    assert [f.severity for f in hub.hub(remote)] == ["ok"]
     assert len(asked) == 3
     assert "owner/name" in asked[0][0]
     assert "/v1/" in asked[0][0]
@@ -67,20 +67,20 @@ def test_every_repository_is_asked_for_once_with_a_time_limit(
 
 def test_every_judge_s_repositories_are_known_with_their_commits(tmp_path: Path) -> None:
     config = setting.config(tmp_path)
-    own = {
+    paths = {
         "clip": "asset:tiny_clip",
         "embedding": "owner/embeds",
         "geneval": "owner/owl",
     }  # no defaults
     config.reward.terms = {
-        name: S.RewardTerm(scorer=name, kwargs={"path": own[name]} if name in own else {})
+        name: S.RewardTerm(scorer=name, kwargs={"path": paths[name]} if name in paths else {})
         for name in hub.JUDGES
     }
-    found = {one.key.removeprefix("reward.terms."): one for one in hub.wanted(config)}
-    assert found["pickscore.kwargs.path"].repository == "yuvalkirstain/PickScore_v1"
-    assert found["hpsv3.kwargs.base"].repository == "Qwen/Qwen2-VL-7B-Instruct"
-    assert all(one.revision for one in found.values() if one.repository in PINNED)
-    assert len(found) == sum(len(keys) for keys in hub.JUDGES.values()) - 1
+    repositories = {one.key.removeprefix("reward.terms."): one for one in hub.wanted(config)}
+    assert repositories["pickscore.kwargs.path"].repository == "yuvalkirstain/PickScore_v1"
+    assert repositories["hpsv3.kwargs.base"].repository == "Qwen/Qwen2-VL-7B-Instruct"
+    assert all(one.revision for one in repositories.values() if one.repository in PINNED)
+    assert len(repositories) == sum(len(keys) for keys in hub.JUDGES.values()) - 1
     config.reward.executor = S.Executor.http
     assert hub.wanted(config) == []
 
@@ -88,7 +88,7 @@ def test_every_judge_s_repositories_are_known_with_their_commits(tmp_path: Path)
 def test_what_is_cached_is_not_asked_for(remote: S.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answer(monkeypatch, errors.OfflineModeIsEnabled("no"))
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args, **kwargs: "/a/file")
-    assert [f.level for f in hub.hub(remote)] == ["ok"]
+    assert [f.severity for f in hub.hub(remote)] == ["ok"]
     assert not asked
 
 
@@ -97,10 +97,10 @@ def test_offline_without_a_copy_is_a_failure_that_names_the_way(
 ) -> None:
     asked = answer(monkeypatch, None)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    found = hub.hub(remote)
-    assert [f.level for f in found] == ["failure"] * 3
-    assert "model.path=owner/name: it is not in the cache" in found[0].told
-    assert "hf download owner/name" in found[0].type
+    findings = hub.hub(remote)
+    assert [f.severity for f in findings] == ["failure"] * 3
+    assert "model.path=owner/name: it is not in the cache" in str(findings[0])
+    assert "hf download owner/name" in findings[0].type
     assert not asked
 
 
@@ -125,9 +125,9 @@ def test_what_stands_in_the_way_is_named(
     remote: S.Config,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer(monkeypatch, made(error), token)
-    found = hub.hub(remote)[0]
-    assert found.level == "failure"
+    answer(monkeypatch, hub_error(error), token)
+    finding = hub.hub(remote)[0]
+    assert finding.severity == "failure"
     for word in words:
-        assert word in found.told
-    assert "hf_x" not in found.told
+        assert word in str(finding)
+    assert "hf_x" not in str(finding)

@@ -29,9 +29,9 @@ def parts(sd3_folder: Path) -> Parts:
 
 
 def test_these_versions_are_those_that_are_declared() -> None:
-    (found,) = machine.versions()
-    assert found.level == "ok", found.told
-    assert found.numbers["torch"] == torch.__version__.split("+")[0]
+    (finding,) = machine.versions()
+    assert finding.severity == "ok", str(finding)
+    assert finding.numbers["torch"] == torch.__version__.split("+")[0]
     assert any(line.startswith("deepspeed") for line in machine.declared()[0])
 
 
@@ -44,14 +44,14 @@ def test_an_old_and_a_missing_package_are_named(monkeypatch: pytest.MonkeyPatch)
         return "0.11.0" if name == "diffusers" else version(name)
 
     monkeypatch.setattr(metadata, "version", other)
-    (found,) = machine.versions()
-    assert found.level == "warning"
-    assert "diffusers 0.11.0 (wanted <0.43,>=0.42)" in found.what
-    assert "av is not installed" in found.what
+    (finding,) = machine.versions()
+    assert finding.severity == "warning"
+    assert "diffusers 0.11.0 (wanted <0.43,>=0.42)" in finding.what
+    assert "av is not installed" in finding.what
 
 
 @pytest.mark.parametrize(
-    ("world", "seen", "model", "level"),
+    ("world", "devices", "model", "level"),
     [
         (World(), [], {}, "ok"),
         (CUDA, [BIG], {}, "ok"),
@@ -61,15 +61,19 @@ def test_an_old_and_a_missing_package_are_named(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_idle_and_unfit_gpus_are_seen(
-    world: World, seen: list[machine.Gpu], model: dict[str, Any], level: str, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    devices: list[machine.Gpu],
+    model: dict[str, Any],
+    level: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "visible", lambda: seen)
+    monkeypatch.setattr(machine, "visible", lambda: devices)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
-    (found,) = machine.gpus(setting.config(Path("x"), engine={"device": "auto"}, model=model), world)
-    assert found.level == level
-    if len(seen) == 4 and level == "warning":
-        assert "3 of 4 GPUs have nothing to do" in found.why
-        assert "torchrun --nproc-per-node 4" in found.type
+    (finding,) = machine.gpus(setting.config(Path("x"), engine={"device": "auto"}, model=model), world)
+    assert finding.severity == level
+    if len(devices) == 4 and level == "warning":
+        assert "3 of 4 GPUs have nothing to do" in finding.why
+        assert "torchrun --nproc-per-node 4" in finding.type
 
 
 @pytest.mark.parametrize(("free", "level"), [(2**40, "ok"), (2**10, "failure")])
@@ -77,18 +81,18 @@ def test_room_on_the_disk(
     parts: Parts, free: int, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
-    (found,) = machine.disk(parts, tmp_path / "not" / "there")
-    assert found.level == level
-    assert str(tmp_path) in found.what
+    (finding,) = machine.disk(parts, tmp_path / "not" / "there")
+    assert finding.severity == level
+    assert str(tmp_path) in finding.what
     if level == "failure":
-        assert "train.keep=1" in found.type
-        assert found.numbers["needed_gib"] > found.numbers["free_gib"]  # type: ignore[operator]
+        assert "train.keep=1" in finding.type
+        assert finding.numbers["needed_gib"] > finding.numbers["free_gib"]  # type: ignore[operator]
 
 
 def test_little_room_is_a_warning(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = sum(machine.written(parts).values())
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=int(1.1 * needed)))
-    assert machine.disk(parts, None)[0].level == "warning"
+    assert machine.disk(parts, None)[0].severity == "warning"
 
 
 def test_checkpoints_are_as_large_as_told(parts: Parts, sd3_folder: Path, tmp_path: Path) -> None:
@@ -110,11 +114,11 @@ def test_checkpoints_are_as_large_as_told(parts: Parts, sd3_folder: Path, tmp_pa
 
 def test_memory_of_a_step(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "available", lambda: 10**4)
-    (found,) = machine.memory(parts)
-    assert found.level == "failure"
-    assert "train.shard" in found.type
+    (finding,) = machine.memory(parts)
+    assert finding.severity == "failure"
+    assert "train.shard" in finding.type
     monkeypatch.setattr(machine, "available", lambda: None)
-    assert machine.memory(parts)[0].level == "ok"
+    assert machine.memory(parts)[0].severity == "ok"
     # 12 rows, 5 kept states of 4 x 8 x 8 in float32, 4 log-probs a position.
     assert machine.record_bytes(parts) == 12 * (6 * 4 * 64 * 4 + 4 * 64 * 4)
 

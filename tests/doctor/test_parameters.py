@@ -34,10 +34,10 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_parameter_that_is_not_finite_is_named(sd3_folder: Path) -> None:
     parts = cases.make(sd3_folder)
-    assert parameters(parts)[0].level == "ok"
+    assert parameters(parts)[0].severity == "ok"
     name, weight = parts.policy.trainable()[5]
     with torch.no_grad():
         weight.view(-1)[0] = torch.nan
-    (found,) = parameters(parts)
-    assert found.level == "failure"
-    assert name in found.what
+    (finding,) = parameters(parts)
+    assert finding.severity == "failure"
+    assert name in finding.what

@@ -30,19 +30,19 @@ def run(world: World, folder: str, out: str) -> dict[str, Any]:
     config.advantage.kl_beta = 0.01
     parts = assemble(config, world)
     memory = cases.memory(config)
-    found = examine.examine(parts, memory, 0, None).findings
-    made: dict[str, Any] = {"healthy": [f.told for f in found], "levels": [f.level for f in found]}
+    findings = examine.examine(parts, memory, 0, None).findings
+    result: dict[str, Any] = {"healthy": [str(f) for f in findings], "levels": [f.severity for f in findings]}
     weight = parts.policy.trainable()[3][1]
     if world.rank == 1:
         with torch.no_grad():
             weight.view(-1)[0] += 1e-3
-    made["differing"] = parameters(parts)[0].told
+    result["differing"] = str(parameters(parts)[0])
     try:
         examine.admit(parts, memory, 0, Path(out))
     except ConfigError as error:
-        made["refused"] = str(error)
+        result["refused"] = str(error)
     parts.engine.close()
-    return made
+    return result
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def ranks(sd3_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[di
 def test_ranks_agree_and_are_well(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["healthy"] == ranks[1]["healthy"]
     assert set(ranks[0]["levels"]) == {"ok"}, ranks[0]["healthy"]
-    assert any("bit for bit the same on 2 ranks" in told for told in ranks[0]["healthy"])
+    assert any("bit for bit the same on 2 ranks" in line for line in ranks[0]["healthy"])
 
 
 def test_other_weights_on_a_rank_are_named_and_refused_everywhere(ranks: list[dict[str, Any]]) -> None:

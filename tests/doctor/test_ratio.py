@@ -30,10 +30,10 @@ TINY_MAP = S.MapConfig(source=S.MapSource.psm, backbone=S.MapBackbone.tiny)
     ],
 )
 def test_a_healthy_ratio_is_one(sd3_folder: Path, groups: dict[str, Any]) -> None:
-    found = ratio(cases.probed(cases.make(sd3_folder, **groups)))
-    told = cases.one(found, "ratio")
-    assert (told.level, told.numbers["max_deviation"]) == ("ok", 0.0), told.told
-    floors = cases.one(found, "noise floor").numbers
+    findings = ratio(cases.probed(cases.make(sd3_folder, **groups)))
+    finding = cases.one(findings, "ratio")
+    assert (finding.severity, finding.numbers["max_deviation"]) == ("ok", 0.0), str(finding)
+    floors = cases.one(findings, "noise floor").numbers
     assert set(floors.values()) == {0.0}
 
 
@@ -68,12 +68,12 @@ def test_dropout_that_is_on_is_a_failure_with_its_number(sd3_folder: Path) -> No
     for layer in drops:
         layer.p = 0.1
         layer.train()
-    found = cases.one(ratio(cases.probed(parts)), "ratio")
-    assert found.level == "failure"
-    assert found.numbers["max_deviation"] > found.numbers["clip_range"]  # type: ignore[operator]
-    assert f"{found.numbers['max_deviation']:.3g}" in found.what
-    assert f"{len(drops)} dropout layers" in found.why
-    assert "old_logprob=recompute" in found.type
+    finding = cases.one(ratio(cases.probed(parts)), "ratio")
+    assert finding.severity == "failure"
+    assert finding.numbers["max_deviation"] > finding.numbers["clip_range"]  # type: ignore[operator]
+    assert f"{finding.numbers['max_deviation']:.3g}" in finding.what
+    assert f"{len(drops)} dropout layers" in finding.why
+    assert "old_logprob=recompute" in finding.type
 
 
 def test_a_quarter_of_the_clip_range_is_the_limit(sd3_folder: Path) -> None:
@@ -90,8 +90,8 @@ def test_a_quarter_of_the_clip_range_is_the_limit(sd3_folder: Path) -> None:
     for factor, level in ((3.9, "failure"), (4.1, "ok")):
         for clip in (factor * worst, [factor * worst, 1.0]):  # of a pair the smaller side
             advantage = {"clip_range": clip}
-            told = ratio(_with(probe, cases.replaced(parts, advantage=advantage)))[0]
-            assert told.level == level, told.told
+            finding = ratio(_with(probe, cases.replaced(parts, advantage=advantage)))[0]
+            assert finding.severity == level, str(finding)
 
 
 def _with(probe: Any, parts: Any) -> Any:
@@ -110,10 +110,10 @@ def test_a_loss_that_is_not_finite_is_a_failure(sd3_folder: Path, monkeypatch: p
         return loss * math.nan, metrics
 
     monkeypatch.setattr(losses, "policy_loss", wrong)
-    found = ratio(probe)[0]
-    assert found.level == "failure"
-    assert "not finite" in found.why
-    assert "sampler=flow_fast" in found.type  # float32 and recomputed already
+    finding = ratio(probe)[0]
+    assert finding.severity == "failure"
+    assert "not finite" in finding.why
+    assert "sampler=flow_fast" in finding.type  # float32 and recomputed already
 
 
 def test_the_engine_never_steps(sd3_folder: Path) -> None:

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from rlvis import schema as S
 from rlvis.doctor.canaries import canaries
-from rlvis.doctor.diagnosis import Finding
 from rlvis.doctor.probe import Probe
 from rlvis.doctor.rewards import rewards
+from rlvis.findings import Finding
 from rlvis.reward.contract import Term
 from rlvis.reward.scorers.jpeg import jpeg_compressibility
 from rlvis.reward.scorers.noisy import Noisy
+from rlvis.training import pipeline, sampling
 from rlvis.training.parts import Parts
-from rlvis.training.pipeline import collect, judge
 from tests.doctor import cases
 from tests.doctor.cases import brightness
 
@@ -33,15 +33,16 @@ def probe(sd3_folder: Path) -> Probe:
 def scored(probe: Probe, *terms: Term, **groups: Any) -> Probe:
     """The same samples under other terms."""
     parts: Parts = replace(cases.replaced(probe.parts, **groups), terms=list(terms))
-    local = judge(parts.config, parts.terms, probe.prompts, probe.trajectories.replace(media=probe.media))
-    found = collect(parts.config, parts.terms, probe.prompts, probe.trajectories, [local])
-    return replace(probe, parts=parts, rewards=found)
+    shard = probe.trajectories.replace(media=probe.media)
+    local = sampling.score_shard(parts.config, parts.terms, probe.prompts, shard)
+    scores = pipeline.score(parts.config, parts.terms, probe.prompts, probe.trajectories, [local])
+    return replace(probe, parts=parts, rewards=scores)
 
 
-def asked(probe: Probe, function: Any) -> Finding:
+def canary_finding(probe: Probe, function: Any) -> Finding:
     """What the canaries say of one scorer."""
-    (found,) = canaries(scored(probe, cases.term(function)))
-    return found
+    (finding,) = canaries(scored(probe, cases.term(function)))
+    return finding
 
 
 def one_value(images: Tensor, prompts: list[str], metadata: list[Any]) -> Tensor:
@@ -49,21 +50,21 @@ def one_value(images: Tensor, prompts: list[str], metadata: list[Any]) -> Tensor
 
 
 def test_a_constant_reward_is_a_failure(probe: Probe) -> None:
-    told = cases.one(rewards(scored(probe, cases.term(one_value))), "reward own")
-    assert told.level == "failure"
-    assert "24 scores from 0.5 to 0.5" in told.what
+    finding = cases.one(rewards(scored(probe, cases.term(one_value))), "reward own")
+    assert finding.severity == "failure"
+    assert "24 scores from 0.5 to 0.5" in finding.what
     beside = rewards(scored(probe, cases.term(brightness), cases.term(one_value, "flat")))
-    assert cases.one(beside, "reward flat").level == "warning"
-    assert cases.one(beside, "reward own").level == "ok"
+    assert cases.one(beside, "reward flat").severity == "warning"
+    assert cases.one(beside, "reward own").severity == "ok"
 
 
 def test_groups_without_a_difference_are_counted(probe: Probe) -> None:
     def by_prompt(images: Tensor, prompts: list[str], metadata: list[Any]) -> Tensor:
         return torch.tensor([float(len(p)) + hash(p) % 7 for p in prompts])
 
-    told = cases.one(rewards(scored(probe, cases.term(by_prompt))), "reward groups")
-    assert (told.level, told.numbers["equal_groups"]) == ("warning", 3)
-    assert "3 of 3 groups" in told.what
+    finding = cases.one(rewards(scored(probe, cases.term(by_prompt))), "reward groups")
+    assert (finding.severity, finding.numbers["equal_groups"]) == ("warning", 3)
+    assert "3 of 3 groups" in finding.what
 
 
 @pytest.mark.parametrize(("bad", "level"), [(3, "warning"), (20, "failure"), (24, "failure")])
@@ -73,51 +74,51 @@ def test_samples_without_a_score_are_told(probe: Probe, bad: int, level: str) ->
         score[score.argsort()[:bad]] = torch.nan
         return score
 
-    told = cases.one(rewards(scored(probe, cases.term(some))), "reward own")
-    assert told.level == level
-    assert f"{bad} of 24 samples have no score" in told.what
+    finding = cases.one(rewards(scored(probe, cases.term(some))), "reward own")
+    assert finding.severity == level
+    assert f"{bad} of 24 samples have no score" in finding.what
 
 
 def test_a_scorer_that_raises_is_told(probe: Probe) -> None:
     def swapped(prompts: list[str], images: Tensor, metadata: list[Any]) -> Tensor:
         return prompts.upper()  # type: ignore[attr-defined,no-any-return]  # arguments in another order
 
-    found = scored(probe, cases.term(swapped))
-    assert cases.one(rewards(found), "reward own").level == "failure"
-    assert canaries(found)[0].level == "ok"  # nothing to ask about; one finding is enough
+    faulty = scored(probe, cases.term(swapped))
+    assert cases.one(rewards(faulty), "reward own").severity == "failure"
+    assert canaries(faulty)[0].severity == "ok"  # nothing to ask about; one finding is enough
 
 
 def test_one_term_that_decides_alone_is_told(probe: Probe) -> None:
     small = cases.term(lambda i, p, m: -brightness(i, p, m), "small", 1e-3)
-    found = scored(probe, cases.term(brightness, "big"), small)
-    told = cases.one(rewards(found), "reward scale")
-    assert told.level == "warning"
-    assert "reward.terms.big.weight=0.001" in told.type
+    uneven = scored(probe, cases.term(brightness, "big"), small)
+    finding = cases.one(rewards(uneven), "reward scale")
+    assert finding.severity == "warning"
+    assert "reward.terms.big.weight=0.001" in finding.type
     apart = scored(probe, cases.term(brightness, "big"), small, advantage={"combine": S.Combine.gdpo})
-    assert not [f for f in rewards(apart) if f.check == "reward scale"]  # each has its own scale there
+    assert not [f for f in rewards(apart) if f.name == "reward scale"]  # each has its own scale there
     even = scored(probe, cases.term(brightness, "big"), replace(small, weight=1.0))
-    assert cases.one(rewards(even), "reward scale").level == "ok"
+    assert cases.one(rewards(even), "reward scale").severity == "ok"
 
 
 def test_time_is_told_for_a_whole_step(probe: Probe) -> None:
     slow = replace(probe, seconds={"score": 30.0, "rollout": 1.0})
-    told = cases.one(rewards(slow), "reward time")
-    assert told.level == "warning"
-    assert told.numbers["score_seconds"] == 30.0  # the probe is a whole step here
+    finding = cases.one(rewards(slow), "reward time")
+    assert finding.severity == "warning"
+    assert finding.numbers["score_seconds"] == 30.0  # the probe is a whole step here
     half = replace(slow, samples_of_a_step=48)
     assert cases.one(rewards(half), "reward time").numbers["score_seconds"] == 60.0
 
 
 @pytest.mark.parametrize("scorer", [brightness, jpeg_compressibility])
 def test_honest_scorers_are_left_in_peace(probe: Probe, scorer: Any) -> None:
-    told = asked(probe, scorer)
-    assert told.level == "ok", told.told
-    assert told.numbers["noise_std"] == 0.0
+    finding = canary_finding(probe, scorer)
+    assert finding.severity == "ok", str(finding)
+    assert finding.numbers["noise_std"] == 0.0
 
 
 def test_it_is_said_whether_a_scorer_looks_at_prompts(probe: Probe) -> None:
-    assert "does not look at prompts" in asked(probe, jpeg_compressibility).what
-    assert "with their own prompts" in asked(probe, brightness).what
+    assert "does not look at prompts" in canary_finding(probe, jpeg_compressibility).what
+    assert "with their own prompts" in canary_finding(probe, brightness).what
 
 
 def turned(score: Tensor) -> Tensor:
@@ -138,9 +139,9 @@ def shuffled(score: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("mixed", [turned, shifted, ranked, shuffled])
 def test_rows_that_are_mixed_up_are_found(probe: Probe, mixed: Any) -> None:
-    told = asked(probe, lambda i, p, m: mixed(brightness(i, p, m)))
-    assert told.level == "failure", told.told
-    assert "another order" in told.what or "other samples" in told.what
+    finding = canary_finding(probe, lambda i, p, m: mixed(brightness(i, p, m)))
+    assert finding.severity == "failure", str(finding)
+    assert "another order" in finding.what or "other samples" in finding.what
 
 
 def test_a_score_that_depends_on_its_neighbours_is_found(probe: Probe) -> None:
@@ -148,13 +149,13 @@ def test_a_score_that_depends_on_its_neighbours_is_found(probe: Probe) -> None:
         score = brightness(images, prompts, metadata)
         return (score - score.mean()) / score.std(correction=0).clamp(min=1e-6)
 
-    told = asked(probe, standardised)
-    assert told.level == "warning"
-    assert "alone" in told.what
+    finding = canary_finding(probe, standardised)
+    assert finding.severity == "warning"
+    assert "alone" in finding.what
 
 
 def test_noise_is_measured_and_not_taken_for_a_mix_up(probe: Probe) -> None:
-    inside = asked(probe, brightness).numbers["within"]
+    inside = canary_finding(probe, brightness).numbers["within"]
     for size, level in ((0.3, "ok"), (3.0, "warning")):
         drawn = torch.Generator().manual_seed(1)
 
@@ -163,17 +164,17 @@ def test_noise_is_measured_and_not_taken_for_a_mix_up(probe: Probe) -> None:
         ) -> Tensor:
             return brightness(i, p, m) + size * inside * torch.randn(len(i), generator=drawn)
 
-        told = asked(probe, noisy)
-        assert told.level == level, told.told
+        finding = canary_finding(probe, noisy)
+        assert finding.severity == level, str(finding)
         # 16 differences: their root mean square lies within a half of the truth.
-        assert told.numbers["noise_std"] == pytest.approx(size * inside, rel=0.5)  # type: ignore[operator]
+        assert finding.numbers["noise_std"] == pytest.approx(size * inside, rel=0.5)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("who", ["all", 0.4])
 def test_noise_that_a_scorer_reports_is_no_fault(probe: Probe, who: Any) -> None:
     term = Term("own", Noisy("tests.doctor.cases.brightness", who=who, std=0.5), 1.0)
-    (told,) = canaries(scored(probe, term))
-    assert told.level == "ok", told.told
+    (finding,) = canaries(scored(probe, term))
+    assert finding.severity == "ok", str(finding)
 
 
 def test_few_questions_to_a_slow_scorer(probe: Probe) -> None:
@@ -183,10 +184,10 @@ def test_few_questions_to_a_slow_scorer(probe: Probe) -> None:
         calls.append(len(images))
         return brightness(images, prompts, metadata)
 
-    found = scored(probe, cases.term(counted))
+    counting = scored(probe, cases.term(counted))
     calls.clear()
-    canaries(replace(found, rewards=found.rewards.replace(latency=(24 * 60.0,))))
+    canaries(replace(counting, rewards=counting.rewards.replace(latency=(24 * 60.0,))))
     assert calls == [2, 2, 2, 1, 1, 2]
     calls.clear()
-    canaries(found)
+    canaries(counting)
     assert calls == [16, 16, 16, 1, 1, 1, 1, 16]

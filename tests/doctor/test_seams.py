@@ -8,32 +8,32 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlvis.doctor.diagnosis import OK, WARNING
 from rlvis.doctor.probe import Probe
 from rlvis.doctor.seams import seams
+from rlvis.findings import Severity
 from tests.doctor import cases
 
 SIZE = 64
 
 
 @pytest.fixture
-def made(sd3_folder: Path) -> Probe:
+def tiled(sd3_folder: Path) -> Probe:
     """A probe whose autoencoder decodes in tiles, with pictures to be set."""
     model = {"height": SIZE, "width": SIZE, "vae_tiling": True}
     return cases.probed(cases.make(sd3_folder, model=model))
 
 
-def test_smooth_pictures_are_in_order_and_stepped_ones_are_not(made: Probe) -> None:
-    [found] = seams(made)
-    stride = int(found.numbers["stride_down"])
+def test_smooth_pictures_are_in_order_and_stepped_ones_are_not(tiled: Probe) -> None:
+    [finding] = seams(tiled)
+    stride = int(finding.numbers["stride_down"])
     assert 0 < stride < SIZE
     ramp = torch.linspace(0, 200, SIZE).to(torch.uint8).expand(1, 1, 3, SIZE, SIZE).clone()
-    [smooth] = seams(replace(made, media=ramp))
-    assert smooth.level == OK
+    [smooth] = seams(replace(tiled, media=ramp))
+    assert smooth.severity is Severity.ok
     step = ramp.clone()
     step[..., stride:, :] += 40
-    [rough] = seams(replace(made, media=step))
-    assert rough.level == WARNING
+    [rough] = seams(replace(tiled, media=step))
+    assert rough.severity is Severity.warning
     assert float(rough.numbers["seam_energy"]) > 2
     assert "model.vae_tiling=false" in rough.type
 

@@ -15,16 +15,16 @@ from tests import setting
 
 
 def config(tmp_path: Path, **eval: object) -> S.Config:
-    made = setting.config(tmp_path)
-    made.eval = S.EvalConfig(**{"suite": S.Suite.shapes, **eval})  # type: ignore[arg-type]
-    return made
+    settings = setting.config(tmp_path)
+    settings.eval = S.EvalConfig(**{"suite": S.Suite.shapes, **eval})  # type: ignore[arg-type]
+    return settings
 
 
 def test_prompts_are_spread_evenly_over_kinds_and_inside_each() -> None:
     kinds = ["a"] * 6 + ["b"] * 2 + ["c"] * 6
-    found = spread(kinds, 9)
-    assert Counter(kinds[i] for i in found) == {"a": 3, "b": 2, "c": 4}
-    assert found == [0, 2, 4, 6, 7, 8, 9, 11, 12]
+    positions = spread(kinds, 9)
+    assert Counter(kinds[i] for i in positions) == {"a": 3, "b": 2, "c": 4}
+    assert positions == [0, 2, 4, 6, 7, 8, 9, 11, 12]
     assert spread(kinds, None) == spread(kinds, 14) == list(range(14))
     with pytest.raises(ValueError, match=r"type eval\.prompts=14"):
         spread(kinds, 15)
@@ -33,8 +33,8 @@ def test_prompts_are_spread_evenly_over_kinds_and_inside_each() -> None:
 @pytest.mark.parametrize("count", range(1, 30))
 def test_as_many_as_asked_for_and_none_twice(count: int) -> None:
     kinds = ["a"] * 17 + ["b"] + ["c"] * 4 + ["d"] * 7
-    found = spread(kinds, count)
-    assert len(found) == len(set(found)) == count
+    positions = spread(kinds, count)
+    assert len(positions) == len(set(positions)) == count
 
 
 def test_held_out_prompts_are_none_of_the_training_ones(tmp_path: Path) -> None:
@@ -58,25 +58,25 @@ def test_noise_is_named_by_prompt_and_sample_alone() -> None:
 
 def test_a_file_of_its_own_is_read_whole_and_a_folder_by_its_split(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("one\ntwo\n")
-    made = config(tmp_path, suite=S.Suite.none, path=str(tmp_path / "own.txt"))
-    made.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
-    made.data.source, made.data.path = "txt", "train.txt"
-    assert prepare(made).batch.texts == ("one", "two")
-    made.eval.path = str(tmp_path)
-    assert (data_of(made).path, data_of(made).split) == (str(tmp_path), "heldout")
+    settings = config(tmp_path, suite=S.Suite.none, path=str(tmp_path / "own.txt"))
+    settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
+    settings.data.source, settings.data.path = "txt", "train.txt"
+    assert prepare(settings).batch.texts == ("one", "two")
+    settings.eval.path = str(tmp_path)
+    assert (data_of(settings).path, data_of(settings).split) == (str(tmp_path), "heldout")
 
 
 def test_the_held_out_share_of_a_file_is_what_training_leaves_out(tmp_path: Path) -> None:
     lines = [f"a thing number {i}" for i in range(300)]
     (tmp_path / "all.txt").write_text("\n".join(lines))
-    made = config(tmp_path, suite=S.Suite.none)
-    made.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
-    made.data = S.DataConfig(source="txt", path=str(tmp_path / "all.txt"), heldout=0.1, drop="7")
-    held, trained = prepare(made).batch.texts, load_prompts(made.data).texts
+    settings = config(tmp_path, suite=S.Suite.none)
+    settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
+    settings.data = S.DataConfig(source="txt", path=str(tmp_path / "all.txt"), heldout=0.1, drop="7")
+    held, trained = prepare(settings).batch.texts, load_prompts(settings.data).texts
     assert len(held) > 10
     assert sorted(held + trained) == sorted(line for line in lines if "7" not in line)
-    made.eval.path = made.data.path  # a file of its own is read whole, with what training filters out
-    assert prepare(made).batch.texts == tuple(lines)
+    settings.eval.path = settings.data.path  # a file of its own is read whole, with what training filters out
+    assert prepare(settings).batch.texts == tuple(lines)
 
 
 def test_an_evaluation_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -46,19 +46,19 @@ def table() -> pd.DataFrame:
 def test_a_row_for_each_sample(table: pd.DataFrame, tmp_path: Path) -> None:
     path = results.write(tmp_path / "eval", table, 20, {"settings": {}})
     assert path == tmp_path / "eval" / "step_000020.parquet"
-    found = pd.read_parquet(path)
-    assert list(found.columns) == ["step", "prompt", "kind", "index", "sample", *COLUMNS]
-    assert found["index"].tolist() == [0, 0, 3, 3, 8, 8]
-    assert found["sample"].tolist() == [0, 1] * 3
-    assert found["prompt"].tolist() == [text for text in TEXTS for _ in range(2)]
-    assert found["hard"].dtype == bool
-    assert found["score"].tolist() == COLUMNS["score"].tolist()
+    rows = pd.read_parquet(path)
+    assert list(rows.columns) == ["step", "prompt", "kind", "index", "sample", *COLUMNS]
+    assert rows["index"].tolist() == [0, 0, 3, 3, 8, 8]
+    assert rows["sample"].tolist() == [0, 1] * 3
+    assert rows["prompt"].tolist() == [text for text in TEXTS for _ in range(2)]
+    assert rows["hard"].dtype == bool
+    assert rows["score"].tolist() == COLUMNS["score"].tolist()
     assert sorted(p.name for p in path.parent.iterdir()) == [".lock", "step_000020.parquet", "summary.json"]
 
 
 def test_metrics_are_means_over_what_was_asked(table: pd.DataFrame) -> None:
-    found = results.metrics(results.estimates(table))
-    assert found == {
+    means = results.metrics(results.estimates(table))
+    assert means == {
         "eval/score": pytest.approx(3.4 / 6),
         "eval/accuracy": 0.5,
         "eval/accuracy/single": 0.75,
@@ -69,9 +69,9 @@ def test_metrics_are_means_over_what_was_asked(table: pd.DataFrame) -> None:
 
 
 def test_every_metric_is_in_the_table_of_keys(table: pd.DataFrame) -> None:
-    from rlvis.observe import metrics
+    from rlvis.observe import metric_table
 
-    metrics.check([*results.metrics(results.estimates(table)), "time/eval"])
+    metric_table.check([*results.metrics(results.estimates(table)), "time/eval"])
 
 
 def test_the_summary_keeps_steps_and_replaces_one_that_is_done_again(
@@ -79,24 +79,24 @@ def test_the_summary_keeps_steps_and_replaces_one_that_is_done_again(
 ) -> None:
     for step in (20, 0, 20):
         results.write(tmp_path, table, step, {"settings": {"steps": 28}, "weights": "ab"})
-    told = json.loads((tmp_path / "summary.json").read_text())
-    assert [entry["step"] for entry in told["evaluations"]] == [0, 20]
-    entry = told["evaluations"][1]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [entry["step"] for entry in summary["evaluations"]] == [0, 20]
+    entry = summary["evaluations"][1]
     assert entry["mean"]["eval/accuracy/single"] == 0.75
     # Means of the two prompts are 1/2 and 1, so the error is sqrt(1/8 / 2).
     assert entry["standard_error"]["eval/accuracy/single"] == pytest.approx(0.25)
     assert entry["standard_error"]["eval/right/count"] is None  # one prompt
     assert (entry["samples"]["eval/jpeg"], entry["prompts"]["eval/jpeg"]) == (4, 2)
     assert (entry["settings"], entry["weights"]) == ({"steps": 28}, "ab")
-    assert "sum_p" in told["standard_error"]
+    assert "sum_p" in summary["standard_error"]
 
 
 def test_other_settings_of_the_same_step_clash(table: pd.DataFrame, tmp_path: Path) -> None:
     results.write(tmp_path, table, 20, {"settings": {"steps": 28, "kinds": None}})
     assert results.clash(tmp_path, 20, {"steps": 28, "kinds": None}) is None
     assert results.clash(tmp_path, 0, {"steps": 10}) is None
-    told = results.clash(tmp_path, 20, {"steps": 10, "kinds": ["single"]})
-    assert told == 'kinds was null and is now ["single"]; steps was 28 and is now 10'
+    message = results.clash(tmp_path, 20, {"steps": 10, "kinds": ["single"]})
+    assert message == 'kinds was null and is now ["single"]; steps was 28 and is now 10'
 
 
 def test_the_listing_has_a_line_for_each_kind(table: pd.DataFrame) -> None:
@@ -110,7 +110,7 @@ def test_the_listing_has_a_line_for_each_kind(table: pd.DataFrame) -> None:
 
 
 def test_the_line_for_the_log(table: pd.DataFrame) -> None:
-    told = results.line(results.estimates(table), 4.25)
-    assert told.startswith("score 0.5667 +- ")
-    assert told.endswith("(6 samples of 3 prompts, 4.2 s)")
-    assert "accuracy/" not in told
+    text = results.line(results.estimates(table), 4.25)
+    assert text.startswith("score 0.5667 +- ")
+    assert text.endswith("(6 samples of 3 prompts, 4.2 s)")
+    assert "accuracy/" not in text

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlvis import schema as S
-from rlvis.evaluation.prompts import encoded, prepare
+from rlvis.evaluation.prompts import encode, prepare
 from rlvis.evaluation.run import _gathered, evaluate, ode_steps
 from rlvis.models.policy import Policy
 from rlvis.runtime.dist import World
@@ -22,10 +22,10 @@ ROWS = 4  # of a forward
 
 
 def config(folder: Path, **eval: Any) -> S.Config:
-    made = setting.config(folder)
-    made.eval = S.EvalConfig(**{"suite": S.Suite.shapes, "prompts": 5, "samples": 2, "steps": 2, **eval})
-    made.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
-    return made
+    settings = setting.config(folder)
+    settings.eval = S.EvalConfig(**{"suite": S.Suite.shapes, "prompts": 5, "samples": 2, "steps": 2, **eval})
+    settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
+    return settings
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def policy(sd3_folder: Path) -> Policy:
 
 
 def run(policy: Policy, settings: S.Config, world: World | None = None) -> dict[str, Tensor]:
-    held = encoded(prepare(settings), policy)
+    held = encode(prepare(settings), policy)
     return evaluate(policy, policy.module, held, settings.sampler, micro_batch=ROWS, world=world or World())
 
 
@@ -43,22 +43,22 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def test_columns_of_suite_and_scorers_in_the_order_prompt_sample(sd3_folder: Path, policy: Policy) -> None:
-    found = run(policy, config(sd3_folder))
-    assert {"score", "hard", "degree/colour", "right/colour", "term/jpeg"} <= set(found)
-    assert all(column.shape == (10,) and column.dtype == torch.float64 for column in found.values())
-    assert bool(found["term/jpeg"].isfinite().all())
-    assert len(found["term/jpeg"].unique()) > 5  # samples of a prompt differ
+    columns = run(policy, config(sd3_folder))
+    assert {"score", "hard", "degree/colour", "right/colour", "term/jpeg"} <= set(columns)
+    assert all(column.shape == (10,) and column.dtype == torch.float64 for column in columns.values())
+    assert bool(columns["term/jpeg"].isfinite().all())
+    assert len(columns["term/jpeg"].unique()) > 5  # samples of a prompt differ
 
 
 def test_noise_depends_on_prompt_sample_and_its_own_seed(sd3_folder: Path, policy: Policy) -> None:
     settings = config(sd3_folder)
-    found = run(policy, settings)
-    assert same(found, run(policy, replace(settings, seed=99)))  # the run's seed
+    columns = run(policy, settings)
+    assert same(columns, run(policy, replace(settings, seed=99)))  # the run's seed
     other = run(policy, replace(settings, eval=replace(settings.eval, seed=1)))
-    assert not torch.equal(found["term/jpeg"], other["term/jpeg"])
+    assert not torch.equal(columns["term/jpeg"], other["term/jpeg"])
     # One sample a prompt: rows are batched otherwise, and are the same samples.
     fewer = run(policy, replace(settings, eval=replace(settings.eval, samples=1)))
-    assert same({k: v[::2] for k, v in found.items()}, fewer)
+    assert same({k: v[::2] for k, v in columns.items()}, fewer)
 
 
 def test_rows_of_ranks_are_those_of_one(sd3_folder: Path, policy: Policy) -> None:
@@ -85,9 +85,9 @@ def test_clips_that_start_from_a_frame(wan_folder: Path) -> None:
     model = {"family": "wan", "frames": 5, "condition": S.Condition.first_frame}
     settings = setting.config(wan_folder, model=model, data={"source": "shapes_i2v"})
     settings.eval = S.EvalConfig(suite=S.Suite.shapes, prompts=3, steps=2)
-    found = run(setting.policy(settings), settings)
-    assert bool(found["degree/first_frame"].isfinite().all())
-    assert bool(found["degree/direction"].isfinite().any())
+    columns = run(setting.policy(settings), settings)
+    assert bool(columns["degree/first_frame"].isfinite().all())
+    assert bool(columns["degree/direction"].isfinite().any())
 
 
 def broken(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> Tensor:
@@ -98,7 +98,7 @@ def broken(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -
 def on_ranks(world: World) -> dict[str, Tensor]:
     """Rank 0 has two micro-batches, rank 1 padding alone and a column that rank 0 has not."""
     rows = [{"a": column(1, 2)}, {"a": column(3), "b": column(4)}]
-    return _gathered(rows if world.leads else [{"c d": column()}])
+    return _gathered(rows if world.is_main else [{"c d": column()}])
 
 
 def column(*values: float) -> Tensor:
@@ -106,6 +106,6 @@ def column(*values: float) -> Tensor:
 
 
 def test_two_processes_gather_the_same_table() -> None:
-    found = launch(on_ranks, 2)
+    columns = launch(on_ranks, 2)
     wanted = {"a": column(1, 2, 3), "b": column(-9, -9, 4), "c d": column(-9, -9, -9)}
-    assert all(same(part, wanted) for part in found)
+    assert all(same(part, wanted) for part in columns)

@@ -13,17 +13,17 @@ from rlvis.evaluation.statistics import cluster_mean, interval, paired
 def test_equal_clusters_are_the_standard_error_of_their_means() -> None:
     values = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 0.0])
     clusters = np.array([7, 7, 2, 2, 9, 9])
-    found = cluster_mean(values, clusters)
+    estimate = cluster_mean(values, clusters)
     # Means of the clusters: 1/2, 1, 0; their variance is 1/4, so the error is sqrt(1/4 / 3).
-    assert (found.mean, found.samples, found.clusters) == (0.5, 6, 3)
-    assert found.error == pytest.approx(math.sqrt(1 / 12), abs=1e-15)
+    assert (estimate.mean, estimate.samples, estimate.clusters) == (0.5, 6, 3)
+    assert estimate.error == pytest.approx(math.sqrt(1 / 12), abs=1e-15)
 
 
 def test_unequal_clusters_follow_the_formula() -> None:
-    found = cluster_mean(np.array([1.0, 2.0, 3.0, np.nan]), np.array([0, 0, 1, 1]))
+    estimate = cluster_mean(np.array([1.0, 2.0, 3.0, np.nan]), np.array([0, 0, 1, 1]))
     # m = 2, s - m n = (3 - 4, 3 - 2): sqrt(2 / 1 * 2) / 3.
-    assert (found.mean, found.samples, found.clusters) == (2.0, 3, 2)
-    assert found.error == pytest.approx(2 / 3, abs=1e-15)
+    assert (estimate.mean, estimate.samples, estimate.clusters) == (2.0, 3, 2)
+    assert estimate.error == pytest.approx(2 / 3, abs=1e-15)
 
 
 def test_nothing_and_a_single_prompt_have_no_error() -> None:
@@ -56,12 +56,12 @@ def test_the_interval_is_the_same_every_time() -> None:
 
 def test_pairing_removes_what_two_runs_share() -> None:
     a, b = {1: 0.9, 2: 0.3, 3: 0.6}, {3: 0.5, 1: 0.7, 2: 0.3}
-    found = paired(a, b)
+    estimate = paired(a, b)
     # Differences 0.2, 0, 0.1 by seed: mean 0.1, standard deviation 0.1.
-    assert found.difference == pytest.approx(0.1, abs=1e-15)
-    assert found.error == pytest.approx(0.1 / math.sqrt(3), abs=1e-15)
-    assert (found.n, found.low >= 0, found.high <= 0.2 + 1e-12) == (3, True, True)
-    assert found.low < found.difference < found.high
+    assert estimate.difference == pytest.approx(0.1, abs=1e-15)
+    assert estimate.error == pytest.approx(0.1 / math.sqrt(3), abs=1e-15)
+    assert (estimate.n, estimate.low >= 0, estimate.high <= 0.2 + 1e-12) == (3, True, True)
+    assert estimate.low < estimate.difference < estimate.high
 
 
 def test_unpaired_runs_are_refused() -> None:

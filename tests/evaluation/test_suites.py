@@ -17,27 +17,27 @@ def uint8(images: torch.Tensor) -> torch.Tensor:
 
 def test_pictures_that_show_their_prompts_are_right_and_others_are_not() -> None:
     drawn = uint8(draw.render(TEXTS, torch.Generator().manual_seed(0)))[:, None]
-    found = judge(Suite.shapes, drawn, TEXTS, None)
-    assert found["hard"].tolist() == [1.0, 1.0]
-    assert bool((found["score"] > 0.5).all())
+    columns = judge(Suite.shapes, drawn, TEXTS, None)
+    assert columns["hard"].tolist() == [1.0, 1.0]
+    assert bool((columns["score"] > 0.5).all())
     swapped = judge(Suite.shapes, drawn.flip(0), TEXTS, None)
     assert swapped["hard"].tolist() == [0.0, 0.0]
     assert swapped["right/colour"].tolist() == [0.0, 0.0]
-    assert all(column.dtype == torch.float64 for column in found.values())
+    assert all(column.dtype == torch.float64 for column in columns.values())
 
 
 def test_what_a_prompt_does_not_ask_for_is_nan() -> None:
     drawn = uint8(draw.render(TEXTS, torch.Generator().manual_seed(0)))[:, None]
-    found = judge(Suite.shapes, drawn, TEXTS, None)
+    columns = judge(Suite.shapes, drawn, TEXTS, None)
     for name in ("degree/size", "right/size"):
-        assert found[name].isnan().tolist() == [True, False]
+        assert columns[name].isnan().tolist() == [True, False]
 
 
 def test_clips_are_judged_with_their_first_frame() -> None:
     texts = ["a red circle moving left", "a blue square moving up"]
     clips = uint8(draw.render_clips(texts, torch.Generator().manual_seed(0)))
-    found = judge(Suite.shapes, clips, texts, clips[:, 0])
-    assert found["hard"].tolist() == [1.0, 1.0]
+    columns = judge(Suite.shapes, clips, texts, clips[:, 0])
+    assert columns["hard"].tolist() == [1.0, 1.0]
     assert judge(Suite.shapes, clips.flip(0), texts, clips[:, 0])["hard"].tolist() == [0.0, 0.0]
 
 

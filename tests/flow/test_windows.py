@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvis.flow import windows
+from rlvis.flow.progressive import first_empty
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -35,17 +36,17 @@ def test_fixed_is_stochastic_inside_only() -> None:
 def test_random_subset_has_the_published_size_and_is_sorted(steps: int, fraction: float, size: int) -> None:
     window = windows.select("random_subset", steps, fraction=fraction, rng=rng())
     assert window.trained.shape == (size,)
-    assert bool((window.trained.diff() > 0).all())
+    assert bool((np.diff(window.trained) > 0).all())
     assert int(window.trained.max()) < steps - 1
     assert window.stochastic.tolist() == [True] * (steps - 1) + [False]
 
 
 def test_random_subset_takes_every_transition_equally_often() -> None:
-    count = torch.zeros(15)
+    count = np.zeros(15)
     for seed in range(600):
         count[windows.random_subset(16, 0.6, rng(seed)).trained] += 1
     # Binomial(600, .6): standard deviation 12; 5 of them.
-    assert bool(((count - 360).abs() < 60).all())
+    assert bool((np.abs(count - 360) < 60).all())
 
 
 def test_a_sequence_of_generators_gives_every_sample_its_own_window() -> None:
@@ -53,8 +54,8 @@ def test_a_sequence_of_generators_gives_every_sample_its_own_window() -> None:
     assert window.trained.shape == (3, 9)
     assert window.stochastic.shape == (3, 16)
     # A sample's window depends on its own generator, not on its place.
-    assert torch.equal(window.trained[1], windows.random_subset(16, 0.6, rng(4)).trained)
-    assert not torch.equal(window.trained[0], window.trained[1])
+    assert np.array_equal(window.trained[1], windows.random_subset(16, 0.6, rng(4)).trained)
+    assert not np.array_equal(window.trained[0], window.trained[1])
 
 
 def test_random_window_covers_low_to_high_inclusive() -> None:
@@ -79,11 +80,11 @@ def test_progressive_slides_shrinks_and_starts_over() -> None:
 def test_the_empty_position_of_the_published_machine_is_an_error_and_known_beforehand() -> None:
     with pytest.raises(ValueError, match=r"empty at iteration 16: it has moved to transition 8 of 8"):
         windows.progressive(10, 16, size=3, iters_per_group=2)
-    assert windows.first_empty(10, 100, size=3, iters_per_group=2) == 16
-    assert windows.first_empty(10, 16, size=3, iters_per_group=2) is None
+    assert first_empty(10, 100, size=3, iters_per_group=2) == 16
+    assert first_empty(10, 16, size=3, iters_per_group=2) is None
     # Strides that step over the end never get there while rolling back.
-    assert windows.first_empty(10, 500, size=3, iters_per_group=2, stride=3) is None
-    assert windows.first_empty(10, 500, size=3, iters_per_group=2, stride=3, roll_back=False) == 6
+    assert first_empty(10, 500, size=3, iters_per_group=2, stride=3) is None
+    assert first_empty(10, 500, size=3, iters_per_group=2, stride=3, roll_back=False) == 6
 
 
 @settings(max_examples=200, deadline=None)
@@ -114,9 +115,9 @@ def test_trained_transitions_are_stochastic_sorted_and_never_the_last(
         iteration=iteration,
         iters_per_group=7,
     )
-    assert window.trained.dtype == torch.int64
-    assert window.trained.numel() > 0
-    assert bool((window.trained.diff() > 0).all())
+    assert window.trained.dtype == np.int64
+    assert window.trained.size > 0
+    assert bool((np.diff(window.trained) > 0).all())
     assert window.stochastic.shape == (steps,)
     assert bool(window.stochastic[window.trained].all())
     assert not bool(window.stochastic[-1])
@@ -141,3 +142,18 @@ def test_empty_and_overlong_windows_are_refused() -> None:
         windows.select("sliding", 10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"needs size, iters_per_group"):
         windows.progressive(2, 0)
+
+
+def test_the_first_empty_iteration_is_where_the_machine_stops() -> None:
+    def empty(iteration: int, *arguments: Any) -> bool:
+        try:
+            windows.progressive(8, iteration, *arguments)
+        except ValueError:
+            return True
+        return False
+
+    for high, stride, per, roll in itertools.product((1, 4, 6), (1, 2, 3), (1, 5), (True, False)):
+        arguments = (1, per, stride, roll, high)
+        walked = next((i for i in range(100) if empty(i, *arguments)), None)
+        assert first_empty(8, 100, *arguments) == walked, arguments
+        assert first_empty(8, walked or 0, *arguments) is None

@@ -39,9 +39,9 @@ def group(prompt: int, weight: float, mean: float | None = 0.5) -> dict[str, Any
     return {"prompt": prompt, "text": "t", "objective": "sum", "weight": weight, "mean": mean, **numbers}
 
 
-def write(folder: Path, own: Any, *, groups: Any = (), maps: Any = None, leads: bool = True) -> Path:
+def write(folder: Path, local: Any, *, groups: Any = (), maps: Any = None, is_main: bool = True) -> Path:
     return extremes.write(
-        folder, 20, PROMPTS, rewards(), own, list(groups), maps, leads=leads, barrier=lambda: None
+        folder, 20, PROMPTS, rewards(), local, list(groups), maps, is_main=is_main, barrier=lambda: None
     )
 
 
@@ -76,7 +76,7 @@ def test_few_samples_are_never_best_and_worst_at_once(tmp_path: Path) -> None:
     valid = torch.zeros(P, K, dtype=torch.bool)
     valid[0, :3] = True
     few = few.replace(valid=valid)
-    extremes.write(tmp_path, 20, PROMPTS, few, pictures(), [], None, leads=True, barrier=lambda: None)
+    extremes.write(tmp_path, 20, PROMPTS, few, pictures(), [], None, is_main=True, barrier=lambda: None)
     index = read(tmp_path / "groups" / "step_000020")
     assert len(index["best"]) == 3
     assert index["worst"] == []
@@ -100,14 +100,14 @@ def test_trusted_groups_show_their_members(tmp_path: Path) -> None:
 
 def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
     """Each its own rows, the second before the first, which writes the index."""
-    own = pictures()
-    whole = write(tmp_path / "one", own, groups=[group(17, 1.0)])
-    first = {place: own[place] for place in list(own)[:5]}
+    local = pictures()
+    whole = write(tmp_path / "one", local, groups=[group(17, 1.0)])
+    first = {place: local[place] for place in list(local)[:5]}
     write(
         tmp_path / "two",
-        {p: v for p, v in own.items() if p not in first},
+        {p: v for p, v in local.items() if p not in first},
         groups=[group(17, 1.0)],
-        leads=False,
+        is_main=False,
     )
     parts = tmp_path / "two" / "groups" / "step_000020"
     assert not (parts / "index.json").exists()

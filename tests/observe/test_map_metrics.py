@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from rlvis.observe.metrics import check, map_metrics
+from rlvis.observe.metric_table import check
+from rlvis.observe.metrics import map_metrics
 
 
 def test_over_the_free_positions() -> None:
@@ -28,16 +29,16 @@ def test_over_the_free_positions() -> None:
 def test_ranks_with_unequal_rows_count_by_rows() -> None:
     maps = torch.rand(5, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     free = torch.ones(1, 3, 3)
-    seen: list[list[torch.Tensor]] = [[], []]
+    reduced: list[list[torch.Tensor]] = [[], []]
     for part in (maps[:4], maps[4:], maps[:0]):
-        calls = iter(seen)
+        calls = iter(reduced)
 
         def keep(values: torch.Tensor, how: str, calls=calls) -> torch.Tensor:
             next(calls).append(values)
             return values
 
         map_metrics(part, free, 0, keep)
-    joined = iter([sum(seen[0]), torch.stack(seen[1]).amax(0)])
+    joined = iter([sum(reduced[0]), torch.stack(reduced[1]).amax(0)])
     assert map_metrics(maps[:4], free, 0, lambda values, how: next(joined)) == pytest.approx(
         map_metrics(maps, free, 0)
     )

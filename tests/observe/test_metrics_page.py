@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from rlvis.observe.metrics import KEYS
+from rlvis.observe.metric_table import KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,6 +16,6 @@ def test_the_page_is_up_to_date() -> None:
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    told = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert told == script.page(), "type python scripts/make_metrics_page.py"
-    assert all(f"`{key}`" in told for key in KEYS)
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert text == script.page(), "type python scripts/make_metrics_page.py"
+    assert all(f"`{key}`" in text for key in KEYS)

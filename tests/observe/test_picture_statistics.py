@@ -30,8 +30,8 @@ def natural(size: int = 128, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(4, 3, size // 16, size // 16, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
-    made = smooth + 0.02 * torch.randn(smooth.shape, generator=generator)
-    return (made.clamp(0, 1) * 255).round().to(torch.uint8)[:, None]
+    pixels = smooth + 0.02 * torch.randn(smooth.shape, generator=generator)
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)[:, None]
 
 
 def one(media: Tensor) -> dict[str, float]:
@@ -39,26 +39,26 @@ def one(media: Tensor) -> dict[str, float]:
 
 
 def test_a_solid_screen_has_nothing_but_saturation() -> None:
-    found = one(solid(255, 0, 0))
-    assert found == {"edge_density": 0, "colour_entropy": 0, "saturation": 1, "spectral_peak": 0}
+    values = one(solid(255, 0, 0))
+    assert values == {"edge_density": 0, "colour_entropy": 0, "saturation": 1, "spectral_peak": 0}
     assert one(solid(90, 90, 90))["saturation"] == 0
 
 
 def test_two_halves_have_one_bit_and_one_edge() -> None:
     media = solid(0, 0, 0)
     media[..., 32:] = 255
-    found = one(media)
-    assert found["colour_entropy"] == pytest.approx(1, abs=1e-9)
-    assert found["edge_density"] == pytest.approx(2 / 62, abs=1e-6)  # both sides of the border, of 62 columns
+    values = one(media)
+    assert values["colour_entropy"] == pytest.approx(1, abs=1e-9)
+    assert values["edge_density"] == pytest.approx(2 / 62, abs=1e-6)  # both sides of the border, of 62
     media[..., 32:] = 20  # 0.08 of full scale: no edge
     assert one(media)["edge_density"] == 0
 
 
 def test_noise_is_the_other_extreme() -> None:
-    found = one(noise())
-    assert found["edge_density"] > 0.8
-    assert found["colour_entropy"] > 8.5
-    assert found["spectral_peak"] < 6
+    values = one(noise())
+    assert values["edge_density"] > 0.8
+    assert values["colour_entropy"] > 8.5
+    assert values["spectral_peak"] < 6
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])

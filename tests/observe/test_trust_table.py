@@ -45,8 +45,8 @@ def trusted(scores: Rewards, batch: PromptBatch, combine: Combine, **trust: Any)
 
 def test_the_pinned_posterior() -> None:
     scores, batch = rewards([[[4.0], [5.0], [6.0], [NAN]]]), prompts(9)
-    made = trusted(scores, batch, SUM)
-    (row,) = trust_table.rows(made, scores, batch, 3, SUM, posterior=True)
+    trust = trusted(scores, batch, SUM)
+    (row,) = trust_table.rows(trust, scores, batch, 3, SUM, posterior=True)
     assert row == {
         "step": 3,
         "prompt": 9,
@@ -58,7 +58,7 @@ def test_the_pinned_posterior() -> None:
         "prior_mean": 0.0,
         "prior_var": 1.0,
         "prior_count": 1.0,
-        "weight": float(made.weight[0, 0]),
+        "weight": float(trust.weight[0, 0]),
         "posterior_mean": 3.75,  # 5 n / (n + 1), n = 3
     }
 
@@ -66,12 +66,12 @@ def test_the_pinned_posterior() -> None:
 def test_the_posterior_mean_is_the_one_of_the_weight() -> None:
     values = torch.randn(4, 6, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     scores, batch = rewards(values.tolist()), prompts(0, 1, 2, 3)
-    made = trusted(scores, batch, SUM)
-    rows = trust_table.rows(made, scores, batch, 1, SUM, posterior=True)
+    trust = trusted(scores, batch, SUM)
+    rows = trust_table.rows(trust, scores, batch, 1, SUM, posterior=True)
     mean, var = values.mean(1), values.var(1)
     wanted, _ = ras.posterior_moments(mean, var, torch.full((4, 1), 6.0), torch.zeros(4, 1), torch.ones(4, 1))
-    found = torch.tensor([row["posterior_mean"] for row in rows], dtype=torch.float64)
-    torch.testing.assert_close(found, wanted[:, 0].double(), rtol=1e-7, atol=1e-8)  # 1e-8: the form's floor
+    means = torch.tensor([row["posterior_mean"] for row in rows], dtype=torch.float64)
+    torch.testing.assert_close(means, wanted[:, 0].double(), rtol=1e-7, atol=1e-8)  # 1e-8: the form's floor
 
 
 def test_objectives_are_rewards_or_their_sum() -> None:
@@ -97,15 +97,15 @@ def test_what_does_not_exist_is_none() -> None:
 
 def test_a_resumed_run_writes_its_steps_once(tmp_path: Path) -> None:
     scores, batch = rewards([[[1.0], [2.0]], [[0.0], [2.0]]]), prompts(4, 5)
-    made = trusted(scores, batch, SUM)
+    trust = trusted(scores, batch, SUM)
     trust_table.resume(tmp_path, 2)  # nothing there yet
     for step in (1, 2, 3):
-        trust_table.append(tmp_path, trust_table.rows(made, scores, batch, step, SUM))
+        trust_table.append(tmp_path, trust_table.rows(trust, scores, batch, step, SUM))
     path = tmp_path / "trust.jsonl"
     with path.open("a") as file:
         file.write('{"step": 4, "pro')
     trust_table.resume(tmp_path, 3)
-    trust_table.append(tmp_path, trust_table.rows(made, scores, batch, 3, SUM))
+    trust_table.append(tmp_path, trust_table.rows(trust, scores, batch, 3, SUM))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [(row["step"], row["prompt"]) for row in rows] == [(s, p) for s in (1, 2, 3) for p in (4, 5)]
     assert rows[0]["text"] == batch.texts[0]

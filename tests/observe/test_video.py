@@ -13,10 +13,10 @@ from rlvis.observe import video
 
 def clip(frames: int = 5, height: int = 32, width: int = 32) -> torch.Tensor:
     """A white square that moves right over black."""
-    made = torch.zeros(frames, 3, height, width, dtype=torch.uint8)
+    square = torch.zeros(frames, 3, height, width, dtype=torch.uint8)
     for m in range(frames):
-        made[m, :, 8:16, 3 * m : 3 * m + 8] = 255
-    return made
+        square[m, :, 8:16, 3 * m : 3 * m + 8] = 255
+    return square
 
 
 def test_an_mp4_keeps_frames_size_rate_and_pixels(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ def groups(flat):
     width = max((i == PROMPTS).sum() for i in IDS)
     out = torch.full((len(IDS), width), float("nan"), dtype=torch.float64)
     for row, i in enumerate(IDS):
-        own = flat[i == PROMPTS]
-        out[row, : len(own)] = torch.from_numpy(own)
+        values = flat[i == PROMPTS]
+        out[row, : len(values)] = torch.from_numpy(values)
     return out, out.isfinite()
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from rlvis.flow import schedules, windows
 from rlvis.flow.kernels import Kernel, Transition, table, transition
 from rlvis.flow.logprob import log_prob, reduce_positions
+from rlvis.flow.progressive import first_empty
 
 MIX = np.load(Path(__file__).parent / "data" / "mixgrpo.npz")
 GRID = schedules.shifted_linear(25, 3.0)
@@ -56,10 +57,10 @@ def assert_log_probs(got: list[Tensor], want: NDArray[np.floating]) -> None:
 
 def test_flow_step_whose_published_std_includes_sqrt_dt() -> None:
     assert np.array_equal(GRID.sigma.numpy(), MIX["sigmas"])
-    found = every_step(FLOW)
-    assert_means([s.mean for s in found], MIX["flow_mean"])
+    taken_steps = every_step(FLOW)
+    assert_means([s.mean for s in taken_steps], MIX["flow_mean"])
     assert np.abs(FLOW.std.numpy() - MIX["flow_std"]).max() <= 1e-5 * MIX["flow_std"].max()
-    scored = [reduce_positions(log_prob(tokens("given"), s.mean, s.std)) for s in found]
+    scored = [reduce_positions(log_prob(tokens("given"), s.mean, s.std)) for s in taken_steps]
     assert_log_probs(scored, MIX["flow_logp"])
 
 
@@ -73,10 +74,10 @@ def test_deterministic_step_and_its_published_score() -> None:
 
 
 def test_dance_step_whose_published_log_probability_lacks_the_constants() -> None:
-    found = every_step(DANCE)
-    assert_means([s.mean for s in found], MIX["dance_mean"])
-    ours = [reduce_positions(log_prob(tokens("given"), s.mean, s.std)) for s in found]
-    constants = [s.std.flatten().log() + 0.5 * math.log(2 * math.pi) for s in found]
+    taken_steps = every_step(DANCE)
+    assert_means([s.mean for s in taken_steps], MIX["dance_mean"])
+    ours = [reduce_positions(log_prob(tokens("given"), s.mean, s.std)) for s in taken_steps]
+    constants = [s.std.flatten().log() + 0.5 * math.log(2 * math.pi) for s in taken_steps]
     assert_log_probs([a + b for a, b in zip(ours, constants, strict=True)], MIX["dance_logp_published"])
     assert float((ours[3] - torch.from_numpy(MIX["dance_logp_published"][3])).abs().min()) > 1
 
@@ -95,8 +96,8 @@ def test_window_follows_the_published_state_machine(name: str) -> None:
             continue
         window = windows.progressive(25, i, size=4, **arguments)
         assert window.trained.tolist() == list(range(low[i], high[i]))
-        assert window.stochastic.nonzero().flatten().tolist() == window.trained.tolist()
-    first = windows.first_empty(25, iterations, size=4, **arguments)
+        assert window.stochastic.nonzero()[0].tolist() == window.trained.tolist()
+    first = first_empty(25, iterations, size=4, **arguments)
     assert first == (empty[0] if empty else None)
     assert {"prog": 575, "clip": 12, "decay": None, "expdecay": 202}[name] == first
 

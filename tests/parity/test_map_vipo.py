@@ -52,15 +52,15 @@ def test_image_map_of_the_official_release(how):
 
 def test_components_of_the_official_release():
     for solver in PcaSolver:
-        found = pca.components(array("feat_img"), 3, solver)
-        close(found.scores[0], array("pca_img"))
-        close(found.explained[0], array("evr_img"))
+        parts = pca.components(array("feat_img"), 3, solver)
+        close(parts.scores[0], array("pca_img"))
+        close(parts.explained[0], array("evr_img"))
 
 
 @pytest.mark.parametrize("solver", list(PcaSolver))
 def test_map_of_a_larger_grid(solver):
-    found = pca.components(array("feat_big")[None], 3, solver)
-    structure = spatial.aggregate(found.scores, found.explained, Aggregation.weighted)
+    parts = pca.components(array("feat_big")[None], 3, solver)
+    structure = spatial.aggregate(parts.scores, parts.explained, Aggregation.weighted)
     close(spatial.to_latent(spatial.smooth(structure.view(1, 6, 10), 1.0), (8, 12)), array("map_big"))
 
 
@@ -83,11 +83,11 @@ def test_teleboost_from_its_components(how):
 
 
 def test_teleboost_components_up_to_signs_and_total():
-    found = pca.components(array("feat", TELEBOOST), 3, PcaSolver.exact)
+    parts = pca.components(array("feat", TELEBOOST), 3, PcaSolver.exact)
     scores, shares = array("pca", TELEBOOST), array("explained", TELEBOOST)
-    sign = torch.where((found.scores * scores).sum(1, keepdim=True) < 0, -1.0, 1.0)
-    close(found.scores * sign, scores)
-    close(found.explained / found.explained.sum(1, keepdim=True), shares)
+    sign = torch.where((parts.scores * scores).sum(1, keepdim=True) < 0, -1.0, 1.0)
+    close(parts.scores * sign, scores)
+    close(parts.explained / parts.explained.sum(1, keepdim=True), shares)
 
 
 def test_teleboost_spreads_an_advantage_alike():

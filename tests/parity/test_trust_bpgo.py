@@ -32,38 +32,38 @@ def array(name):
 def error(value, expected, rows):
     """max |a - b| / max |b| over these rows."""
     value, expected = value[rows], expected.reshape(value.shape)[rows]
-    found = ((value - expected).abs().max() / expected.abs().max()).item()
-    print(f"{found:.2e}")
-    return found
+    largest = ((value - expected).abs().max() / expected.abs().max()).item()
+    print(f"{largest:.2e}")
+    return largest
 
 
 @pytest.mark.parametrize("k", [0, 1])
 def test_contrast_of_the_paper(k):
     lam = float(DATA["lambdas"][k])
-    made, expected = contrast.exp_raw(REWARDS, PRIORS, lam=lam), array(f"paper_crt_l{k}")
+    ours, expected = contrast.exp_raw(REWARDS, PRIORS, lam=lam), array(f"paper_crt_l{k}")
     for row in (*PLAIN, NEAR_22):
-        assert error(made, expected, [row]) <= 1e-5
-    assert made[EQUAL].eq(0).all()
+        assert error(ours, expected, [row]) <= 1e-5
+    assert ours[EQUAL].eq(0).all()
     assert expected[EQUAL].eq(0).all()
 
 
 @pytest.mark.parametrize("j", [0, 1])
 def test_contrast_of_the_release(j):
     gain, tau = (float(x) for x in DATA["gated_par"][j])
-    made, expected = contrast.gated(REWARDS, PRIORS, gain=gain, tau=tau), array(f"gated_crt_{j}")
+    ours, expected = contrast.gated(REWARDS, PRIORS, gain=gain, tau=tau), array(f"gated_crt_{j}")
     for row in (*PLAIN, NEAR_22):
-        assert error(made, expected, [row]) <= 1e-5
-    assert made[EQUAL].eq(0).all()
+        assert error(ours, expected, [row]) <= 1e-5
+    assert ours[EQUAL].eq(0).all()
 
 
 @pytest.mark.parametrize("k", [0, 1])
 def test_weight_of_the_paper(k):
     slope = float(DATA["ks"][k])
-    made = ras.sigmoid(GROUPS.mean - PRIORS, 1.0, slope)[:, 0] - 1
+    ours = ras.sigmoid(GROUPS.mean - PRIORS, 1.0, slope)[:, 0] - 1
     expected = array(f"paper_ras_k{k}")
-    assert error(made, expected, PLAIN) <= 1e-5
-    assert error(made, expected, [NEAR_22]) <= 5.5e-5  # 0.016 from a difference of two numbers near 22
-    assert made[EQUAL].item() == 0.0
+    assert error(ours, expected, PLAIN) <= 1e-5
+    assert error(ours, expected, [NEAR_22]) <= 5.5e-5  # 0.016 from a difference of two numbers near 22
+    assert ours[EQUAL].item() == 0.0
     assert expected[EQUAL].abs() < 2e-7
 
 
@@ -77,10 +77,10 @@ def weight(j, rewards=GROUPS):
 
 @pytest.mark.parametrize("j", [0, 1, 2])
 def test_weight_of_the_release(j):
-    made, expected = weight(j) - 1, array(f"bayes_ras_{j}")
-    assert error(made, expected, PLAIN) <= 1e-5
-    assert error(made, expected, [NEAR_22]) <= 5e-5
-    assert abs(made[EQUAL].item()) < 1e-12
+    ours, expected = weight(j) - 1, array(f"bayes_ras_{j}")
+    assert error(ours, expected, PLAIN) <= 1e-5
+    assert error(ours, expected, [NEAR_22]) <= 5e-5
+    assert abs(ours[EQUAL].item()) < 1e-12
     assert expected[EQUAL].abs() > 1e-4
 
 
@@ -91,20 +91,20 @@ def test_weight_of_a_single_sample():
 
 
 def test_z_scores():
-    made = group_zscore(REWARDS, VALID, RULES[AdvantagePreset.dance])
-    expected = array("zscore").reshape(made.shape)
-    assert error(made, expected, PLAIN) <= 1e-5
-    assert (made - expected)[NEAR_22].abs().max() <= 2.1e-5
-    assert made[EQUAL].eq(0).all()
+    ours = group_zscore(REWARDS, VALID, RULES[AdvantagePreset.dance])
+    expected = array("zscore").reshape(ours.shape)
+    assert error(ours, expected, PLAIN) <= 1e-5
+    assert (ours - expected)[NEAR_22].abs().max() <= 2.1e-5
+    assert ours[EQUAL].eq(0).all()
     assert expected[EQUAL].min() > 5.9
 
 
 @pytest.mark.parametrize(("form", "alpha"), [("paper", 0.5), ("bayes", 1.0)])
 def test_weighted_advantages(form, alpha):
-    made = group_zscore(REWARDS, VALID, RULES[AdvantagePreset.dance])
+    ours = group_zscore(REWARDS, VALID, RULES[AdvantagePreset.dance])
     weights = {"paper": ras.sigmoid(GROUPS.mean - PRIORS, alpha, 1.0), "bayes": weight(0)[:, None]}
     w = weights[form]
     expected = array(f"adv_scaled_{form}")
-    assert error(w * made, expected, PLAIN) <= 1e-5
-    assert error(w * made, expected, [NEAR_22]) <= 5e-5
-    assert (w * made)[EQUAL].eq(0).all()
+    assert error(w * ours, expected, PLAIN) <= 1e-5
+    assert error(w * ours, expected, [NEAR_22]) <= 5e-5
+    assert (w * ours)[EQUAL].eq(0).all()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from rlvis.plan.advice import Planner, Setup, advise
+from rlvis.findings import Severity
+from rlvis.plan.advice import Advice, Planner, Setup, advise, verdict
 from rlvis.plan.judges import Judges
-from rlvis.plan.memory import GIB, Memory, Part, Sharding
+from rlvis.plan.memory import GIB, Memory, Part
+from rlvis.plan.sharding import Sharding
 from rlvis.schema import Dtype, LoraConfig
 from tests import setting
 
@@ -34,9 +36,9 @@ def advice(
     gib: float, *, gpus: int = 1, stage: int = 1, rows: int = 8, **model: Any
 ) -> tuple[tuple[str, ...], bool]:
     config = setting.config(Path("anywhere"), model=model, train={"micro_batch": rows})
-    found = advise(cast(Planner, Formula()), Setup(config, Sharding(stage, gpus)), int(gib * GIB))
-    assert (found.memory.total <= gib * GIB) is found.fits
-    return found.words, found.fits
+    result = advise(cast(Planner, Formula()), Setup(config, Sharding(stage, gpus)), int(gib * GIB))
+    assert (result.memory.total <= gib * GIB) is result.fits
+    return result.words, result.fits
 
 
 def test_nothing_is_asked_of_what_fits() -> None:
@@ -78,10 +80,10 @@ def test_a_real_model_that_is_too_large(sd3_folder: Path) -> None:
     planner = Planner(Judges((), ()))
     setup = Setup(config, Sharding(0, 1))
     whole = planner.memory(setup).total
-    found = advise(planner, setup, whole - 2**20)
-    assert found.fits
-    assert found.words == ("model.gradient_checkpointing=true",)
-    assert found.memory.total < whole
+    result = advise(planner, setup, whole - 2**20)
+    assert result.fits
+    assert result.words == ("model.gradient_checkpointing=true",)
+    assert result.memory.total < whole
 
 
 def test_bfloat16_brings_the_stage_it_needs() -> None:
@@ -97,3 +99,19 @@ def test_an_offloaded_optimizer_is_told_with_its_stage() -> None:
     setup = Setup(setting.config(Path("anywhere")), Sharding(2, 4))
     (words,) = advise(cast(Planner, Offloads()), setup, 4 * GIB).words
     assert words.endswith('{"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}')
+
+
+def test_the_verdict_says_what_is_missing_and_what_to_type() -> None:
+    needed = Memory((Part("weights", 18 * GIB),), (Part("train", 2 * GIB),), ())
+    smaller = Memory((), (Part("train", 4 * GIB),), ())
+    gib = needed.total / GIB
+    fits = verdict(needed, 24.0, Advice((), needed, True))
+    assert (fits.severity, fits.what, fits.type) == (Severity.ok, f"fits: {gib:.1f} of 24 GiB", "")
+    large = verdict(needed, 8.0, Advice(("engine=zero3", "model.vae_slicing=true"), smaller, True))
+    assert large.severity is Severity.failure
+    assert large.what == f"does not fit: {gib:.1f} of 8 GiB"
+    assert large.type == "engine=zero3 model.vae_slicing=true"
+    assert large.numbers == {"needed_gib": gib, "room_gib": 8.0, "changed_gib": smaller.total / GIB}
+    assert "smallest change" in large.wanted
+    assert "not enough" in verdict(needed, 2.0, Advice((), smaller, False)).wanted
+    assert verdict(needed, None, None).type == "plan_gib=80"

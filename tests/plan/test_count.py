@@ -52,17 +52,17 @@ def test_attention_without_memory_counts_as_the_fused_kernel(mask: bool) -> None
     assert 0.75 * peak <= peak_meta <= peak  # the CPU's backward has scratch of its own, which others lack
 
 
-def test_the_own_attention_is_put_back() -> None:
-    own = functional.scaled_dot_product_attention
+def test_torch_s_attention_is_put_back() -> None:
+    original = functional.scaled_dot_product_attention
 
     def fails() -> None:
         with fused_attention(Counter()):
-            assert functional.scaled_dot_product_attention is not own
+            assert functional.scaled_dot_product_attention is not original
             raise KeyError
 
     with pytest.raises(KeyError):
         fails()
-    assert functional.scaled_dot_product_attention is own
+    assert functional.scaled_dot_product_attention is original
 
 
 def test_size_counts_a_shared_storage_once() -> None:

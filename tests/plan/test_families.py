@@ -62,7 +62,7 @@ def test_a_family_is_planned_as_it_runs(tmp_path: Path, family: str) -> None:
         weights.unlink()
     shapes = measure.shapes(settings)
     assert {k: v.shape[1:] for k, v in shapes.embeds.items()} == {k: v.shape[1:] for k, v in embeds.items()}
-    found = measure.measure(shapes, settings)
-    assert found.train.peak == pytest.approx(counted.peak, rel=0.15)
-    assert found.train.flops == pytest.approx(counted.flops, rel=0.01)
-    assert found.decode.peak > 0
+    planned = measure.measure(shapes, settings)
+    assert planned.train.peak == pytest.approx(counted.peak, rel=0.15)
+    assert planned.train.flops == pytest.approx(counted.flops, rel=0.01)
+    assert planned.decode.peak > 0

@@ -50,25 +50,25 @@ def test_a_trained_micro_batch(
     folder = {"sd3": sd3_folder, "wan": wan_folder}[family]
     settings = config(folder, family, lora, gradient_checkpointing=checkpointing)
     shapes, real, embeds = both(folder, family, lora)
-    found = measure.measure(shapes, settings)
+    planned = measure.measure(shapes, settings)
     measure.set_checkpointing(real, checkpointing)
     counted = measure.training(real, embeds, settings, "cpu")
-    assert found.train.peak == pytest.approx(counted.peak, rel=NEAR)
-    assert found.train.kept == pytest.approx(counted.kept, rel=NEAR)
-    assert found.train.flops == pytest.approx(counted.flops, rel=0.01)
-    assert found.sample.peak < found.train.peak
-    assert 2.9 * found.sample.flops < found.train.flops * (1.0 if not lora else 1.5)
+    assert planned.train.peak == pytest.approx(counted.peak, rel=NEAR)
+    assert planned.train.kept == pytest.approx(counted.kept, rel=NEAR)
+    assert planned.train.flops == pytest.approx(counted.flops, rel=0.01)
+    assert planned.sample.peak < planned.train.peak
+    assert 2.9 * planned.sample.flops < planned.train.flops * (1.0 if not lora else 1.5)
 
 
 def test_the_reference_forward_counts(sd3_folder: Path) -> None:
     shapes, real, embeds = both(sd3_folder, "sd3", True)
     settings = config(sd3_folder, "sd3", lora=True)
     settings = replace(settings, advantage=replace(settings.advantage, kl_beta=0.1))
-    found = measure.measure(shapes, settings)
+    planned = measure.measure(shapes, settings)
     measure.set_checkpointing(real, False)
     counted = measure.training(real, embeds, settings, "cpu")
-    assert found.train.peak == pytest.approx(counted.peak, rel=NEAR)
-    assert found.train.flops == pytest.approx(counted.flops, rel=0.01)
+    assert planned.train.peak == pytest.approx(counted.peak, rel=NEAR)
+    assert planned.train.flops == pytest.approx(counted.flops, rel=0.01)
     assert counted.flops > measure.training(real, embeds, config(sd3_folder, "sd3", True), "cpu").flops * 1.2
 
 
@@ -112,8 +112,8 @@ def test_conditions_have_the_shapes_of_the_longest_prompt(sd3_folder: Path, wan_
 
 def test_nothing_is_kept_as_an_encoded_prompt(tmp_path: Path, sd3_folder: Path) -> None:
     settings = config(sd3_folder, "sd3", embed_cache=str(tmp_path / "cache"))
-    found = measure.shapes(settings)
-    assert not any(bool(value.any()) for value in found.embeds.values())
+    shapes = measure.shapes(settings)
+    assert not any(bool(value.any()) for value in shapes.embeds.values())
     assert not (tmp_path / "cache").exists()
 
 

@@ -15,9 +15,11 @@ import torch
 
 from rlvis.models.load import load_policy
 from rlvis.plan import memory
+from rlvis.plan.count import size
 from rlvis.plan.judges import Judges, judges
 from rlvis.plan.measure import Measured, Pass
-from rlvis.plan.memory import GIB, Memory, Part, Sharding
+from rlvis.plan.memory import GIB, Memory, Part
+from rlvis.plan.sharding import Sharding, sharding
 from rlvis.runtime import dist
 from rlvis.runtime.engine import Engine
 from rlvis.schema import Config, Dtype, EmaConfig, LoraConfig
@@ -30,8 +32,8 @@ def config(folder: Path, model: dict[str, Any] | None = None, **groups: dict[str
     return setting.config(folder, model=model, **groups)
 
 
-def parts(found: Memory) -> dict[str, int]:
-    return {part.name: part.bytes for part in (*found.standing, *found.phases, *found.host)}
+def parts(needed: Memory) -> dict[str, int]:
+    return {part.name: part.bytes for part in (*needed.standing, *needed.phases, *needed.host)}
 
 
 def planned(settings: Config, cut: Sharding) -> dict[str, int]:
@@ -43,47 +45,47 @@ def test_stages_share_out_what_they_should(sd3_folder: Path) -> None:
     settings = config(sd3_folder, {"dtype": Dtype.bfloat16}, advantage={"kl_beta": 0.1})
     n = memory.trained_count(load_policy(settings.model, "meta"))
     quarter = -(-n // 4)
-    found = {stage: planned(settings, Sharding(stage, 4, bucket=1000)) for stage in (1, 2, 3)}
+    sizes = {stage: planned(settings, Sharding(stage, 4, bucket=1000)) for stage in (1, 2, 3)}
     for stage in (1, 2, 3):
-        assert found[stage]["masters"] == 4 * quarter
-        assert found[stage]["optimizer state"] == 8 * quarter
-        assert found[stage]["optimizer step"] == 8 * quarter
-        assert found[stage]["KL reference copy"] > 2 * n - 1
-    assert [found[stage]["gradients"] for stage in (1, 2, 3)] == [2 * n, 2 * quarter, 2 * quarter]
-    assert found[3]["trained weights"] == found[1]["trained weights"] // 4
-    assert found[1]["train a micro-batch"] == 3 + 2 * 1000
-    assert found[3]["train a micro-batch"] == 3 + found[1]["trained weights"] + found[1]["frozen weights"]
-    assert found[3]["DeepSpeed's reduce bucket"] == 2000
+        assert sizes[stage]["masters"] == 4 * quarter
+        assert sizes[stage]["optimizer state"] == 8 * quarter
+        assert sizes[stage]["optimizer step"] == 8 * quarter
+        assert sizes[stage]["KL reference copy"] > 2 * n - 1
+    assert [sizes[stage]["gradients"] for stage in (1, 2, 3)] == [2 * n, 2 * quarter, 2 * quarter]
+    assert sizes[3]["trained weights"] == sizes[1]["trained weights"] // 4
+    assert sizes[1]["train a micro-batch"] == 3 + 2 * 1000
+    assert sizes[3]["train a micro-batch"] == 3 + sizes[1]["trained weights"] + sizes[1]["frozen weights"]
+    assert sizes[3]["DeepSpeed's reduce bucket"] == 2000
 
 
 def test_a_lora_at_stage_0_trains_its_adapters_only(sd3_folder: Path) -> None:
     settings = config(sd3_folder, {"lora": LoraConfig(4, 4), "ema": EmaConfig()}, advantage={"kl_beta": 0.1})
-    found = planned(settings, Sharding(0, 8))
-    n = found["trained weights"] // 4
+    sizes = planned(settings, Sharding(0, 8))
+    n = sizes["trained weights"] // 4
     whole = planned(config(sd3_folder), Sharding(0, 1))
-    assert found["frozen weights"] == whole["trained weights"] + whole["frozen weights"]
-    assert (found["masters"], found["optimizer state"], found["gradients"]) == (0, 8 * n, 4 * n)
-    assert found["EMA"] == 4 * n
-    assert "KL reference copy" not in found
+    assert sizes["frozen weights"] == whole["trained weights"] + whole["frozen weights"]
+    assert (sizes["masters"], sizes["optimizer state"], sizes["gradients"]) == (0, 8 * n, 4 * n)
+    assert sizes["EMA"] == 4 * n
+    assert "KL reference copy" not in sizes
 
 
 def test_host_memory_of_the_rollout(sd3_folder: Path) -> None:
     """3 x 4 samples on 2 processes: 6 each, 5 states of 4 x 8 x 8 and 4 log-probs of 8 x 8, in float32."""
-    found = planned(config(sd3_folder), Sharding(0, 2))
-    assert found["rollout states and log-probs"] == 6 * (5 * 4 * 64 * 4 + 4 * 64 * 4)
-    assert found["decoded frames"] == 6 * 3 * 32 * 32
+    sizes = planned(config(sd3_folder), Sharding(0, 2))
+    assert sizes["rollout states and log-probs"] == 6 * (5 * 4 * 64 * 4 + 4 * 64 * 4)
+    assert sizes["decoded frames"] == 6 * 3 * 32 * 32
     few = config(sd3_folder, train={"shard": 2})
     assert planned(few, Sharding(0, 2))["decoded frames"] == 2 * 3 * 32 * 32
 
 
 def test_only_the_largest_phase_counts() -> None:
-    made = Memory((Part("a", 10 * GIB),), (Part("x", GIB), Part("y", 3 * GIB)), ())
-    assert made.largest.name == "y"
-    assert made.total == GIB + math.ceil(13 * GIB * 1.05)
+    needed = Memory((Part("a", 10 * GIB),), (Part("x", GIB), Part("y", 3 * GIB)), ())
+    assert needed.largest.name == "y"
+    assert needed.total == GIB + math.ceil(13 * GIB * 1.05)
 
 
 def test_a_file_of_deepspeed_is_read(tmp_path: Path, sd3_folder: Path) -> None:
-    own = {
+    zero = {
         "stage": 3,
         "reduce_bucket_size": 1e6,
         "stage3_max_live_parameters": 2e6,
@@ -91,25 +93,25 @@ def test_a_file_of_deepspeed_is_read(tmp_path: Path, sd3_folder: Path) -> None:
         "offload_optimizer": {"device": "cpu"},
         "offload_param": {"device": "none"},
     }
-    (tmp_path / "own.json").write_text(json.dumps({"zero_optimization": own}))
-    settings = config(sd3_folder, engine={"config": str(tmp_path / "own.json")})
-    cut = memory.sharding(settings, 8)
+    (tmp_path / "zero.json").write_text(json.dumps({"zero_optimization": zero}))
+    settings = config(sd3_folder, engine={"config": str(tmp_path / "zero.json")})
+    cut = sharding(settings, 8)
     assert cut == Sharding(3, 8, 1_000_000, False, 2_100_000, True, False)
-    found = planned(settings, cut)
-    assert "masters" not in found
-    assert found["offloaded optimizer state"] == 2 * found["offloaded masters"]
+    sizes = planned(settings, cut)
+    assert "masters" not in sizes
+    assert sizes["offloaded optimizer state"] == 2 * sizes["offloaded masters"]
 
 
 def test_the_bucket_is_no_larger_than_what_is_trained(sd3_folder: Path) -> None:
     settings = config(sd3_folder, {"lora": LoraConfig(4, 4), "dtype": Dtype.bfloat16}, engine={"stage": 3})
-    found = planned(settings, memory.sharding(settings, 2))
-    assert found["DeepSpeed's reduce bucket"] == found["gradients"] * 2  # of both GPUs' gradients
+    sizes = planned(settings, sharding(settings, 2))
+    assert sizes["DeepSpeed's reduce bucket"] == sizes["gradients"] * 2  # of both GPUs' gradients
 
 
 def test_encoders_of_a_warm_cache_stand_on_no_gpu(sd3_folder: Path, tmp_path: Path) -> None:
     settings = config(sd3_folder)
     cached = config(sd3_folder, {"embed_cache": str(tmp_path)})
-    cut = memory.sharding(settings, 1)
+    cut = sharding(settings, 1)
     plain, lean = planned(settings, cut), planned(cached, cut)
     encoder = plain["text encoder"] + plain["text encoder 2"]
     assert "text encoder" not in lean
@@ -125,9 +127,9 @@ def alone() -> Iterator[dist.World]:
 def held(module: torch.nn.Module) -> int:
     """Bytes of all tensors that Python knows of, gradients among them."""
     gc.collect()
-    found = [t for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter)]
-    found += [p.grad for p in module.parameters() if p.grad is not None]
-    return memory.size(t for t in found if t.device.type == "cpu" and t.is_floating_point())
+    tensors = [t for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter)]
+    tensors += [p.grad for p in module.parameters() if p.grad is not None]
+    return size(t for t in tensors if t.device.type == "cpu" and t.is_floating_point())
 
 
 @pytest.mark.parametrize(
@@ -138,13 +140,13 @@ def test_the_engine_holds_what_is_planned(
     tmp_path: Path, sd3_folder: Path, alone: dist.World, stage: int, lora: bool, dtype: Dtype
 ) -> None:
     """Masters, optimizer state and gradients after a step and the first backward of the next."""
-    (tmp_path / "own.json").write_text(
+    (tmp_path / "zero.json").write_text(
         json.dumps({"zero_optimization": {"stage": stage, "reduce_bucket_size": 1e5}})
     )
     settings = config(
         sd3_folder,
         {"lora": LoraConfig(16, 16) if lora else None, "dtype": dtype},
-        engine={"config": str(tmp_path / "own.json"), "device": "cpu"},
+        engine={"config": str(tmp_path / "zero.json"), "device": "cpu"},
     )
     policy = setting.policy(settings)
     embeds, _ = policy.encode(["a red circle"])
@@ -156,8 +158,8 @@ def test_the_engine_holds_what_is_planned(
         if last:
             engine.step()
     after = held(policy.module)
-    found = planned(settings, memory.sharding(settings, 1))
-    wanted = found.get("masters", 0) + found["optimizer state"] + found["gradients"]
+    sizes = planned(settings, sharding(settings, 1))
+    wanted = sizes.get("masters", 0) + sizes["optimizer state"] + sizes["gradients"]
     assert after - before == pytest.approx(wanted, rel=0.1)
     engine.close()
 
@@ -167,8 +169,8 @@ def test_judges_that_are_known_and_others(sd3_folder: Path) -> None:
     assert judges(settings) == Judges((), ())
     terms = settings.reward.terms
     tiny = replace(terms["jpeg"], scorer="clip", kwargs={"path": "asset:tiny_clip"})
-    own = replace(terms["jpeg"], scorer="my_rewards.mine")
-    found = judges(replace(settings, reward=replace(settings.reward, terms={"c": tiny, "mine": own})))
-    assert [name for name, _ in found.weights] == ["reward c"]
-    assert found.weights[0][1] > 10_000
-    assert found.uncounted[0].startswith("reward mine (my_rewards.mine)")
+    custom = replace(terms["jpeg"], scorer="my_rewards.mine")
+    counted = judges(replace(settings, reward=replace(settings.reward, terms={"c": tiny, "mine": custom})))
+    assert [name for name, _ in counted.weights] == ["reward c"]
+    assert counted.weights[0][1] > 10_000
+    assert counted.uncounted[0].startswith("reward mine (my_rewards.mine)")

@@ -45,8 +45,8 @@ def test_forwards_are_those_of_the_plan(processes: int, updates: int, micro_batc
     words.append(f"train.micro_batch={micro_batch}")
     config = compose(words).typed()
     sample, train = forwards(config, processes)
-    own = max(len(range(r * 32 // processes, (r + 1) * 32 // processes)) for r in range(processes))
-    assert sample == -(-own // micro_batch) * 8
+    most_rows = max(len(range(r * 32 // processes, (r + 1) * 32 // processes)) for r in range(processes))
+    assert sample == -(-most_rows // micro_batch) * 8
     keep = torch.ones(4, 8, dtype=torch.bool)
     planned = plan(keep, updates, micro_batch, processes, rng.generator(0, 0, "updates"))
     passes = sum(len(step.ranks[0]) for step in planned) * 7

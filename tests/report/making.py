@@ -52,8 +52,8 @@ class Page(HTMLParser):
     def all(self, tag: str, **wanted: str) -> list[dict[str, str | None]]:
         """Attributes of the tags of that name; `cls` is one of the classes."""
         cls = wanted.pop("cls", None)
-        found = [attrs for name, attrs in self.tags if name == tag]
-        return [a for a in found if cls is None or cls in (a.get("class") or "").split()]
+        matches = [attrs for name, attrs in self.tags if name == tag]
+        return [a for a in matches if cls is None or cls in (a.get("class") or "").split()]
 
     @property
     def tabs(self) -> list[str]:
@@ -85,12 +85,12 @@ def folder(
 ) -> Path:
     """A run folder with sample sheets of two prompts; config changes single keys, as in train__steps=2."""
     path.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = json.loads(json.dumps(CONFIG)) | {"name": name}
-    told["train"]["steps"] = steps
+    values: dict[str, Any] = json.loads(json.dumps(CONFIG)) | {"name": name}
+    values["train"]["steps"] = steps
     for key, value in config.items():
         section, _, key = key.rpartition("__")
-        (told[section] if section else told)[key] = value
-    (path / "config.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
+        (values[section] if section else values)[key] = value
+    (path / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     manifest = {
         "command": ["python", "train.py", "name=a b"],
         "git": {"commit": "abc123", "dirty": True},
@@ -115,10 +115,10 @@ def colours(step: int) -> torch.Tensor:
 
 def groups(path: Path, step: int, text: str = "a red circle") -> Path:
     """RUN/groups of a step: two samples, one trusted group, one map."""
-    found = path / "groups" / f"step_{step:06d}"
-    found.mkdir(parents=True)
+    step_folder = path / "groups" / f"step_{step:06d}"
+    step_folder.mkdir(parents=True)
     for name in ("p001_s00.png", "p001_s01.png", "p001_s00_map.png"):
-        Image.new("RGB", (16, 16), (step, 99, 200)).save(found / name)
+        Image.new("RGB", (16, 16), (step, 99, 200)).save(step_folder / name)
     samples = [
         {
             "file": f"p001_s0{k}.png",
@@ -140,8 +140,8 @@ def groups(path: Path, step: int, text: str = "a red circle") -> Path:
         "least_trusted": [{**group, "weight": 0.5, "prior_mean": None, "prior_var": None}],
         "maps": [{**samples[0], "map": "p001_s00_map.png"}],
     }
-    (found / "index.json").write_text(json.dumps(index))
-    return found
+    (step_folder / "index.json").write_text(json.dumps(index))
+    return step_folder
 
 
 def evaluation(path: Path, step: int, right: list[float], prompts: list[str] | None = None) -> None:

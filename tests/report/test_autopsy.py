@@ -14,11 +14,11 @@ import torch
 import yaml
 
 from rlvis import schema as S
-from rlvis.report import autopsy, autopsy_moves
-from rlvis.report.autopsy import Autopsy
-from rlvis.training import loop, pipeline
+from rlvis.report import autopsy
+from rlvis.report.autopsy import Autopsy, changes
+from rlvis.training import loop, pipeline, run_step, sampling
 from tests import setting
-from tests.observe.test_health import CONFIG, healthy
+from tests.observe.curves import CONFIG, healthy
 
 PROMPTS = [(17, "a red ring"), (4, "two squares"), (8, "a star")]
 
@@ -76,25 +76,25 @@ def run(folder: Path, rows: Any, lines: Any = (), *, code: int | None = 0, **end
 
 
 def examined(folder: Path) -> Autopsy:
-    found = autopsy.examine(folder)
-    assert found is not None
-    json.dumps(autopsy.as_json(found), allow_nan=False)
+    result = autopsy.examine(folder)
+    assert result is not None
+    json.dumps(autopsy.to_json(result), allow_nan=False)
     assert all(
         len(line) <= autopsy.WIDTH or line.startswith("    rlvis")
-        for line in autopsy.text(found).split("\n")[1:]
+        for line in autopsy.to_text(result).split("\n")[1:]
     )
-    return found
+    return result
 
 
-def causes(found: Autopsy) -> list[str]:
-    return [cause.name for cause in found.causes]
+def causes(result: Autopsy) -> list[str]:
+    return [cause.what for cause in result.causes]
 
 
 def test_a_healthy_run_is_left_in_peace(tmp_path: Path) -> None:
-    found = examined(run(tmp_path, healthy(40), details()))
-    assert found.healthy
-    assert (found.state, found.first_bad, found.moved, found.commands) == ("finished", None, [], [])
-    assert autopsy.text(found).splitlines()[-1] == "Nothing suspicious."
+    result = examined(run(tmp_path, healthy(40), details()))
+    assert result.healthy
+    assert (result.state, result.first_bad, result.moved, result.commands) == ("finished", None, [], [])
+    assert autopsy.to_text(result).splitlines()[-1] == "Nothing suspicious."
 
 
 def test_nothing_of_a_run(tmp_path: Path) -> None:
@@ -119,13 +119,13 @@ def test_states(tmp_path: Path) -> None:
     killed = examined(run(tmp_path / "c", healthy(9), code=None))
     assert (killed.state, causes(killed)) == ("killed", ["killed from outside"])
     (tmp_path / "c" / "job.log").write_text("step 9\nKilled\n")
-    assert examined(tmp_path / "c").causes[0].strength == 3
+    assert examined(tmp_path / "c").causes[0].numbers["strength"] == 3
     finished = run(tmp_path / "d", healthy(9), code=None)  # written before there was an exit.json
     (finished / "model").mkdir()
     assert examined(finished).state == "finished"
     config = setting.config(tmp_path)
     config.run_dir = str(tmp_path / "e")
-    with open_run(config, True, lambda told: told):
+    with open_run(config, True, lambda agreed: agreed):
         run(tmp_path / "e", healthy(9), code=None)
         assert examined(tmp_path / "e").state == "running"
 
@@ -133,9 +133,9 @@ def test_states(tmp_path: Path) -> None:
 def test_memory_and_disk(tmp_path: Path) -> None:
     error = {"error": "OutOfMemoryError", "message": "CUDA out of memory. Tried to allocate 2 GiB"}
     full = [row | {"memory/max_gib": 23.5} for row in healthy(9)]
-    found = examined(run(tmp_path / "memory", full, code=1, **error))
-    assert causes(found) == ["out of memory"]
-    assert "23.5 of 24.0 GiB" in found.causes[0].evidence[1]
+    result = examined(run(tmp_path / "memory", full, code=1, **error))
+    assert causes(result) == ["out of memory"]
+    assert "23.5 of 24.0 GiB" in result.causes[0].evidence[1]
     error = {"error": "OSError", "message": "[Errno 28] No space left on device: 'x'"}
     assert causes(examined(run(tmp_path / "disk", healthy(9), code=1, **error))) == ["no space on the disk"]
 
@@ -158,19 +158,21 @@ def test_a_prompt_whose_scores_fail(tmp_path: Path) -> None:
             row |= {"reward/invalid_count": 8.0, "reward/valid_fraction": 2 / 3}
         else:
             del line["prompts"][1]
-    found = examined(run(tmp_path, rows, lines))
-    assert (found.first_bad, causes(found)) == (5, ["a scorer that fails"])
-    told = " ".join(found.causes[0].evidence)
-    assert "prompt 4 ('two squares') loses samples at all of its 8 visits: 64 of 64, first at step 5" in told
-    assert "no other prompt is hit" in told
+    result = examined(run(tmp_path, rows, lines))
+    assert (result.first_bad, causes(result)) == (5, ["a scorer that fails"])
+    evidence = " ".join(result.causes[0].evidence)
+    assert (
+        "prompt 4 ('two squares') loses samples at all of its 8 visits: 64 of 64, first at step 5" in evidence
+    )
+    assert "no other prompt is hit" in evidence
 
 
 def test_a_scorer_that_is_stuck(tmp_path: Path) -> None:
     rows = healthy(40)
     for row in rows[30:]:
         row |= {"reward/checker/std": 0.0, "group/std_mean": 0.0, "group/zero_variance_fraction": 1.0}
-    found = examined(run(tmp_path, rows, details()))
-    assert (found.first_bad, causes(found)[0]) == (30, "a scorer that is stuck")
+    result = examined(run(tmp_path, rows, details()))
+    assert (result.first_bad, causes(result)[0]) == (30, "a scorer that is stuck")
 
 
 def test_a_collapse_says_what_moved_first(tmp_path: Path) -> None:
@@ -183,16 +185,16 @@ def test_a_collapse_says_what_moved_first(tmp_path: Path) -> None:
         line["layers"]["proj_out"] = 4.0
     for line in lines[49:]:
         line["prompts"][2]["mean"] = 0.0
-    found = examined(run(tmp_path, rows, lines))
-    assert found.first_bad == 50
-    assert [(m.family, m.step) for m in found.moved[:2]] == [("transition", 48), ("layer", 49)]
-    (prompt,) = (m for m in found.moved if m.family == "prompt")
+    result = examined(run(tmp_path, rows, lines))
+    assert result.first_bad == 50
+    assert [(m.family, m.step) for m in result.moved[:2]] == [("transition", 48), ("layer", 49)]
+    (prompt,) = (m for m in result.moved if m.family == "prompt")
     assert (prompt.name, prompt.step) == ("8 ('a star')", 50)
-    assert found.moved[0].name == "1 (sigma 0.75) ratio_max_deviation"
-    assert found.moved[1].name == "proj_out"
-    assert causes(found)[0] == "a learning rate too high"
-    assert "optim.lr=2e-05" in found.causes[0].type  # a tenth of it
-    assert "step 48  transition  1 (sigma 0.75)" in autopsy.text(found)
+    assert result.moved[0].name == "1 (sigma 0.75) ratio_max_deviation"
+    assert result.moved[1].name == "proj_out"
+    assert causes(result)[0] == "a learning rate too high"
+    assert "optim.lr=2e-05" in result.causes[0].type  # a tenth of it
+    assert "step 48  transition  1 (sigma 0.75)" in autopsy.to_text(result)
 
 
 def test_a_slow_trend_and_a_single_outlier_do_not_move() -> None:
@@ -200,7 +202,7 @@ def test_a_slow_trend_and_a_single_outlier_do_not_move() -> None:
     for line in lines:
         line["layers"]["proj_out"] *= 1.02 ** line["step"]
     lines[30]["layers"]["transformer_blocks.0"] = 1.0
-    assert [m for m in autopsy_moves.moves(lines, 60) if m.family == "layer"] == []
+    assert [m for m in changes.find_changes(lines, 60) if m.family == "layer"] == []
 
 
 def small(sd3_folder: Path, run_dir: Path, **groups: Any) -> S.Config:
@@ -221,7 +223,7 @@ def broken(config: S.Config, monkeypatch: pytest.MonkeyPatch, spoil: Any, match:
         return train_step(parts, memory, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", spoiled)
+        patch.setattr(run_step, "train_step", spoiled)
         with pytest.raises(RuntimeError, match=match):
             loop.train(config, ["rlvis", "train", "seed=0"])
     assert config.run_dir is not None
@@ -242,12 +244,12 @@ def test_nan_at_a_layer_of_the_update(
         parts.policy.module.transformer_blocks[1].ff.register_forward_hook(times_nan(torch.is_grad_enabled))
 
     config = small(sd3_folder, tmp_path / "run")
-    found = broken(config, monkeypatch, spoil, "training step 1.*is not finite")
-    assert (found.state, found.steps, found.first_bad) == ("crashed", 1, 2)
-    assert causes(found)[0] == "numbers that are not finite"
-    assert "nan first at transition 0 (sigma 1.000)" in found.causes[0].evidence[0]
+    result = broken(config, monkeypatch, spoil, "training step 1.*is not finite")
+    assert (result.state, result.steps, result.first_bad) == ("crashed", 1, 2)
+    assert causes(result)[0] == "numbers that are not finite"
+    assert "nan first at transition 0 (sigma 1.000)" in result.causes[0].evidence[0]
     module = "the first module whose output is not finite is transformer_blocks.1.ff"
-    assert module in found.causes[0].evidence
+    assert module in result.causes[0].evidence
 
 
 def test_nan_at_a_layer_of_the_rollout(
@@ -259,15 +261,15 @@ def test_nan_at_a_layer_of_the_rollout(
         )
 
     config = small(sd3_folder, tmp_path / "run")
-    found = broken(
+    result = broken(
         config, monkeypatch, spoil, r"12 of 12 samples are not finite: first sample 0 of prompt \d+"
     )
-    told = " ".join(found.causes[0].evidence)
-    assert "after sampling step 0 of 5" in told
-    assert "the first module whose output is not finite is transformer_blocks.0.attn" in told
+    evidence = " ".join(result.causes[0].evidence)
+    assert "after sampling step 0 of 5" in evidence
+    assert "the first module whose output is not finite is transformer_blocks.0.attn" in evidence
     dumped = json.loads((tmp_path / "run" / "dump" / "step_000001" / "broken.json").read_text())
     assert (dumped["step"], dumped["stage"], len(dumped["rows"])) == (2, "rollout", 12)
-    assert not any("stage=update" in command for _, command in found.commands)
+    assert not any("stage=update" in command for _, command in result.commands)
 
 
 def test_nan_in_a_gradient_alone(sd3_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,9 +281,9 @@ def test_nan_in_a_gradient_alone(sd3_folder: Path, tmp_path: Path, monkeypatch: 
         parts.policy.module.transformer_blocks[1].ff.register_forward_hook(hook)
 
     config = small(sd3_folder, tmp_path / "run")
-    found = broken(config, monkeypatch, spoil, "the gradient's norm is nan")
-    told = " ".join(found.causes[0].evidence)
-    assert "the forward is finite; the gradient is not in" in told
+    result = broken(config, monkeypatch, spoil, "the gradient's norm is nan")
+    evidence = " ".join(result.causes[0].evidence)
+    assert "the forward is finite; the gradient is not in" in evidence
     layers = json.loads((tmp_path / "run" / "dump" / "step_000001" / "broken.json").read_text())["layers"]
     assert layers[-1] == "transformer_blocks.1"  # nothing after it in the forward's order
     assert "norm_out" not in layers
@@ -290,7 +292,7 @@ def test_nan_in_a_gradient_alone(sd3_folder: Path, tmp_path: Path, monkeypatch: 
 def test_a_loss_that_becomes_infinite_is_named_and_replayed(
     sd3_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    roll = pipeline.roll
+    roll = sampling.rollout_shard
 
     def spoiled(*args: Any) -> Any:
         trajectories = roll(*args)
@@ -299,18 +301,18 @@ def test_a_loss_that_becomes_infinite_is_named_and_replayed(
         return trajectories.replace(logprob=logprob)
 
     def spoil(parts: Any) -> None:
-        monkeypatch.setattr(pipeline, "roll", spoiled)
+        monkeypatch.setattr(sampling, "rollout_shard", spoiled)
 
     config = small(sd3_folder, tmp_path / "run")
     place = r"inf first at transition 2 \(sigma [\d.]+\) of prompt \d+, sample 2"
-    found = broken(config, monkeypatch, spoil, place)
-    monkeypatch.setattr(pipeline, "roll", roll)
-    told = " ".join(found.causes[0].evidence)
-    assert "only transition 2 (sigma" in told
-    assert "all of the 1 named losses or samples belong to prompt" in told
-    assert "the policy's forward is finite" in told
+    result = broken(config, monkeypatch, spoil, place)
+    monkeypatch.setattr(sampling, "rollout_shard", roll)
+    evidence = " ".join(result.causes[0].evidence)
+    assert "only transition 2 (sigma" in evidence
+    assert "all of the 1 named losses or samples belong to prompt" in evidence
+    assert "the policy's forward is finite" in evidence
     command = f"rlvis train seed=0 stage=update records={tmp_path / 'run' / 'dump'}"
-    assert ("repeat the broken update on its own records", command) in found.commands
+    assert ("repeat the broken update on its own records", command) in result.commands
     again = replace(
         config, stage=S.Stage.update, records=str(tmp_path / "run" / "dump"), run_dir=str(tmp_path / "again")
     )

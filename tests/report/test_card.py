@@ -15,11 +15,11 @@ from rlvis.report import card
 OPENING = "A LoRA (rank 4, alpha 8), trained with rlvis. To open it:\n\n```python\nx\n```\n"
 
 
-def made(run: Path, **model: Any) -> Path:
+def exported_run(run: Path, **model: Any) -> Path:
     (run / "lora").mkdir(parents=True)
     (run / "lora" / "README.md").write_text(OPENING)
-    told = {"path": "owner/name", "frames": 1, "lora": {"rank": 4}, **model}
-    config = {"model": told, "advantage": {"preset": "flow_grpo"}, "trust": {"kind": "ras"}}
+    model_section = {"path": "owner/name", "frames": 1, "lora": {"rank": 4}, **model}
+    config = {"model": model_section, "advantage": {"preset": "flow_grpo"}, "trust": {"kind": "ras"}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     rows = [{"step": i, "reward/mean": 0.1 * i, "eval/accuracy": 0.5} for i in range(1, 4)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -33,7 +33,7 @@ def made(run: Path, **model: Any) -> Path:
 
 
 def test_it_is_complete_and_the_same_when_written_again(tmp_path: Path) -> None:
-    run = made(tmp_path / "run")
+    run = exported_run(tmp_path / "run")
     path = card.complete(run)
     assert path == run / "lora" / "README.md"
     text = path.read_text()
@@ -62,7 +62,7 @@ def test_the_licence_is_that_of_the_base_model(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: some-terms\n---\n# base\n")
-    run = made(tmp_path / "run", path=str(base), frames=9, condition="first_frame")
+    run = exported_run(tmp_path / "run", path=str(base), frames=9, condition="first_frame")
     path = card.complete(run)
     assert path is not None
     front = yaml.safe_load(path.read_text().split("---\n")[1])
@@ -71,6 +71,6 @@ def test_the_licence_is_that_of_the_base_model(tmp_path: Path) -> None:
 
 
 def test_without_an_export_there_is_no_card(tmp_path: Path) -> None:
-    run = made(tmp_path / "run")
+    run = exported_run(tmp_path / "run")
     (run / "lora" / "README.md").unlink()
     assert card.complete(run) is None

@@ -9,31 +9,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlvis.observe.history import Series
 from rlvis.report import folder as folders
 from rlvis.report import judge
 from rlvis.report.compare import page, results
 from rlvis.report.compare.arms import Arm, Member, arms, differing, over_runs
 from rlvis.report.compare.panels import Several, labels
-from rlvis.report.folder import Series
 from tests.report.making import EVIL, Page, evaluation, folder, row, rows
 
 pytestmark = pytest.mark.usefixtures("quick_figures")
 
 
 def members(*runs: Path) -> list[Member]:
-    told = [folders.read(run) for run in runs]
-    return [Member(run, judge.judge(run), run.path.name) for run in told]
+    read = [folders.read(run) for run in runs]
+    return [Member(run, judge.judge(run), run.path.name) for run in read]
 
 
 def sweep(tmp_path: Path) -> list[Path]:
     """Two seeds of one arm, two of another, with evaluations."""
-    made = []
+    runs = []
     for name, lr, seed in (("a0", 0.1, 0), ("a1", 0.1, 1), ("b0", 0.2, 0), ("b1", 0.2, 1)):
         run = folder(tmp_path / name, 4, (2, 4), optim__lr=lr, seed=seed, run_dir=str(tmp_path / name))
         rows(run, [row(step, **{"reward/mean": step * lr + seed}) for step in range(1, 5)])
         evaluation(run, 4, [0.1 + lr, 0.5 + lr + seed / 10, 0.8 + lr])
-        made.append(run)
-    return made
+        runs.append(run)
+    return runs
 
 
 def typed(run: Path, command: str) -> Path:
@@ -42,9 +42,9 @@ def typed(run: Path, command: str) -> Path:
 
 
 def test_runs_that_differ_only_in_their_seed_are_one_arm(tmp_path: Path) -> None:
-    found = arms(members(*sweep(tmp_path)))
-    assert [[m.label for m in arm.members] for arm in found] == [["a0", "a1"], ["b0", "b1"]]
-    assert [arm.title for arm in found] == ["optim.lr=0.1 (n=2)", "optim.lr=0.2 (n=2)"]
+    groups = arms(members(*sweep(tmp_path)))
+    assert [[m.label for m in arm.members] for arm in groups] == [["a0", "a1"], ["b0", "b1"]]
+    assert [arm.title for arm in groups] == ["optim.lr=0.1 (n=2)", "optim.lr=0.2 (n=2)"]
 
 
 def test_arms_are_called_by_what_was_typed_for_them(tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_arms_are_called_by_what_was_typed_for_them(tmp_path: Path) -> None:
 
 
 def test_only_keys_that_differ_are_columns(tmp_path: Path) -> None:
-    found = members(*sweep(tmp_path))
-    assert differing(found) == ["optim.lr", "seed"]
-    assert differing(found[:2]) == ["seed"]
-    assert differing(found[:1]) == []
+    runs = members(*sweep(tmp_path))
+    assert differing(runs) == ["optim.lr", "seed"]
+    assert differing(runs[:2]) == ["seed"]
+    assert differing(runs[:1]) == []
 
 
 def test_the_band_of_an_arm() -> None:
@@ -79,8 +79,8 @@ def test_the_band_of_an_arm() -> None:
 
 
 def test_held_out_differences_are_paired_by_prompt_and_by_seed(tmp_path: Path) -> None:
-    found = members(*sweep(tmp_path))
-    panel = results.held_out(Several(found, arms(found), tmp_path / "x.html"))
+    runs = members(*sweep(tmp_path))
+    panel = results.held_out(Several(runs, arms(runs), tmp_path / "x.html"))
     assert panel is not None
     score = next(part for part in panel.data if part.title == "score")
     base, other = score.data.rows
@@ -95,8 +95,8 @@ def test_other_prompts_or_settings_are_not_passed_over(tmp_path: Path) -> None:
     evaluation(b, 2, [0.1, 0.2], ["not", "these"])
     summary = b / "eval" / "summary.json"
     summary.write_text(summary.read_text().replace('"samples": 1,', '"samples": 4,'))
-    found = members(a, b)
-    panel = results.held_out(Several(found, arms(found), tmp_path / "x.html"))
+    runs = members(a, b)
+    panel = results.held_out(Several(runs, arms(runs), tmp_path / "x.html"))
     assert panel is not None
     assert panel.data[0].data.rows[1][2] == "other prompts"
     assert "Beware: the evaluations differ in samples." in panel.note
@@ -154,6 +154,6 @@ def test_runs_with_nothing_in_them_are_still_compared(tmp_path: Path) -> None:
 def test_an_arm_alone_is_called_by_the_run(tmp_path: Path) -> None:
     a = folder(tmp_path / "a", 2, seed=1)
     b = folder(tmp_path / "b", 2, seed=2)
-    found = arms(members(a, b))
-    assert [arm.label for arm in found] == ["shapes run"]
-    assert isinstance(found[0], Arm)
+    groups = arms(members(a, b))
+    assert [arm.label for arm in groups] == ["shapes run"]
+    assert isinstance(groups[0], Arm)

@@ -79,11 +79,11 @@ def test_a_table_that_is_cut_off_is_told(tmp_path: Path) -> None:
 
 
 def test_step_0_is_no_training_step(tmp_path: Path) -> None:
-    found = context(tmp_path, [{"step": 0, "eval/score": 0.1}, {"step": 1, "reward/mean": 0.5}])
-    assert ("training steps", "1") in verdict.facts(found.run)
+    shown = context(tmp_path, [{"step": 0, "eval/score": 0.1}, {"step": 1, "reward/mean": 0.5}])
+    assert ("training steps", "1") in verdict.facts(shown.run)
 
 
 def test_a_run_without_evaluation_has_no_panel(tmp_path: Path) -> None:
-    found = context(tmp_path, [{"step": 1, "reward/mean": 0.5}])
-    assert evaluation.evaluation(found) is None
-    assert evaluation.gain(found) is None
+    shown = context(tmp_path, [{"step": 1, "reward/mean": 0.5}])
+    assert evaluation.evaluation(shown) is None
+    assert evaluation.gain(shown) is None

@@ -272,8 +272,8 @@ def test_a_panel_that_fails_is_named_and_the_others_stay(
         raise OverflowError
 
     monkeypatch.setattr(curves.plots, "band", figure)
-    made = (("Mine", broken), ("Reward", curves.curves), ("Verdict", verdict.verdict))
-    html.write(folder(tmp_path, 2), [Tab("mine", "Mine", made)])
+    panels = (("Mine", broken), ("Reward", curves.curves), ("Verdict", verdict.verdict))
+    html.write(folder(tmp_path, 2), [Tab("mine", "Mine", panels)])
     shown = Page((tmp_path / "report.html").read_text())
     assert "This panel could not be made. ZeroDivisionError: by <script>" in shown.text
     assert "This figure could not be drawn: OverflowError." in shown.text

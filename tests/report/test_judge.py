@@ -20,22 +20,22 @@ def judged(run: Path) -> judge.Judgement:
 
 
 def test_healthy_and_finished(tmp_path: Path) -> None:
-    found = judged(folder(tmp_path, 20))
-    assert (found.verdict, found.finished, found.reasons) == ("healthy", True, [])
-    assert found.progress == "Finished: 20 of 20 steps."
+    judgement = judged(folder(tmp_path, 20))
+    assert (judgement.verdict, judgement.finished, judgement.reasons) == ("healthy", True, [])
+    assert judgement.progress == "Finished: 20 of 20 steps."
 
 
 def test_symptoms_make_the_verdict_and_say_what_to_type(tmp_path: Path) -> None:
     run = folder(tmp_path, 20)
     rows(run, [row(step, **{"ratio/max_deviation_first": 0.5}) for step in range(1, 21)])
-    found = judged(run)
-    assert found.verdict == "broken"
-    assert found.reasons[0].name == "ratio-first"
+    judgement = judged(run)
+    assert judgement.verdict == "broken"
+    assert judgement.reasons[0].name == "ratio-first"
     text = Page(html.write(run).read_text()).text
     for part in (
         "Broken",
-        found.reasons[0].what,
-        found.reasons[0].type,
+        judgement.reasons[0].what,
+        judgement.reasons[0].type,
         "Likely cause",
         "broken from step 1",
     ):
@@ -58,8 +58,8 @@ def test_a_failure_of_the_doctor_is_suspicious_and_a_warning_is_only_told(tmp_pa
     (run / "doctor.json").write_text(
         json.dumps({"findings": [finding | {"level": "failure", "why": "because"}]})
     )
-    found = judged(run)
-    assert (found.verdict, found.reasons[0].name, found.reasons[0].why) == (
+    judgement = judged(run)
+    assert (judgement.verdict, judgement.reasons[0].name, judgement.reasons[0].why) == (
         "suspicious",
         "doctor: disk",
         "because",
@@ -75,18 +75,21 @@ def test_a_broken_step_and_a_crash_are_broken(tmp_path: Path) -> None:
     (run / "exit.json").write_text(
         json.dumps({"code": 1, "error": "RuntimeError", "message": "stopped", "frames": ["a.py:1 f"]})
     )
-    found = judged(run)
-    assert found.verdict == "broken"
-    assert [reason.what for reason in found.reasons] == ["Step 8: the loss is nan", "RuntimeError: stopped"]
-    assert found.progress == f"Unfinished: 7 of 20 steps. Go on with resume={run}."
+    judgement = judged(run)
+    assert judgement.verdict == "broken"
+    assert [reason.what for reason in judgement.reasons] == [
+        "Step 8: the loss is nan",
+        "RuntimeError: stopped",
+    ]
+    assert judgement.progress == f"Unfinished: 7 of 20 steps. Go on with resume={run}."
 
 
 def test_an_interrupted_run_is_unfinished_not_broken(tmp_path: Path) -> None:
     run = folder(tmp_path, 20)
     rows(run, [row(step) for step in range(1, 8)])
     (run / "exit.json").write_text(json.dumps({"code": 130}))
-    found = judged(run)
-    assert (found.verdict, found.finished) == ("healthy", False)
+    judgement = judged(run)
+    assert (judgement.verdict, judgement.finished) == ("healthy", False)
 
 
 def test_a_run_that_is_held_is_still_being_written(tmp_path: Path) -> None:
@@ -102,8 +105,8 @@ def test_a_judge_that_fails_is_told_not_raised(tmp_path: Path, monkeypatch: pyte
         raise KeyError("a metric")
 
     monkeypatch.setattr(judge.health, "symptoms", fails)
-    found = judged(folder(tmp_path, 3))
-    assert (found.verdict, found.problems) == (
+    judgement = judged(folder(tmp_path, 3))
+    assert (judgement.verdict, judgement.problems) == (
         "unknown",
         ["The metrics could not be judged: KeyError: 'a metric'."],
     )

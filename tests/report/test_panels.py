@@ -23,12 +23,12 @@ def test_changes_from_the_defaults(tmp_path: Path) -> None:
     assert "The defaults are not known here" in page(run).text
     html.write(run, defaults={"optim": {"lr": 1e-3, "eps": 1.0}, "seed": 7, "run_dir": None})
     section = (run / "report.html").read_text().split("Changed from the defaults", 1)[1].split("</table>")[0]
-    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", section)
-    assert found[3:6] == ["advantage.preset", "-", "flow_grpo"]
-    assert "optim.lr 0.001 0.5" in " ".join(found)
-    assert "optim.eps 1.0 -" in " ".join(found)
-    assert "run_dir" not in found
-    assert "seed" not in found
+    cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", section)
+    assert cells[3:6] == ["advantage.preset", "-", "flow_grpo"]
+    assert "optim.lr 0.001 0.5" in " ".join(cells)
+    assert "optim.eps 1.0 -" in " ".join(cells)
+    assert "run_dir" not in cells
+    assert "seed" not in cells
 
 
 def trust_tables(run: Path) -> list[list[list[str]]]:

@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
+from rlvis.observe.history import Series
 from rlvis.report import plots
-from rlvis.report.folder import Series
 
 
 def series(*values: float, start: int = 1) -> Series:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rlvis.findings import Finding, Severity
 from rlvis.observe import alarms
-from rlvis.observe.sentinels import Alarm
 from rlvis.report import autopsy, html
 from tests.report.making import EVIL, Page, folder, row
 
@@ -26,9 +26,16 @@ def hacked(run: Path) -> Path:
     return run
 
 
+def alarm_of(
+    statistic: str, step: int, value: float, usual: float, deviation: float, *, what: str, why: str
+) -> Finding:
+    numbers = {"value": value, "usual": usual, "deviation": deviation, "since": step - 2, "threshold": 6.0}
+    return Finding(name=statistic, severity=Severity.warning, step=step, numbers=numbers, what=what, why=why)
+
+
 def test_curves_alarms_and_verdict(tmp_path: Path) -> None:
     run = hacked(folder(tmp_path, 15))
-    alarm = Alarm(14, "edge_density", 0.01, 0.1, -30.0, 12, 6.0, "edge density is 0.01", f"blur {EVIL}")
+    alarm = alarm_of("edge_density", 14, 0.01, 0.1, -30.0, what="edge density is 0.01", why=f"blur {EVIL}")
     alarms.append(run, [alarm], "warn", "the run goes on as it was", "Look at the samples")
     page = Page(html.write(run).read_text(encoding="utf-8"))
     assert "Samples themselves" in page.text
@@ -37,11 +44,11 @@ def test_curves_alarms_and_verdict(tmp_path: Path) -> None:
     assert "the run goes on as it was" in page.text
     assert "edge density is 0.01 of the pixels and was 0.1 in the first 10 steps" in page.text  # the verdict
     assert not [attrs for attrs in page.all("img") if "evil" in str(attrs.get("src"))]
-    found = autopsy.examine(run)
-    assert found is not None
-    assert [s.name for s in found.symptoms] == ["pictures-unlike"]
-    assert "reward hacking" in [cause.name for cause in found.causes]
-    assert found.first_bad == 14
+    result = autopsy.examine(run)
+    assert result is not None
+    assert [s.name for s in result.symptoms] == ["pictures-unlike"]
+    assert "reward hacking" in [cause.what for cause in result.causes]
+    assert result.first_bad == 14
 
 
 def test_a_run_without_sentinels_has_no_section(tmp_path: Path) -> None:
@@ -51,16 +58,18 @@ def test_a_run_without_sentinels_has_no_section(tmp_path: Path) -> None:
 
 
 def test_alarms_are_read_and_dropped_line_by_line(tmp_path: Path) -> None:
-    def at(step: int) -> Alarm:
-        return Alarm(step, "flicker", 0.1, float("inf"), 9.0, step - 2, 6.0, "a", "b")
-
     for step in (5, 9):
-        alarms.append(tmp_path, [at(step)], "stop", "c", "d")
+        alarm = alarm_of("flicker", step, 0.1, float("inf"), 9.0, what="a", why="b")
+        alarms.append(tmp_path, [alarm], "stop", "c", "d")
     with (tmp_path / alarms.NAME).open("a") as file:
         file.write('{"step": "x", "statistic": "y"}\n{"step": 12')
-    found = alarms.read(tmp_path)
-    assert [line["step"] for line in found] == [5, 9]
-    assert found[0]["usual"] == "Infinity"
+    lines = alarms.read(tmp_path)
+    assert [line["step"] for line in lines] == [5, 9]
+    assert lines[0]["usual"] == "Infinity"
+    assert list(lines[0]) == [
+        *("step", "statistic", "value", "usual", "deviation", "since", "threshold"),
+        *("what", "why", "action", "done", "type"),
+    ]
     (tmp_path / alarms.NAME).write_text("".join((tmp_path / alarms.NAME).read_text().splitlines(True)[:2]))
     alarms.resume(tmp_path, 9)
     assert [line["step"] for line in alarms.read(tmp_path)] == [5]

@@ -94,8 +94,12 @@ def test_damaged_entries_are_left_out_and_told(tmp_path: Path, caplog: pytest.Lo
     inner = Counting()
     cached = Cached(inner, Store(tmp_path), "it")
     cached(IMAGES[:2], PROMPTS[:2], METADATA[:2])
+    key = cached.key(IMAGES[0], "a", {})
     with sqlite3.connect(tmp_path / cache.NAME) as file:
-        file.execute("UPDATE scores SET value = value + 1 WHERE key = ?", (cached.key(IMAGES[0], "a", {}),))
+        ((content,),) = file.execute("SELECT entry FROM scores WHERE key = ?", (key,)).fetchall()
+        number = cache.NUMBERS.unpack(content[cache.SUM :])
+        changed = content[: cache.SUM] + cache.NUMBERS.pack(number[0] + 1, *number[1:])
+        file.execute("UPDATE scores SET entry = ? WHERE key = ?", (changed, key))
     found = cached(IMAGES[:2], PROMPTS[:2], METADATA[:2])
     assert inner.asked == [2, 1]
     assert found.value.tolist() == IMAGES[:2].double().mean((1, 2, 3, 4)).tolist()

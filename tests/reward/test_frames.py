@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvis.checks.media import media_mistakes
+from rlvis.checks.media import media_errors
 from rlvis.reward import scorer
 from rlvis.reward.frames import positions
 from rlvis.schema import RewardConfig, RewardTerm
@@ -62,13 +62,13 @@ def test_mistakes_are_told_before_anything_loads() -> None:
     clip = setting.config(Path("x"), model={"frames": 9, "family": "wan"})
     term = clip.reward.terms["jpeg"]
 
-    def told(chosen: Any, **model: Any) -> list[str]:
+    def errors(chosen: Any, **model: Any) -> list[str]:
         reward = RewardConfig(terms={"jpeg": replace(term, frames=chosen)})
-        return list(media_mistakes(replace(clip, reward=reward, model=replace(clip.model, **model))))
+        return list(map(str, media_errors(replace(clip, reward=reward, model=replace(clip.model, **model)))))
 
-    assert told("all") == told("every 4") == told([0, 8]) == told("all", fps=16.0) == []
-    assert "no frame 9" in told([9])[0]
-    assert "type reward.terms.jpeg.frames=all" in told("frist")[0]
-    assert "all of the 1 frames" in told("first", frames=1)[0]
-    assert "does nothing with model.frames=1" in told("all", frames=1, fps=8.0)[0]
-    assert "above 0" in told("all", fps=0.0)[0]
+    assert errors("all") == errors("every 4") == errors([0, 8]) == errors("all", fps=16.0) == []
+    assert "no frame 9" in errors([9])[0]
+    assert "type reward.terms.jpeg.frames=all" in errors("frist")[0]
+    assert "all of the 1 frames" in errors("first", frames=1)[0]
+    assert "does nothing with model.frames=1" in errors("all", frames=1, fps=8.0)[0]
+    assert "above 0" in errors("all", fps=0.0)[0]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rlvis.reward.contract import Scores, Term
 from rlvis.reward.function import Function
-from rlvis.reward.stage import LocalScores, assemble, gather, score
+from rlvis.reward.gather import assemble, gather
+from rlvis.reward.stage import LocalScores, score
 
 N = 4
 MEDIA = torch.arange(N, dtype=torch.uint8).reshape(N, 1, 1, 1, 1).expand(N, 1, 3, 2, 2).contiguous()

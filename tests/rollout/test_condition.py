@@ -25,8 +25,8 @@ def run(folder: Path, model: dict[str, Any] = GIVEN, **groups: Any) -> tuple[Any
     config = setting.config(folder, model=model, **groups)
     policy = setting.policy(config)
     prompts = setting.prompts(policy)
-    made = plan.make(policy, config, step=3)
-    return policy, prompts, rollout(policy, policy.module, prompts, range(12), made)
+    steps = plan.make(policy, config, step=3)
+    return policy, prompts, rollout(policy, policy.module, prompts, range(12), steps)
 
 
 def given(t: Trajectories, prompts: PromptBatch) -> Tensor:

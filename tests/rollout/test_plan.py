@@ -21,9 +21,9 @@ def test_rows_of_their_own_have_a_width_that_depends_on_sizes_alone() -> None:
     trained = torch.tensor([[0, 1], [1, 3], [0, 4]])
     points, at = kept_points(trained, steps=6, shared=False)
     assert points.shape == (3, 4)
-    for row, own, start in zip(points, trained, at, strict=True):
-        assert row[start].tolist() == own.tolist()
-        assert row[start + 1].tolist() == (own + 1).tolist()
+    for row, steps, start in zip(points, trained, at, strict=True):
+        assert row[start].tolist() == steps.tolist()
+        assert row[start + 1].tolist() == (steps + 1).tolist()
     assert kept_points(trained[:1], steps=6, shared=False)[0].shape == (
         1,
         4,

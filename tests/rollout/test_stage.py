@@ -25,12 +25,12 @@ def run(
     config = setting.config(folder, **groups)
     policy = setting.policy(config)
     prompts = setting.prompts(policy)
-    made = plan.make(policy, config, step=3)
-    return policy, prompts, made, rollout(policy, policy.module, prompts, rows, made)
+    steps = plan.make(policy, config, step=3)
+    return policy, prompts, steps, rollout(policy, policy.module, prompts, rows, steps)
 
 
 def test_shapes_and_order(sd3_folder: Path) -> None:
-    policy, _, made, t = run(sd3_folder)
+    policy, _, steps, t = run(sd3_folder)
     assert t.prompt.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert t.sample.tolist() == [0, 1, 2, 3] * 3
     assert t.states.shape == (12, 5, *policy.latent_shape)  # 4 trained transitions touch 5 points
@@ -38,44 +38,44 @@ def test_shapes_and_order(sd3_folder: Path) -> None:
     assert t.media is not None
     assert t.media.shape == (12, 1, 3, 32, 32)
     assert t.step.tolist() == [[0, 1, 2, 3]] * 12
-    assert t.policy_step == made.step == 3
+    assert t.policy_step == steps.step == 3
 
 
 def test_rows_do_not_depend_on_the_shard_or_on_their_neighbours(sd3_folder: Path) -> None:
-    policy, prompts, made, whole = run(sd3_folder)
+    policy, prompts, steps, whole = run(sd3_folder)
     pieces = [
-        rollout(policy, policy.module, prompts, rows, made) for rows in (range(5), range(5, 7), range(7, 12))
+        rollout(policy, policy.module, prompts, rows, steps) for rows in (range(5), range(5, 7), range(7, 12))
     ]
     assert equal(Trajectories.concatenate(pieces), whole)
-    swapped = rollout(policy, policy.module, prompts, [11, 2, 7], made)
+    swapped = rollout(policy, policy.module, prompts, [11, 2, 7], steps)
     assert equal(swapped, whole.take([11, 2, 7]))
 
 
 @pytest.mark.parametrize("storage", [S.Dtype.float32, S.Dtype.bfloat16])
 def test_a_recorded_state_is_the_rounded_draw(sd3_folder: Path, storage: S.Dtype) -> None:
-    policy, prompts, made, t = run(sd3_folder, sampler={"storage": storage})
+    policy, prompts, steps, t = run(sd3_folder, sampler={"storage": storage})
     row, s = torch.tensor([1, 5]), 2
     x, taken = t.states[row, t.at[row, s]], t.states[row, t.at[row, s] + 1]
-    assert x.dtype == made.storage
+    assert x.dtype == steps.storage
     # A batch of the rollout's shape, so that the forward gives the same bits.
     batch = x.repeat(2, 1, 1, 1, 1)
     embeds = {k: v[t.prompt[row]].repeat(2, *[1] * (v.ndim - 1)) for k, v in prompts.embeds.items()}
     with torch.no_grad():
-        out = policy.predict(policy.module, batch, made.schedule.time[s].expand(4), embeds)[:2]
-    mean, std = transition(made.table, torch.tensor([s, s]), torch.tensor([True, True]), x, out)
+        out = policy.predict(policy.module, batch, steps.schedule.time[s].expand(4), embeds)[:2]
+    mean, std = transition(steps.table, torch.tensor([s, s]), torch.tensor([True, True]), x, out)
     index = prompts.index[t.prompt[row]].tolist()
     drawn = noise.of_transition(
         policy.latent_shape, s, seed=0, step=3, prompts=index, samples=t.sample[row].tolist()
     )
-    assert torch.equal((mean + std * drawn).to(made.storage), taken)
+    assert torch.equal((mean + std * drawn).to(steps.storage), taken)
 
 
 def test_groups_share_the_initial_noise_only_when_asked(sd3_folder: Path) -> None:
     first = run(sd3_folder, sampler={"share_noise": True})[3].states[:, 0]
     assert torch.equal(first[0], first[3])
     assert not torch.equal(first[0], first[4])
-    own = run(sd3_folder)[3].states[:, 0]
-    assert not torch.equal(own[0], own[3])
+    unshared = run(sd3_folder)[3].states[:, 0]
+    assert not torch.equal(unshared[0], unshared[3])
 
 
 def test_only_touched_states_are_kept(sd3_folder: Path) -> None:
@@ -107,12 +107,12 @@ def test_every_sample_may_have_its_own_steps(sd3_folder: Path) -> None:
 
 
 def test_a_rank_with_fewer_rows_runs_as_many_forwards(sd3_folder: Path) -> None:
-    policy, prompts, made, whole = run(sd3_folder)
+    policy, prompts, steps, whole = run(sd3_folder)
     calls = []
-    few = rollout(policy, policy.module, prompts, [3], made, passes=2, advance=lambda: calls.append(1))
+    few = rollout(policy, policy.module, prompts, [3], steps, passes=2, advance=lambda: calls.append(1))
     assert equal(few, whole.take([3]))
     assert len(calls) == 2 * 5
-    none = rollout(policy, policy.module, prompts, [], made, passes=1)
+    none = rollout(policy, policy.module, prompts, [], steps, passes=1)
     assert none.rows == 0
     assert equal(Trajectories.concatenate([few, none]), few)
 

@@ -17,13 +17,14 @@ from rlvis.runs import manifest
 def test_it_says_what_ran_and_on_what(tmp_path: Path) -> None:
     config = compose(["seed=11"]).typed()
     path = manifest.write(tmp_path, config, ["rlvis", "train", "seed=11", "name=two words"], 2, "cpu")
-    told = json.loads(path.read_text())
-    assert told["command"] == "rlvis train seed=11 'name=two words'"
-    assert (told["seed"], told["hardware"]["processes"], told["hardware"]["device"]) == (11, 2, "cpu")
-    assert told["versions"]["python"] == platform.python_version()
-    assert {"rlvis", "torch", "diffusers", "hydra-core"} <= set(told["versions"])
-    assert told["hardware"]["threads"] >= 1
-    assert told["started"].endswith("+00:00")
+    content = json.loads(path.read_text())
+    assert content["command"] == "rlvis train seed=11 'name=two words'"
+    assert content["seed"] == 11
+    assert (content["hardware"]["processes"], content["hardware"]["device"]) == (2, "cpu")
+    assert content["versions"]["python"] == platform.python_version()
+    assert {"rlvis", "torch", "diffusers", "hydra-core"} <= set(content["versions"])
+    assert content["hardware"]["threads"] >= 1
+    assert content["started"].endswith("+00:00")
 
 
 def test_it_holds_nothing_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +51,9 @@ def test_a_resumed_run_keeps_the_earlier_starts(tmp_path: Path) -> None:
     config = compose([]).typed()
     for word in ("a", "b", "c"):
         manifest.write(tmp_path, config, [word], 1, "cpu")
-    told = json.loads((tmp_path / "manifest.json").read_text())
-    assert told["command"] == "c"
-    assert [earlier["command"] for earlier in told["earlier"]] == ["a", "b"]
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    assert content["command"] == "c"
+    assert [earlier["command"] for earlier in content["earlier"]] == ["a", "b"]
 
 
 def test_the_commit_is_that_of_a_checkout_only(tmp_path: Path) -> None:

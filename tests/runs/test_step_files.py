@@ -55,28 +55,29 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
     def ended() -> dict[str, object]:
         return json.loads((tmp_path / "exit.json").read_text())
 
-    with exit_state.recorded(tmp_path, World()) as state:
+    with exit_state.record_exit(tmp_path, World()) as state:
         assert not (tmp_path / "exit.json").exists()
         state.code = 130
     assert ended()["code"] == 130
-    with pytest.raises(KeyError), exit_state.recorded(tmp_path, World()):
+    with pytest.raises(KeyError), exit_state.record_exit(tmp_path, World()):
         raise KeyError("x" * 5000)
-    told = ended()
-    assert (told["code"], told["error"], len(str(told["message"]))) == (1, "KeyError", exit_state.LETTERS)
-    assert any("test_step_files.py" in str(frame) for frame in told["frames"])  # type: ignore[attr-defined]
-    assert not any(str(frame).startswith("/") for frame in told["frames"])  # type: ignore[attr-defined]
-    with pytest.raises(KeyboardInterrupt), exit_state.recorded(tmp_path, World()):
+    ending = ended()
+    assert (ending["code"], ending["error"]) == (1, "KeyError")
+    assert len(str(ending["message"])) == exit_state.LETTERS
+    assert any("test_step_files.py" in str(frame) for frame in ending["frames"])  # type: ignore[attr-defined]
+    assert not any(str(frame).startswith("/") for frame in ending["frames"])  # type: ignore[attr-defined]
+    with pytest.raises(KeyboardInterrupt), exit_state.record_exit(tmp_path, World()):
         raise KeyboardInterrupt
     assert ended()["code"] == 130
 
 
 def test_other_ranks_write_only_when_they_fail(tmp_path: Path) -> None:
     second = World(rank=1, size=2)
-    with exit_state.recorded(tmp_path, second):
+    with exit_state.record_exit(tmp_path, second):
         pass
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError, match="disk"), exit_state.recorded(tmp_path, second):
+    with pytest.raises(OSError, match="disk"), exit_state.record_exit(tmp_path, second):
         raise OSError("disk")
     assert [p.name for p in tmp_path.iterdir()] == ["exit.rank1.json"]
-    with exit_state.recorded(tmp_path, World()):  # a new start of the first rank clears them
+    with exit_state.record_exit(tmp_path, World()):  # a new start of the first rank clears them
         assert not list(tmp_path.iterdir())

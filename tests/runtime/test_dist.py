@@ -29,13 +29,13 @@ def test_ranks_that_share_tokens_own_the_same_rows_and_one_speaks(
     ranks = [World(rank, groups * together, sequence=together) for rank in range(groups * together)]
     for rank in ranks:
         assert rank.rows(total) == World(rank.data_rank, groups).rows(total)
-    speakers = [rank for rank in ranks if rank.speaks]
+    speakers = [rank for rank in ranks if rank.holds_first]
     assert [rank.data_rank for rank in speakers] == list(range(groups))
     assert [row for rank in speakers for row in rank.rows(total)] == list(range(total))
 
 
 def test_only_rank_0_leads() -> None:
-    assert [World(rank=rank, size=3).leads for rank in range(3)] == [True, False, False]
+    assert [World(rank=rank, size=3).is_main for rank in range(3)] == [True, False, False]
 
 
 def test_environment_is_read_from_the_launcher(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rlvis.runtime import dist
+from rlvis.runtime.deepspeed_setup import deepspeed_config
 from rlvis.runtime.dist import World
-from rlvis.runtime.engine import Engine, deepspeed_config
+from rlvis.runtime.engine import Engine
 from rlvis.runtime.snapshot import write
 from rlvis.schema import Dtype, EngineConfig, OptimConfig
 from tests.distributed.launch import launch
@@ -138,17 +139,17 @@ def test_set_masters_changes_what_the_forward_computes_and_back(world: World, st
     engine = engine_of(world, stage)
     train(engine, world)
     x, _ = batch(9)
-    own, out = masters(engine), engine(x).detach()
-    assert {name: tuple(v.shape) for name, v in own.items()} == {
+    before, out = masters(engine), engine(x).detach()
+    assert {name: tuple(v.shape) for name, v in before.items()} == {
         name: tuple(p.shape) for name, p in module().named_parameters() if p.requires_grad
     }
-    assert all(v.dtype == torch.float32 for v in own.values())
+    assert all(v.dtype == torch.float32 for v in before.values())
     start = {name: p.detach() for name, p in module().named_parameters() if p.requires_grad}
     engine.set_masters(start.__getitem__)
     assert same(masters(engine), start)
     torch.testing.assert_close(engine(x), module()(x))
-    engine.set_masters(own.__getitem__)
-    assert same(masters(engine), own)
+    engine.set_masters(before.__getitem__)
+    assert same(masters(engine), before)
     assert torch.equal(engine(x), out)
     # What was set is what the next step starts from: the swap leaves no trace.
     unswapped = engine_of(world, stage)
@@ -215,7 +216,7 @@ def test_a_module_without_trainable_parameters_is_refused(world: World) -> None:
 
 
 def test_the_configuration_always_writes_batch_and_clipping(tmp_path: Path) -> None:
-    file = tmp_path / "own.json"
+    file = tmp_path / "mine.json"
     file.write_text(
         json.dumps({"zero_optimization": {"stage": 2, "reduce_bucket_size": 7}, "steps_per_print": 3})
     )
@@ -234,23 +235,23 @@ def test_the_configuration_always_writes_batch_and_clipping(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"engine\.config=.*own\.json cannot be read as JSON: .*No such file"),
-        ("{'stage': 2}", r"engine\.config=.*own\.json cannot be read as JSON"),
+        (None, r"engine\.config=.*mine\.json cannot be read as JSON: .*No such file"),
+        ("{'stage': 2}", r"engine\.config=.*mine\.json cannot be read as JSON"),
         (
             '{"train_batch_size": 4, "optimizer": {}}',
-            r"own\.json sets optimizer, train_batch_size: remove them",
+            r"mine\.json sets optimizer, train_batch_size: remove them",
         ),
-        ('{"gradient_clipping": 1.0}', r"own\.json sets gradient_clipping: remove"),
-        ('{"bf16": {"enabled": true}}', r"own\.json sets bf16: remove them; optim\.\*, model\.dtype"),
+        ('{"gradient_clipping": 1.0}', r"mine\.json sets gradient_clipping: remove"),
+        ('{"bf16": {"enabled": true}}', r"mine\.json sets bf16: remove them; optim\.\*, model\.dtype"),
         (
             '{"fp16": {"enabled": true}}',
-            r"own\.json enables fp16 but model\.dtype=float32; type model\.dtype=",
+            r"mine\.json enables fp16 but model\.dtype=float32; type model\.dtype=",
         ),
-        ("[1]", r"engine\.config=.*own\.json holds a list, wanted a JSON object"),
+        ("[1]", r"engine\.config=.*mine\.json holds a list, wanted a JSON object"),
     ],
 )
 def test_a_bad_file_of_ones_own_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
-    file = tmp_path / "own.json"
+    file = tmp_path / "mine.json"
     if text is not None:
         file.write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -260,14 +261,14 @@ def test_a_bad_file_of_ones_own_is_refused(tmp_path: Path, text: str | None, mes
 def test_float16_scales_its_loss_and_takes_the_scale_from_ones_own_file(tmp_path: Path) -> None:
     bare = deepspeed_config(EngineConfig(stage=1), CLIPPED, Dtype.float16)
     assert bare["fp16"] == {"enabled": True, "initial_scale_power": 16}
-    file = tmp_path / "own.json"
+    file = tmp_path / "mine.json"
     file.write_text('{"fp16": {"initial_scale_power": 8}}')
-    own = deepspeed_config(EngineConfig(config=str(file)), CLIPPED, Dtype.float16)
-    assert own["fp16"] == {"enabled": True, "initial_scale_power": 8}
+    settings = deepspeed_config(EngineConfig(config=str(file)), CLIPPED, Dtype.float16)
+    assert settings["fp16"] == {"enabled": True, "initial_scale_power": 8}
 
 
 def test_bfloat16_at_stage_0_is_refused_however_the_stage_was_set(tmp_path: Path) -> None:
-    file = tmp_path / "own.json"
+    file = tmp_path / "mine.json"
     file.write_text("{}")
     for config in (EngineConfig(stage=0), EngineConfig(stage=2, config=str(file))):
         with pytest.raises(ValueError, match=r"hidden first step with zero gradients; type engine=zero1"):

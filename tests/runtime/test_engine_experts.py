@@ -36,16 +36,16 @@ class Two(nn.Module):
     def forward(self, x: Tensor, which: str) -> Tensor:
         if which == "both":
             return torch.where(x[:, :1] > 0, self.a(x), self.b(x))
-        made: Tensor = getattr(self, which)(x)
-        return made
+        output: Tensor = getattr(self, which)(x)
+        return output
 
 
 def loss(model: nn.Module | Engine, step: int, i: int, rows: slice) -> Tensor:
     """Sum over the given rows of 4."""
     draw = torch.Generator().manual_seed(100 + 10 * step + i)
     x, y = torch.randn(4, 8, generator=draw), torch.randn(4, 3, generator=draw)
-    made: Tensor = (model(x[rows], STEPS[step][i]) - y[rows]).square().sum()
-    return made
+    total: Tensor = (model(x[rows], STEPS[step][i]) - y[rows]).square().sum()
+    return total
 
 
 def plain() -> Weights:
@@ -63,7 +63,7 @@ def plain() -> Weights:
 
 def engines(world: World, stages: list[int]) -> list[Weights]:
     """The steps by the engine at each stage: the masters at the end."""
-    made = []
+    weights = []
     size = 4 // world.size
     mine = slice(world.rank * size, (world.rank + 1) * size)
     for stage in stages:
@@ -73,9 +73,9 @@ def engines(world: World, stages: list[int]) -> list[Weights]:
                 share = loss(engine, step, i, mine) / 8 * world.size
                 engine.backward(share, last=i == len(passes) - 1)
             engine.step()
-        made.append({name: value.clone() for name, value in engine.masters()})
+        weights.append({name: value.clone() for name, value in engine.masters()})
         engine.close()
-    return made
+    return weights
 
 
 @pytest.fixture

@@ -23,22 +23,22 @@ from tests.whole import checkpoint
 
 def config(folder: Path, run_dir: Path | None, **groups: Any) -> S.Config:
     groups["train"] = {"steps": 2, "updates_per_step": 1, "micro_batch": 4} | groups.get("train", {})
-    made = setting.config(folder, **groups)
-    made.run_dir = None if run_dir is None else str(run_dir)
-    made.eval = S.EvalConfig(suite=S.Suite.shapes, every=1, prompts=4, samples=2, steps=2)
-    made.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
-    return made
+    settings = setting.config(folder, **groups)
+    settings.run_dir = None if run_dir is None else str(run_dir)
+    settings.eval = S.EvalConfig(suite=S.Suite.shapes, every=1, prompts=4, samples=2, steps=2)
+    settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
+    return settings
 
 
 def alone(settings: S.Config, run: Path, out: Path) -> pd.DataFrame:
     again = replace(settings, run_dir=str(out), eval=replace(settings.eval, run=str(run)))
-    return pd.read_parquet(evaluate.alone(again).path)
+    return pd.read_parquet(evaluate.evaluate_policy(again).path)
 
 
 def entry(folder: Path, step: int) -> dict[str, Any]:
-    told = json.loads((folder / "summary.json").read_text())["evaluations"]
-    found: dict[str, Any] = next(e for e in told if e["step"] == step)
-    return found
+    evaluations = json.loads((folder / "summary.json").read_text())["evaluations"]
+    evaluation: dict[str, Any] = next(e for e in evaluations if e["step"] == step)
+    return evaluation
 
 
 def test_a_run_evaluates_before_between_and_after(sd3_folder: Path, tmp_path: Path) -> None:
@@ -55,10 +55,10 @@ def test_a_run_evaluates_before_between_and_after(sd3_folder: Path, tmp_path: Pa
     last = pd.read_parquet(tables[-1])
     assert last["score"].mean() == pytest.approx(lines[3]["eval/score"], abs=1e-12)
     assert last["step"].unique().tolist() == [3]
-    told = entry(tmp_path / "run" / "eval", 3)
-    assert told["settings"]["steps"] == 2
-    assert told["settings"]["data"] == "shapes/heldout"
-    assert told["weights"] != entry(tmp_path / "run" / "eval", 0)["weights"]
+    summary = entry(tmp_path / "run" / "eval", 3)
+    assert summary["settings"]["steps"] == 2
+    assert summary["settings"]["data"] == "shapes/heldout"
+    assert summary["weights"] != entry(tmp_path / "run" / "eval", 0)["weights"]
 
 
 @pytest.mark.parametrize(
@@ -94,42 +94,42 @@ def test_a_checkpoint_gives_the_numbers_of_its_step(sd3_folder: Path, tmp_path: 
         train={"save_every": 1, "keep": 9},
     )
     loop.train(settings, [])
-    found = alone(settings, tmp_path / "run" / "checkpoints" / "step_000001", tmp_path / "alone")
-    pd.testing.assert_frame_equal(found, pd.read_parquet(tmp_path / "run" / "eval" / "step_000001.parquet"))
+    table = alone(settings, tmp_path / "run" / "checkpoints" / "step_000001", tmp_path / "alone")
+    pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "run" / "eval" / "step_000001.parquet"))
 
 
 def test_evaluation_leaves_training_alone(sd3_folder: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    found = []
+    weights = []
     for name, every in (("with", 1), ("without", 0)):
         settings = config(sd3_folder, tmp_path / name, model={"ema": S.EmaConfig()})
         settings.eval.every = every
         loop.train(settings, [])
         (file,) = (tmp_path / name / "model" / "transformer").glob("*.safetensors")
-        found.append(load_file(file))
+        weights.append(load_file(file))
     assert not (tmp_path / "without" / "eval").exists()
-    assert all(torch.equal(found[0][key], found[1][key]) for key in found[1])
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
 
 
 def test_the_policy_as_it_comes_and_other_settings_in_its_place(sd3_folder: Path, tmp_path: Path) -> None:
     settings = config(sd3_folder, tmp_path / "base")
-    done = evaluate.alone(settings)
+    done = evaluate.evaluate_policy(settings)
     assert done.path == tmp_path / "base" / "step_000000.parquet"
     assert done.listing.splitlines()[1].startswith("all ")
-    evaluate.alone(settings)  # the same again is no clash
+    evaluate.evaluate_policy(settings)  # the same again is no clash
     with pytest.raises(ValueError, match=r"samples was 2 and is now 1.*run_dir=DIR"):
-        evaluate.alone(replace(settings, eval=replace(settings.eval, samples=1)))
+        evaluate.evaluate_policy(replace(settings, eval=replace(settings.eval, samples=1)))
 
 
 def test_what_eval_run_names(tmp_path: Path) -> None:
     settings = config(tmp_path, None)
 
     def named(run: Path) -> eval_weights.Weights:
-        return eval_weights.weights(replace(settings, eval=replace(settings.eval, run=str(run))))
+        return eval_weights.find_weights(replace(settings, eval=replace(settings.eval, run=str(run))))
 
     run = tmp_path / "run"
-    assert eval_weights.weights(settings).kind == "base"
+    assert eval_weights.find_weights(settings).kind == "base"
     with pytest.raises(ConfigError, match="there is no such folder"):
         named(run)
     (run / "checkpoints" / "step_000004").mkdir(parents=True)

@@ -22,6 +22,7 @@ from rlvis.reward.contract import Scores, Term
 from rlvis.reward.function import Function
 from rlvis.reward.serving import wire
 from rlvis.training import pipeline
+from rlvis.training.parts import Hooks
 from tests.doctor import cases
 from tests.doctor.cases import brightness
 from tests.reward.serving.places import Net, host, later, remote, served
@@ -52,7 +53,7 @@ class Run:
         self.seconds: list[dict[str, float]] = []
         for step in range(STEPS):
             pieces: list[Trajectories] = []
-            memory, records = pipeline.train_step(parts, memory, step, watch=pieces.append)
+            memory, records = pipeline.train_step(parts, memory, step, Hooks(watch=pieces.append))
             self.rewards.append(records.rewards)
             self.seconds.append(records.seconds)
             for piece in pieces:
@@ -75,8 +76,8 @@ class Run:
         return all(torch.equal(p, other.weights[name]) for name, p in self.weights.items())
 
 
-def own(scorer: Callable[..., Any]) -> Term:
-    return Term("own", Function(scorer), 1.0)
+def term_of(scorer: Callable[..., Any]) -> Term:
+    return Term("brightness", Function(scorer), 1.0)
 
 
 def by_hand(lost: set[str]) -> Term:
@@ -86,13 +87,13 @@ def by_hand(lost: set[str]) -> Term:
         valid = [content(image, text) not in lost for image, text in zip(images, prompts, strict=True)]
         return Scores(brightness(images, list(prompts), []), torch.tensor(valid))
 
-    return Term("own", scorer, 1.0)
+    return Term("brightness", scorer, 1.0)
 
 
 @pytest.fixture(scope="module")
 def honest(sd3_folder: Path) -> Run:
     """The same training with no fault."""
-    return Run(sd3_folder, own(brightness))
+    return Run(sd3_folder, term_of(brightness))
 
 
 def settled(faulty: Run, honest: Run, folder: Path, least: int, most: int) -> None:
@@ -117,7 +118,7 @@ def test_30_percent_of_calls_fail(sd3_folder: Path, honest: Run) -> None:
             raise RuntimeError("out of luck")
         return brightness(images, prompts, metadata)
 
-    faulty = Run(sd3_folder, own(scorer))
+    faulty = Run(sd3_folder, term_of(scorer))
     assert calls[1] > 0.15 * calls[0]
     settled(faulty, honest, sd3_folder, 1, STEPS * ROWS // 2)
 
@@ -130,7 +131,7 @@ def test_a_scorer_that_raises_on_one_image(sd3_folder: Path, honest: Run) -> Non
             raise ValueError("this one")
         return brightness(images, prompts, metadata)
 
-    faulty = Run(sd3_folder, own(scorer))
+    faulty = Run(sd3_folder, term_of(scorer))
     assert faulty.lost == {bad}
     settled(faulty, honest, sd3_folder, 1, 1)
 
@@ -165,14 +166,14 @@ def test_a_server_that_dies_and_returns(sd3_folder: Path, honest: Run, executor:
     """
     net = Net(a=host(some(lambda n: 1 <= n < 7, gone)))
     with remote(net, attempts=3, rest=0.5) as client:
-        faulty = Run(sd3_folder, Term("own", later(client), 1.0), executor)
+        faulty = Run(sd3_folder, Term("brightness", later(client), 1.0), executor)
     settled(faulty, honest, sd3_folder, 2, 2)
 
 
 def test_a_server_that_is_away_for_a_moment_costs_nothing(sd3_folder: Path, honest: Run) -> None:
     net = Net(a=host(some(lambda n: n in (1, 2, 5), gone)))
     with remote(net) as client:
-        faulty = Run(sd3_folder, Term("own", later(client), 1.0))
+        faulty = Run(sd3_folder, Term("brightness", later(client), 1.0))
     assert faulty.lost == set()
     assert faulty.same(honest)
 
@@ -187,7 +188,7 @@ def test_garbage_answers(sd3_folder: Path, honest: Run) -> None:
     ]
     net = Net(a=host(some(lambda n: chance.random() < 0.5, lambda body: chance.choice(kinds))))
     with remote(net, attempts=1) as client:
-        faulty = Run(sd3_folder, Term("own", later(client), 1.0))
+        faulty = Run(sd3_folder, Term("brightness", later(client), 1.0))
     settled(faulty, honest, sd3_folder, 1, STEPS * ROWS - 4)
 
 
@@ -201,7 +202,7 @@ def test_answers_1000_times_too_late(sd3_folder: Path, honest: Run) -> None:
 
     net = Net(a=host(answer, delay))
     with remote(net, timeout=0.5, rest=0.1) as client:
-        faulty = Run(sd3_folder, Term("own", later(client), 1.0))
+        faulty = Run(sd3_folder, Term("brightness", later(client), 1.0))
     settled(faulty, honest, sd3_folder, SHARD, SHARD)
 
 
@@ -211,13 +212,13 @@ def test_where_scorers_run_changes_no_bit(
 ) -> None:
     there: AbstractContextManager[Any] = nullcontext()
     if where == "server":
-        there = served([own(brightness)], None)
+        there = served([term_of(brightness)], None)
     with there as url:
-        term = own(brightness)
+        term = term_of(brightness)
         if where == "server":
             from rlvis.reward.serving.client import Remote
 
-            term = Term("own", Remote([url], token_env=None), 1.0)
+            term = Term("brightness", Remote([url], token_env=None), 1.0)
         run = Run(sd3_folder, term, S.Executor.thread)
         if where == "server":
             term.scorer.close()  # type: ignore[attr-defined]
@@ -234,4 +235,4 @@ def test_a_mistake_of_ours_in_the_thread_stops_the_run(
 
     monkeypatch.setattr(pipeline, "score", broken)
     with pytest.raises(AssertionError, match="a bug"):
-        Run(sd3_folder, own(brightness), S.Executor.thread)
+        Run(sd3_folder, term_of(brightness), S.Executor.thread)

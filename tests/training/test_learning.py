@@ -14,9 +14,9 @@ from benchmarks.learning import RESULTS, SHORT, rise
 
 
 def measured(sign: int) -> dict[str, float]:
-    found = json.loads((RESULTS / f"learning_sign{sign:+d}.json").read_text())
-    assert found["short"] == SHORT, "results of another run: python -m benchmarks.learning"
-    return found
+    result = json.loads((RESULTS / f"learning_sign{sign:+d}.json").read_text())
+    assert result["short"] == SHORT, "results of another run: python -m benchmarks.learning"
+    return result
 
 
 def test_the_thresholds_separate() -> None:

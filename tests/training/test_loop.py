@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rlvis import schema as S
 from rlvis.checkpoints import files
-from rlvis.training import loop, pipeline
+from rlvis.training import loop, pipeline, run_step, sampling
 from tests import setting
 
 
@@ -112,7 +112,7 @@ def test_a_signal_finishes_the_step_and_saves(
             os.kill(os.getpid(), signal.SIGTERM)
         return train_step(parts, memory, step, *rest)
 
-    monkeypatch.setattr(loop, "train_step", interrupted)
+    monkeypatch.setattr(run_step, "train_step", interrupted)
     assert loop.train(config, []).exit_code == 130
     assert files.choose(tmp_path / "run").name == "step_000002"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -125,7 +125,7 @@ def test_a_broken_step_is_dumped_and_can_be_replayed(
     way.
     """
     config = make(sd3_folder, tmp_path / "run")
-    roll = pipeline.roll
+    roll = sampling.rollout_shard
 
     def spoiled(*args: Any) -> Any:
         trajectories = roll(*args)
@@ -134,7 +134,7 @@ def test_a_broken_step_is_dumped_and_can_be_replayed(
         return trajectories.replace(logprob=logprob)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "roll", spoiled)
+        patch.setattr(sampling, "rollout_shard", spoiled)
         with pytest.raises(RuntimeError, match=r"step 0.*not finite.*stage=update records=.*dump"):
             loop.train(config, [])
     replayed = replace(

@@ -24,7 +24,7 @@ from rlvis.rollout import plan
 from rlvis.rollout import stage as rollout
 from rlvis.runs import archive
 from rlvis.runtime.dist import World
-from rlvis.training import loop, pipeline, reference, reference_table
+from rlvis.training import loop, pipeline, reference, reference_table, sampling
 from rlvis.training.parts import Memory, Parts
 from tests import setting
 
@@ -50,30 +50,31 @@ def parts(settings: S.Config, prompts: PromptSet = PROMPTS) -> Parts:
 
 
 def filled(run: Parts, positions: range | list[int] = range(6)) -> reference_table.Table:
-    table = reference.shared(run.config, run.world)
+    table = reference.open_table(run.config, run.world)
     assert reference.fill(run, table, positions, trained=False)
     return table
 
 
 def scores(table: reference_table.Table, prompts: PromptSet = PROMPTS) -> dict[str, Rewards]:
-    found = {text: table.read(text, meta) for text, meta in zip(prompts.texts, prompts.metadata, strict=True)}
-    return {text: rewards for text, rewards in found.items() if rewards is not None}
+    pairs = zip(prompts.texts, prompts.metadata, strict=True)
+    by_text = {text: table.read(text, meta) for text, meta in pairs}
+    return {text: rewards for text, rewards in by_text.items() if rewards is not None}
 
 
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The prompt keys of every micro-batch that is sampled."""
-    seen: list[int] = []
+    indices: list[int] = []
     whole = rollout._micro_batch
 
     def counted(
-        policy: Any, module: Any, prompts: PromptBatch, rows: list[int], made: Any, *rest: Any
+        policy: Any, module: Any, prompts: PromptBatch, rows: list[int], rollout_plan: Any, *rest: Any
     ) -> Any:
-        seen.extend(prompts.index[[row // made.samples_per_prompt for row in rows]].tolist())
-        return whole(policy, module, prompts, rows, made, *rest)
+        indices.extend(prompts.index[[row // rollout_plan.samples_per_prompt for row in rows]].tolist())
+        return whole(policy, module, prompts, rows, rollout_plan, *rest)
 
     monkeypatch.setattr(rollout, "_micro_batch", counted)
-    return seen
+    return indices
 
 
 def key(number: int) -> int:
@@ -96,7 +97,7 @@ def test_what_was_scored_stays_when_it_is_stopped(
     sd3_folder: Path, tmp_path: Path, forwards: list[int]
 ) -> None:
     run = parts(config(sd3_folder, tmp_path))
-    table = reference.shared(run.config, run.world)
+    table = reference.open_table(run.config, run.world)
     asked = iter([False, True])
     assert not reference.fill(run, table, range(6), trained=False, stop=lambda: next(asked))
     assert list(scores(table)) == list(TEXTS[:3])
@@ -131,17 +132,17 @@ FREE: dict[str, dict[str, Any]] = {
 
 def test_the_key_holds_what_scores_depend_on_and_nothing_else(sd3_folder: Path, tmp_path: Path) -> None:
     def folder(path: Path = sd3_folder, **groups: Any) -> str:
-        return reference_table.opened(config(path, tmp_path / "cache", **groups)).folder.name
+        return reference_table.open_table(config(path, tmp_path / "cache", **groups)).folder.name
 
     plain = folder()
     changed = [folder(**{group: change}) for group, change in KEYED.items()]
     changed.append(
-        reference_table.opened(replace(config(sd3_folder, tmp_path / "cache"), seed=1)).folder.name
+        reference_table.open_table(replace(config(sd3_folder, tmp_path / "cache"), seed=1)).folder.name
     )
     assert len({plain, *changed}) == len(KEYED) + 2
     assert {folder(**{group: change}) for group, change in FREE.items()} == {plain}
-    seen = {"terms": {"jpeg": S.RewardTerm(scorer="jpeg_compressibility", frames="first")}}
-    assert folder(reward=seen) != folder(
+    with_frames = {"terms": {"jpeg": S.RewardTerm(scorer="jpeg_compressibility", frames="first")}}
+    assert folder(reward=with_frames) != folder(
         reward={"terms": {"jpeg": S.RewardTerm(scorer="jpeg_compressibility")}}
     )
     assert folder(model={"vae_tiling": True}) != folder(model={"vae_slicing": True}) != plain
@@ -160,16 +161,16 @@ def test_a_scorer_that_was_edited_is_another_one(
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     source = tmp_path / "edited_reward.py"
-    terms = {"own": S.RewardTerm(scorer="edited_reward.score", kwargs={"token": "abc"})}
-    found = []
+    terms = {"edited": S.RewardTerm(scorer="edited_reward.score", kwargs={"token": "abc"})}
+    folders = []
     for value in (1, 2):
         source.write_text(
             f"def score(images, prompts, metadata, token):\n    return [{value}] * len(images)\n"
         )
         settings = config(sd3_folder, tmp_path / "cache", reward={"terms": terms})
-        found.append(reference_table.opened(settings).folder)
-    assert found[0] != found[1]
-    assert "abc" not in (found[0] / "settings.json").read_text()
+        folders.append(reference_table.open_table(settings).folder)
+    assert folders[0] != folders[1]
+    assert "abc" not in (folders[0] / "settings.json").read_text()
 
 
 def test_a_hub_id_is_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +193,7 @@ def test_samples_are_not_those_of_training_and_come_from_the_first_window(
     window = S.WindowConfig(kind=S.WindowKind.progressive, size=1, iters_per_group=1)
     settings = config(sd3_folder, tmp_path, sampler={"window": window})
     run = parts(settings)
-    first = plan.make(run.policy, settings, reference.STEP).window([0], [0])
+    first = plan.make(run.policy, settings, reference.STEP).steps_of([0], [0])
     assert first.trained.tolist() == [[0]]
     filled(run, [0])
     plain = parts(config(sd3_folder, tmp_path))
@@ -200,17 +201,17 @@ def test_samples_are_not_those_of_training_and_come_from_the_first_window(
     prompts = setting.prompts(plain.policy, TEXTS[:1]).replace(index=torch.tensor([key(0)]))
     data = replace(plain.config.data, prompts_per_step=1, samples_per_prompt=3)
     small = replace(plain, config=replace(plain.config, data=data))
-    trained = pipeline.roll(small, prompts, pipeline.shards(small)[0], 0)
-    training = pipeline.judge(small.config, small.terms, prompts, trained).value[:, 0]
+    trained = sampling.rollout_shard(small, prompts, sampling.local_shards(small)[0], 0)
+    training = sampling.score_shard(small.config, small.terms, prompts, trained).value[:, 0]
     assert not (scores(table)[TEXTS[0]].term[0, :, 0] == training).any()
 
 
 @pytest.mark.parametrize("lora", [None, S.LoraConfig(rank=2)])
 def test_training_weighs_by_those_means(sd3_folder: Path, tmp_path: Path, lora: S.LoraConfig | None) -> None:
     settings = config(sd3_folder, tmp_path, model={"lora": lora})
-    run = reference.prepared(parts(settings), EMPTY, 0)
+    run = reference.prepare(parts(settings), EMPTY, 0)
     assert run is not None
-    table = scores(reference.shared(settings, run.world))
+    table = scores(reference.open_table(settings, run.world))
     memory = Memory(EMPTY, RewardHistory())
     for step in range(2):
         memory, records = pipeline.train_step(run, memory, step)
@@ -224,7 +225,7 @@ def test_training_weighs_by_those_means(sd3_folder: Path, tmp_path: Path, lora: 
     changed = parts(settings)
     changed.policy.module.load_state_dict(run.policy.module.state_dict())
     assert lora is not None or not torch.equal(
-        reference._sampled(changed, [0], trained=False).term, table[TEXTS[0]].term
+        reference._sample(changed, [0], trained=False).term, table[TEXTS[0]].term
     )
 
 
@@ -239,14 +240,14 @@ def test_a_trained_policy_still_gives_the_untouched_reference(
     with torch.no_grad():
         for _, parameter in run.policy.trainable():
             parameter.add_(0.3)
-    moved = reference._sampled(run, [0], trained=False).term
+    moved = reference._sample(run, [0], trained=False).term
     if run.config.model.lora is None:
         assert not torch.equal(moved, untouched[TEXTS[0]].term)
-    resumed = reference.prepared(run, EMPTY, 1)
+    resumed = reference.prepare(run, EMPTY, 1)
     assert resumed is not None
-    found = scores(reference.shared(run.config, run.world))
-    assert len(found) == 3  # of step 1, the only one to come
-    assert all(torch.equal(found[text].term, untouched[text].term) for text in found)
+    remembered = scores(reference.open_table(run.config, run.world))
+    assert len(remembered) == 3  # of step 1, the only one to come
+    assert all(torch.equal(remembered[text].term, untouched[text].term) for text in remembered)
 
 
 def test_a_policy_that_is_gone_is_refused_unless_the_scores_are_there(
@@ -256,31 +257,31 @@ def test_a_policy_that_is_gone_is_refused_unless_the_scores_are_there(
     with pytest.raises(
         ValueError, match=r"3 prompts .* is gone under full fine-tuning; type stage=reference"
     ):
-        reference.prepared(run, EMPTY, 1)
+        reference.prepare(run, EMPTY, 1)
     assert forwards == []
     filled(run)
-    assert reference.prepared(run, EMPTY, 1) is not None
+    assert reference.prepare(run, EMPTY, 1) is not None
     known = PriorState(
         kind="reference", values={f"prompt/{i}": torch.zeros(3, 1, dtype=torch.float64) for i in range(6)}
     )
     elsewhere = replace(run, config=config(sd3_folder, tmp_path / "none"))
-    assert reference.prepared(elsewhere, known, 1) is not None
+    assert reference.prepare(elsewhere, known, 1) is not None
 
 
 def test_a_missing_prompt_is_named_and_a_remembered_one_is_not_read(sd3_folder: Path, tmp_path: Path) -> None:
     settings = config(sd3_folder, tmp_path)
     table = filled(parts(settings), [0, 1])
-    look_up = reference.kept(settings, World(), table)
+    look_up = reference.table_lookup(settings, World(), table)
     batch = PromptBatch(index=torch.arange(3), texts=TEXTS[:3], metadata=PROMPTS.metadata[:3])
     with pytest.raises(
         ValueError, match=r"1 of 3 prompts .* 'a red cone' \(prompt 2\); type stage=reference"
     ):
         look_up(batch, EMPTY)
     known = PriorState(kind="reference", values={"prompt/2": torch.zeros(3, 1, dtype=torch.float64)})
-    found = look_up(batch, known)
-    assert found is not None
-    assert found.valid.any(1).tolist() == [True, True, False]
-    assert torch.equal(found.term[1], scores(table)[TEXTS[1]].term[0])
+    reference_scores = look_up(batch, known)
+    assert reference_scores is not None
+    assert reference_scores.valid.any(1).tolist() == [True, True, False]
+    assert torch.equal(reference_scores.term[1], scores(table)[TEXTS[1]].term[0])
 
 
 def fails_once(images: torch.Tensor, prompts: list[str], metadata: list[dict[str, Any]], where: str) -> list:
@@ -307,10 +308,10 @@ def test_prompts_without_any_score_are_tried_again(
 def test_reward_weights_are_those_of_the_run_that_reads(sd3_folder: Path, tmp_path: Path) -> None:
     filled(parts(config(sd3_folder, tmp_path)), [0])
     terms = {"mine": S.RewardTerm(scorer="jpeg_compressibility", weight=-2.0)}
-    other = reference_table.opened(config(sd3_folder, tmp_path, reward={"terms": terms}))
-    found = other.read(TEXTS[0], PROMPTS.metadata[0])
-    assert found is not None
-    assert (found.names, found.weights) == (("mine",), (-2.0,))
+    other = reference_table.open_table(config(sd3_folder, tmp_path, reward={"terms": terms}))
+    rewards = other.read(TEXTS[0], PROMPTS.metadata[0])
+    assert rewards is not None
+    assert (rewards.names, rewards.weights) == (("mine",), (-2.0,))
 
 
 def brightness(images: torch.Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -> torch.Tensor:
@@ -327,7 +328,7 @@ def test_first_frame_is_the_score_of_the_condition_frame(sd3_folder: Path) -> No
         trust=RAS,
         reward={"terms": {"bright": term}},
     )
-    look_up = reference.saved(settings, World(), lambda: scorer.build(settings.reward))
+    look_up = reference.saved_lookup(settings, World(), lambda: scorer.build(settings.reward))
     assert look_up is not None
     frames = torch.stack([torch.full((3, 4, 4), value, dtype=torch.uint8) for value in (0, 51, 255)])
     batch = PromptBatch(index=torch.arange(3) + 7, texts=TEXTS[:3], metadata=PROMPTS.metadata[:3])
@@ -335,9 +336,9 @@ def test_first_frame_is_the_score_of_the_condition_frame(sd3_folder: Path) -> No
     with pytest.raises(ValueError, match=r"prompt 8 \('a red cube'\) has none"):
         look_up(batch, state)
     batch = batch.replace(frames=frames)
-    found = look_up(batch, state)
-    assert found is not None
-    assert found.valid.tolist() == [[False], [True], [True]]
+    frame_scores = look_up(batch, state)
+    assert frame_scores is not None
+    assert frame_scores.valid.tolist() == [[False], [True], [True]]
     rewards = Rewards(
         term=torch.full((3, 2, 1), 0.5, dtype=torch.float64),
         names=("bright",),
@@ -345,7 +346,7 @@ def test_first_frame_is_the_score_of_the_condition_frame(sd3_folder: Path) -> No
         valid=torch.ones(3, 2, dtype=torch.bool),
         latency=(0.0,),
     )
-    trust, after = pipeline.trusted(settings, batch, rewards, state, found)
+    trust, after = pipeline.weigh(settings, batch, rewards, state, lambda *_: frame_scores)
     assert trust.anchor_mean is not None
     assert trust.anchor_mean[:, 0].tolist() == pytest.approx([0.0, 0.2, 1.0])
     assert look_up(batch, after) is None

@@ -19,12 +19,13 @@ from rlvis.advantage.maps.psm import Allocation
 from rlvis.records import PriorState, RewardHistory, Rewards
 from rlvis.reward.contract import Scores, Term
 from rlvis.reward.stage import LocalScores
-from rlvis.rollout import plan as sampling
+from rlvis.rollout import plan as sampling_plan
 from rlvis.rollout.stage import rollout
 from rlvis.runtime import dist
-from rlvis.training import loop, pipeline
+from rlvis.training import loop, pipeline, sampling
 from rlvis.training.assemble import assemble
-from rlvis.training.refill import Drawn, join
+from rlvis.training.parts import Hooks
+from rlvis.training.rollout_batch import RolloutBatch
 from tests import setting
 
 BAD = [1, 6, 7, 10]  # of 3 prompts x 4 samples
@@ -51,8 +52,8 @@ def failing(bad: set[bytes]) -> Term:
 
 def drawn(parts: pipeline.Parts, rows: list[int], redraw: int = 0) -> Any:
     """Those samples of step 0, with media, whatever rank owns them."""
-    prompts, _ = pipeline.draw(parts, 0)
-    plan = sampling.make(parts.policy, parts.config, 0, redraw)
+    prompts, _ = sampling.draw_prompts(parts, 0)
+    plan = sampling_plan.make(parts.policy, parts.config, 0, redraw)
     return rollout(parts.policy, parts.engine, prompts, rows, plan)
 
 
@@ -67,7 +68,7 @@ def memory() -> pipeline.Memory:
 
 
 @pytest.fixture
-def made(sd3_folder: Path) -> Any:
+def parts_of(sd3_folder: Path) -> Any:
     """(refill, groups of a configuration) -> a run whose scorer fails on BAD."""
     world, engines = dist.start("cpu"), []
 
@@ -84,22 +85,22 @@ def made(sd3_folder: Path) -> Any:
     dist.stop()
 
 
-def test_failed_samples_are_drawn_afresh(made: Callable[..., pipeline.Parts]) -> None:
-    parts = made(1, train={"shard": 5})
+def test_failed_samples_are_drawn_afresh(parts_of: Callable[..., pipeline.Parts]) -> None:
+    parts = parts_of(1, train={"shard": 5})
     whole, fresh = drawn(parts, list(range(12))), drawn(parts, BAD, redraw=1)
-    _, records = pipeline.train_step(parts, memory(), 0, pictures=True)
+    _, records = pipeline.train_step(parts, memory(), 0, Hooks(keep_thumbnails=True))
     assert bool(records.rewards.valid.all())
     assert records.refilled == len(BAD)
     wanted = brightness(whole.media)
     wanted[BAD] = brightness(fresh.media)
     assert torch.equal(records.rewards.term.flatten(), wanted)
     good = [row for row in range(12) if row not in BAD]
-    found = records.trajectories
-    assert torch.equal(found.states[good], whole.states[good])
-    assert torch.equal(found.states[BAD], fresh.states)
+    samples = records.trajectories
+    assert torch.equal(samples.states[good], whole.states[good])
+    assert torch.equal(samples.states[BAD], fresh.states)
     assert not torch.equal(fresh.states, whole.states[BAD])
-    assert found.redraw is not None
-    assert found.redraw.nonzero()[:, 0].tolist() == BAD
+    assert samples.redraw is not None
+    assert samples.redraw.nonzero()[:, 0].tolist() == BAD
     assert records.thumbnails is not None
     assert torch.equal(records.thumbnails[BAD], fresh.media)
     assert torch.equal(records.thumbnails[good], whole.media[good])
@@ -108,13 +109,13 @@ def test_failed_samples_are_drawn_afresh(made: Callable[..., pipeline.Parts]) ->
 
 
 def test_without_refill_a_failed_sample_is_one_marked_by_hand(
-    made: Callable[..., pipeline.Parts], monkeypatch: pytest.MonkeyPatch
+    parts_of: Callable[..., pipeline.Parts], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = made(0)
+    parts = parts_of(0)
     _, ours = pipeline.train_step(parts, memory(), 0)
     weights = [value.clone() for _, value in parts.engine.masters()]
-    other = replace(made(0), terms=[failing(set())])
-    collect = pipeline.collect
+    other = replace(parts_of(0), terms=[failing(set())])
+    collect = pipeline.score
 
     def marked(*args: Any) -> Rewards:
         rewards = collect(*args)
@@ -122,7 +123,7 @@ def test_without_refill_a_failed_sample_is_one_marked_by_hand(
         valid.view(-1)[BAD] = False
         return rewards.replace(valid=valid)
 
-    monkeypatch.setattr(pipeline, "collect", marked)
+    monkeypatch.setattr(pipeline, "score", marked)
     _, theirs = pipeline.train_step(other, memory(), 0)
     assert ours.refilled == 0
     assert ours.rewards.valid.flatten().logical_not().nonzero()[:, 0].tolist() == BAD
@@ -132,16 +133,16 @@ def test_without_refill_a_failed_sample_is_one_marked_by_hand(
     assert bool((ours.advantages.term != 0).any())
 
 
-def test_what_stays_invalid_is_masked_after_the_last_round(made: Callable[..., pipeline.Parts]) -> None:
+def test_what_stays_invalid_is_masked_after_the_last_round(parts_of: Callable[..., pipeline.Parts]) -> None:
     def never(images: Tensor, prompts: Any, metadata: Any) -> Scores:
         value = torch.where(torch.tensor([p == "never" for p in prompts]), math.nan, brightness(images))
         return Scores(value, torch.isfinite(value))
 
-    parts = made(2)
-    prompts, _ = pipeline.draw(parts, 0)
+    parts = parts_of(2)
+    prompts, _ = sampling.draw_prompts(parts, 0)
     texts = ("never", *prompts.texts[1:])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "draw", lambda parts, step: (prompts.replace(texts=texts), 0))
+        patch.setattr(pipeline, "draw_prompts", lambda parts, step: (prompts.replace(texts=texts), 0))
         _, records = pipeline.train_step(replace(parts, terms=[Term("t", never, 1.0)]), memory(), 0)
     assert records.rewards.valid.tolist() == [[False] * 4, [True] * 4, [True] * 4]
     assert records.refilled == 8
@@ -149,25 +150,25 @@ def test_what_stays_invalid_is_masked_after_the_last_round(made: Callable[..., p
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_a_group_that_shares_its_noise_keeps_it(made: Callable[..., pipeline.Parts], share: bool) -> None:
-    parts = made(1, sampler={"share_noise": share, "steps": 5})
+def test_a_group_that_shares_its_noise_keeps_it(parts_of: Callable[..., pipeline.Parts], share: bool) -> None:
+    parts = parts_of(1, sampler={"share_noise": share, "steps": 5})
     before, after = (drawn(parts, [4, 5], redraw=number).states for number in (0, 1))
     assert torch.equal(before[:, 0], after[:, 0]) is share
     assert torch.equal(before[0, 0], before[1, 0]) is share
     assert not torch.equal(before[0, 1], after[0, 1])
 
 
-def test_guard_knows_the_noise_of_fresh_samples(made: Callable[..., pipeline.Parts]) -> None:
+def test_guard_knows_the_noise_of_fresh_samples(parts_of: Callable[..., pipeline.Parts]) -> None:
     """It draws the rollout's noise once more; by the names of the first draw the means would be far apart."""
     guard = {"guard": S.GuardConfig()}
-    parts = made(1, advantage=guard)
+    parts = parts_of(1, advantage=guard)
     _, records = pipeline.train_step(parts, memory(), 0)
     assert records.refilled == len(BAD)
     wrong = records.trajectories.replace(redraw=None)
-    again = replace(made(1, advantage=guard), terms=parts.terms)
+    again = replace(parts_of(1, advantage=guard), terms=parts.terms)
     first = {}
     for name, trajectories in (("right", records.trajectories), ("wrong", wrong)):
-        done = pipeline.improve(again, records.prompts, trajectories, records.advantages)
+        done = pipeline.update(again, records.prompts, trajectories, records.advantages)
         first[name] = done.metrics["ratio/max_deviation_first"]
     assert records.update.metrics["ratio/max_deviation_first"] < 1e-4  # means agree to rounding
     assert first["right"] < 1e-4 < 1e-2 < first["wrong"]
@@ -175,33 +176,35 @@ def test_guard_knows_the_noise_of_fresh_samples(made: Callable[..., pipeline.Par
 
 def scores_of(values: list[float], noise: bool) -> LocalScores:
     value = torch.tensor(values, dtype=torch.float64)[:, None]
-    told = 2 * value if noise else None
-    return LocalScores(value, value[:, 0].isfinite(), told, told, (1.5,), {"t/raised": 1}, 2)
+    spread = 2 * value if noise else None
+    return LocalScores(value, value[:, 0].isfinite(), spread, spread, (1.5,), {"t/raised": 1}, 2)
 
 
 def test_pieces_join_with_their_noise_and_counts() -> None:
-    both = join([scores_of([1.0, 2.0], noise=False), scores_of([3.0], noise=True)])
+    both = LocalScores.concatenate([scores_of([1.0, 2.0], noise=False), scores_of([3.0], noise=True)])
     assert both.value[:, 0].tolist() == [1.0, 2.0, 3.0]
     assert both.noise_var is not None
     assert both.noise_var[:, 0].isnan().tolist() == [True, True, False]
     assert (both.latency, both.failures, both.retried) == ((3.0,), {"t/raised": 2}, 4)
-    assert join([scores_of([1.0], noise=False)]).noise_var is None
+    assert LocalScores.concatenate([scores_of([1.0], noise=False)]).noise_var is None
 
 
-def test_maps_go_with_their_rows(made: Callable[..., pipeline.Parts]) -> None:
-    parts = made(0)
+def test_maps_go_with_their_rows(parts_of: Callable[..., pipeline.Parts]) -> None:
+    parts = parts_of(0)
     some, fresh = (drawn(parts, rows).replace(media=None) for rows in ([0, 1, 2], [5, 6]))
 
     def ones(rows: int, value: float) -> Allocation:
         return Allocation(torch.full((rows, 1, 8, 8), value), torch.zeros(rows, dtype=torch.bool))
 
-    old = Drawn.of([some], [scores_of([1, 2, 3], noise=True)], [ones(3, 0.0)])
-    put = old.put([2, 0], Drawn.of([fresh], [scores_of([4, 5], noise=True)], [ones(2, 1.0)]))
+    old = RolloutBatch.concatenate([some], [scores_of([1, 2, 3], noise=True)], [ones(3, 0.0)])
+    put = old.replace_rows(
+        [2, 0], RolloutBatch.concatenate([fresh], [scores_of([4, 5], noise=True)], [ones(2, 1.0)])
+    )
     assert put.scores.value[:, 0].tolist() == [5.0, 2.0, 4.0]
     assert put.maps is not None
     assert put.maps.map[:, 0, 0, 0].tolist() == [1.0, 0.0, 1.0]
     assert (put.trajectories.sample.tolist(), put.trajectories.prompt.tolist()) == ([2, 1, 1], [1, 0, 1])
-    assert old.put([], fresh) is old
+    assert old.replace_rows([], fresh) is old
 
 
 def test_a_run_counts_what_it_drew_afresh_and_what_was_cached(

@@ -27,7 +27,7 @@ from rlvis.checkpoints import files, resume
 from rlvis.findings import ConfigError
 from rlvis.runtime import snapshot
 from rlvis.schema import plain
-from rlvis.training import loop, pipeline
+from rlvis.training import loop, pipeline, run_step
 from tests import setting
 
 ROOT = Path(__file__).parents[2]
@@ -103,10 +103,10 @@ def test_a_moved_run_with_a_damaged_newest_checkpoint_ends_as_if_nothing_had_hap
 
 
 def test_a_checkpoint_says_where_it_comes_from(whole: Path) -> None:
-    told = files.meta(whole / "checkpoints" / "step_000003")
-    assert (told["step"], told["world_size"], told["zero_stage"], told["ema"]) == (3, 1, 0, True)
-    assert told["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert set(told["git"] or {"commit": 0, "dirty": 0}) == {"commit", "dirty"}
+    meta = files.meta(whole / "checkpoints" / "step_000003")
+    assert (meta["step"], meta["world_size"], meta["zero_stage"], meta["ema"]) == (3, 1, 0, True)
+    assert meta["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert set(meta["git"] or {"commit": 0, "dirty": 0}) == {"commit", "dirty"}
     saved = yaml.safe_load((whole / "checkpoints" / "step_000003" / "config.yaml").read_text())
     assert saved == yaml.safe_load((whole / "config.yaml").read_text())
 
@@ -144,10 +144,10 @@ def spoil(monkeypatch: pytest.MonkeyPatch, which: Callable[[int], bool]) -> None
 
     def full(taken: Any, folder: Path) -> list[str]:
         count[0] += 1
-        made = write(taken, folder)
+        names = write(taken, folder)
         if which(count[0]):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return made
+        return names
 
     monkeypatch.setattr(snapshot, "write", full)
 
@@ -164,7 +164,7 @@ def test_a_folder_removed_under_the_run(
             shutil.rmtree(run / what)
         return train_step(parts, memory, step, *rest)
 
-    monkeypatch.setattr(loop, "train_step", removing)
+    monkeypatch.setattr(run_step, "train_step", removing)
     if what == "checkpoints":
         assert loop.train(make(sd3_folder, run, 2), []).exit_code == 0
         assert [path.name for path in files.whole(run, sums=True)] == ["step_000002"]
@@ -178,19 +178,19 @@ def test_a_changed_learning_rate_is_refused_then_allowed_and_wins_over_the_saved
     sd3_folder: Path, whole: Path, run: Path
 ) -> None:
     config = resumed(make(sd3_folder, run, 3), run)
-    before, now = resume.saved(run), plain(replace(config, optim=replace(config.optim, lr=0.1)))
+    before, now = resume.saved_settings(run), plain(replace(config, optim=replace(config.optim, lr=0.1)))
     with pytest.raises(
         ConfigError, match=r"optim\.lr was 0\.001 and is now 0\.1.*resume_allow=\[optim\.lr\]"
     ):
-        resume.continued(before, now, ["optim.lr"])
-    allowed = resume.continued(before, now, ["optim.lr"], ["optim.lr"])
+        resume.merge_settings(before, now, ["optim.lr"])
+    allowed = resume.merge_settings(before, now, ["optim.lr"], ["optim.lr"])
     assert allowed["optim"]["lr"] == 0.1
     config = resumed(make(sd3_folder, run, 3, optim={"lr": 0.1}), run, resume_allow=["optim.lr"])
     assert loop.train(config, []).exit_code == 0
-    told = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
-    assert told == [{"step": 2, "key": "optim.lr", "before": 0.001, "after": 0.1}]
-    assert resume.saved(run)["optim"]["lr"] == 0.1
-    assert resume.saved(run)["resume_allow"] == []
+    changes = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
+    assert changes == [{"step": 2, "key": "optim.lr", "before": 0.001, "after": 0.1}]
+    assert resume.saved_settings(run)["optim"]["lr"] == 0.1
+    assert resume.saved_settings(run)["resume_allow"] == []
     start, little, much = (average(folder) for folder in (run, whole, run))
     start = average(whole, 2)
     moved = {name: float((weights - start[name]).abs().max()) for name, weights in much.items()}
@@ -237,15 +237,15 @@ def test_a_permission_that_is_of_no_use_or_impossible_is_refused(
     before: dict[str, Any], now: dict[str, Any], allowed: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        resume.continued(before, now, ["*"], allowed)
+        resume.merge_settings(before, now, ["*"], allowed)
 
 
 def test_a_section_may_be_allowed_and_its_neighbours_are_still_refused() -> None:
     before = {"optim": {"lr": 1, "eps": 1}, "seed": 0}
     now = {"optim": {"lr": 2, "eps": 3}, "seed": 0}
-    assert resume.continued(before, now, ["*"], ["optim"]) == now
+    assert resume.merge_settings(before, now, ["*"], ["optim"]) == now
     with pytest.raises(ConfigError, match=r"seed was 0 and is now 1\. .*resume_allow=\[seed\]"):
-        resume.continued(before, now | {"seed": 1}, ["*"], ["optim"])
+        resume.merge_settings(before, now | {"seed": 1}, ["*"], ["optim"])
 
 
 def killed(kills: int, steps: int) -> str:

@@ -74,11 +74,11 @@ def ran(
 def advantages(scored: Rewards, trust: TrustConfig, prior: PriorConfig = CONSTANT, **more: Any) -> Advantages:
     """weigh, then build, as the pipeline calls them."""
     config = more.pop("config", DANCE)
-    made, _ = ran(scored, trust, prior, combine=config.combine, **more)
+    judged, _ = ran(scored, trust, prior, combine=config.combine, **more)
     index = torch.arange(scored.rows)
     return build(
         scored,
-        made,
+        judged,
         config,
         index,
         RewardHistory(),

@@ -61,13 +61,13 @@ def test_permuting_samples_permutes_advantages(trust, values, order):
 @settings(deadline=None)
 @given(values=GROUPS)
 def test_the_mean_of_every_term_is_zero_in_every_group_and_weights_are_the_group_s(trust, values):
-    made = advantages(rewards(values), trust, config=FREE)
-    assert made.term.shape == (2, 3, 5)
-    assert made.term.mean(-1).abs().max() < 1e-9
+    weighted = advantages(rewards(values), trust, config=FREE)
+    assert weighted.term.shape == (2, 3, 5)
+    assert weighted.term.mean(-1).abs().max() < 1e-9
     plain = advantages(rewards(values), S.TrustConfig(), S.PriorConfig(), config=FREE)
     weight = ran(rewards(values), trust)[0].weight
     assert weight.shape == (3, 1)
-    torch.testing.assert_close(made.term[0], weight * plain.term[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(weighted.term[0], weight * plain.term[0], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("trust", WHOLE[:3], ids=IDS[:3])
@@ -75,11 +75,11 @@ def test_the_mean_of_every_term_is_zero_in_every_group_and_weights_are_the_group
 @given(values=GROUPS, other=st.floats(-10, 10))
 def test_a_group_s_prior_never_leaks_to_another(trust, values, other):
     prior = S.PriorConfig(kind=S.PriorKind.record, field="p")
-    made = []
+    terms = []
     for p in (0.5, other):
         fields = [{"p": 0.1}, {"p": p}, {"p": -0.3}]
-        made.append(advantages(rewards(values), trust, prior, metadata=fields).term)
-    assert made[0][:, [0, 2]].equal(made[1][:, [0, 2]])
+        terms.append(advantages(rewards(values), trust, prior, metadata=fields).term)
+    assert terms[0][:, [0, 2]].equal(terms[1][:, [0, 2]])
 
 
 @pytest.mark.parametrize("trust", WHOLE, ids=IDS)
@@ -88,9 +88,9 @@ def test_huge_rewards_stay_finite(trust, prior):
     values = torch.tensor([[1e6, -1e6, 3.0], [1e6, 1e6, 1e6], [-1e6, -1e6, 0.1]], dtype=torch.float64)
     state = PriorState(kind=prior.kind.value)
     for _ in range(2):
-        made, state = ran(rewards(values), trust, prior, state)
-        assert torch.isfinite(made.weight).all()
-        assert torch.isfinite(made.contrast).all()
+        judgement, state = ran(rewards(values), trust, prior, state)
+        assert torch.isfinite(judgement.weight).all()
+        assert torch.isfinite(judgement.contrast).all()
         assert all(torch.isfinite(v).all() for v in state.values.values())
     assert torch.isfinite(advantages(rewards(values), trust, prior).term).all()
 
@@ -101,12 +101,12 @@ def test_a_reward_that_is_not_finite_is_as_if_it_were_not_there(trust, bad):
     values = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     values[:, 2] = bad
     kept = [0, 1, 3, 4]
-    made = advantages(rewards(values), trust)
+    masked = advantages(rewards(values), trust)
     without = advantages(rewards(values[:, kept]), trust)
-    torch.testing.assert_close(made.term[..., kept], without.term, rtol=1e-12, atol=1e-12)
-    assert made.term[..., 2].eq(0).all()
-    assert made.keep[:, 2].eq(False).all()
-    assert (~made.keep).sum() == 2
+    torch.testing.assert_close(masked.term[..., kept], without.term, rtol=1e-12, atol=1e-12)
+    assert masked.term[..., 2].eq(0).all()
+    assert masked.keep[:, 2].eq(False).all()
+    assert (~masked.keep).sum() == 2
 
 
 def test_the_contrast_term_is_weighed_when_told():
@@ -122,11 +122,12 @@ def test_the_contrast_term_is_weighed_when_told():
 
 def test_the_contrast_has_its_own_group_whatever_the_preset():
     values = torch.tensor([[1.0, 2.0, 4.0], [0.1, 0.2, 0.4]], dtype=torch.float64)
-    own = advantages(rewards(values), BPGO, config=S.AdvantageConfig())
+    grouped = advantages(rewards(values), BPGO, config=S.AdvantageConfig())
     batch = advantages(rewards(values), BPGO, config=S.AdvantageConfig(std_scope=S.StdScope.batch))
-    assert batch.term[1].equal(own.term[1])
-    assert not batch.term[0].equal(own.term[0])
-    assert own.term[1].std(-1, correction=0).tolist() == pytest.approx([1.0, 1.0], rel=1e-3)  # eps is 1e-4
+    assert batch.term[1].equal(grouped.term[1])
+    assert not batch.term[0].equal(grouped.term[0])
+    spread = grouped.term[1].std(-1, correction=0)
+    assert spread.tolist() == pytest.approx([1.0, 1.0], rel=1e-3)  # eps is 1e-4
 
 
 class Run:
@@ -138,8 +139,8 @@ class Run:
         )
         self.policy = setting.policy(self.config)
         self.prompts = setting.prompts(self.policy)
-        made = plan.make(self.policy, self.config, step=0)
-        self.trajectories = rollout(self.policy, self.policy.module, self.prompts, range(12), made)
+        steps = plan.make(self.policy, self.config, step=0)
+        self.trajectories = rollout(self.policy, self.policy.module, self.prompts, range(12), steps)
         self.engine = setting.PlainEngine(self.policy.module)
 
     def train(self, steps: int) -> torch.Tensor:
@@ -148,10 +149,10 @@ class Run:
         for step in range(steps):
             values = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
             scored = rewards(values)
-            trust, state = pipeline.trusted(config, self.prompts, scored, state)
-            made, _ = pipeline.built(config, self.prompts, scored, trust, RewardHistory())
-            told = UpdateSettings(config.advantage, config.sampler, config.train)
-            result = update(self.policy, self.engine, self.prompts, self.trajectories, made, told, World())
+            trust, state = pipeline.weigh(config, self.prompts, scored, state)
+            built, _ = pipeline.build(config, self.prompts, scored, trust, RewardHistory())
+            limits = UpdateSettings(config.advantage, config.sampler, config.train)
+            result = update(self.policy, self.engine, self.prompts, self.trajectories, built, limits, World())
             done += result.metrics["update/optimizer_steps"]
         assert done == 12 * steps
         return torch.cat([p.detach().flatten().clone() for _, p in self.policy.trainable()])

@@ -24,8 +24,8 @@ def stable(reward, prior, lam=1.0, monotone=False, scale=1.0):
     """[K] rewards through the form that is trained with."""
     value = reward[None, :, None]
     valid = torch.ones(1, len(reward), dtype=torch.bool)
-    made = contrast.exp((value - prior) / scale, value > prior, valid, lam=lam, monotone=monotone)
-    return made[0, :, 0]
+    values = contrast.exp((value - prior) / scale, value > prior, valid, lam=lam, monotone=monotone)
+    return values[0, :, 0]
 
 
 def z(values):
@@ -34,13 +34,13 @@ def z(values):
 
 def test_equation_4():
     assert contrast.exp_raw(row([1.0]), row([0.5]), lam=50).item() == pytest.approx(26 * math.e, rel=1e-14)
-    made = contrast.exp_raw(row([0.2, 0.5, 0.8]), row([0.5]), lam=10)
-    torch.testing.assert_close(made, row([-3 * math.exp(0.2), 0.0, 4 * math.exp(0.8)]))
+    values = contrast.exp_raw(row([0.2, 0.5, 0.8]), row([0.5]), lam=10)
+    torch.testing.assert_close(values, row([-3 * math.exp(0.2), 0.0, 4 * math.exp(0.8)]))
 
 
 def test_gated():
-    made = contrast.gated(row([1.0]), row([0.5]), gain=50, tau=5)
-    assert made.item() == pytest.approx(26 / (1 + math.exp(-0.2)), rel=1e-14)
+    values = contrast.gated(row([1.0]), row([0.5]), gain=50, tau=5)
+    assert values.item() == pytest.approx(26 / (1 + math.exp(-0.2)), rel=1e-14)
 
 
 @settings(deadline=None)
@@ -67,10 +67,10 @@ def test_z_does_not_change_with_a_constant_added_to_reward_and_prior(hundredths,
 
 def test_it_is_finite_and_unclamped_for_huge_rewards():
     r = row([1e6, -1e6, 0.0, 5e5])
-    made = z(stable(r, 0.0))
-    assert torch.isfinite(made).all()
-    assert made.argmax() == 0
-    torch.testing.assert_close(made[1:], made[1].expand(3))
+    scores = z(stable(r, 0.0))
+    assert torch.isfinite(scores).all()
+    assert scores.argmax() == 0
+    torch.testing.assert_close(scores[1:], scores[1].expand(3))
     assert torch.isfinite(z(stable(r, 2e6))).all()
 
 
@@ -86,8 +86,8 @@ def test_the_order_is_kept_only_above_prior_minus_one():
 @given(VALUES, st.floats(-2, 2), st.floats(0, 50), st.floats(0.1, 10))
 def test_monotone_keeps_the_order_weakly(values, prior, lam, scale):
     r = row(sorted(values))
-    made = stable(r, prior, lam, monotone=True, scale=scale)
-    assert (made.diff() >= -1e-12 * made.abs().max()).all()
+    contrasts = stable(r, prior, lam, monotone=True, scale=scale)
+    assert (contrasts.diff() >= -1e-12 * contrasts.abs().max()).all()
 
 
 def test_the_epsilon_is_relative_to_the_spread():
@@ -107,8 +107,8 @@ def test_equal_values_have_no_contrast():
 
 
 def test_gated_inverts_pairs_of_negative_rewards_so_they_are_refused():
-    made = contrast.gated(row([-1.0, -0.5]), row([0.5]), gain=50, tau=5)
-    assert made[0] > made[1]
+    contrasts = contrast.gated(row([-1.0, -0.5]), row([0.5]), gain=50, tau=5)
+    assert contrasts[0] > contrasts[1]
     values = torch.tensor([[[0.5], [0.2]], [[0.3], [0.0]]], dtype=torch.float64)
     with pytest.raises(ValueError, match=r"first is 0, sample 1 of prompt 9 \('prompt 9'\).*crt.form=exp"):
         contrast.refuse_nonpositive(values, torch.ones(2, 2, dtype=torch.bool), prompts([4, 9]))

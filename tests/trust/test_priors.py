@@ -157,8 +157,8 @@ class TestHierarchical:
         """Two groups of means 0 and 4 and s^2 = 2, n = 2: mean s^2 / n is 1, t2 = 8 - 1 = 7, mu = 2."""
         _, state = ran(rewards([[-1.0, 1.0], [3.0, 5.0]]), RAS, HIERARCHICAL, index=[6, 7])
         trust, after = ran(rewards([[9.0, 9.5], [3.0, 5.0]]), RAS, HIERARCHICAL, state, index=[7, 8])
-        own = (4.0 / 1 + 2.0 / 7) / (1 / 1 + 1 / 7)
-        assert trust.anchor_mean.flatten().tolist() == pytest.approx([own, 2.0], rel=1e-6)
+        shrunk = (4.0 / 1 + 2.0 / 7) / (1 / 1 + 1 / 7)
+        assert trust.anchor_mean.flatten().tolist() == pytest.approx([shrunk, 2.0], rel=1e-6)
         assert trust.anchor_var.flatten().tolist() == pytest.approx([1 / (1 + 1 / 7), 7.0], rel=1e-6)
         mean, precision, groups = after.values["prompt/7"].flatten().tolist()
         assert precision == pytest.approx(1 + 2 / 0.125, rel=1e-6)

@@ -47,9 +47,9 @@ def test_the_prior_variance_of_the_posterior_form():
     fixed, _ = ran(scored, FORMS[1], AVERAGE, state)
     assert fixed.anchor_var.eq(1).all()
     form = replace(FORMS[1], posterior=PosteriorConfig(prior_var=None))
-    own, _ = ran(scored, form, AVERAGE, state)
-    torch.testing.assert_close(own.anchor_var, state.values["all"][1].expand(3, 1))
-    assert not own.weight.equal(fixed.weight)
+    remembered, _ = ran(scored, form, AVERAGE, state)
+    torch.testing.assert_close(remembered.anchor_var, state.values["all"][1].expand(3, 1))
+    assert not remembered.weight.equal(fixed.weight)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f.kind.value)

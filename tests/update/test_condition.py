@@ -32,8 +32,8 @@ class Case:
         self.config = setting.config(folder, model=model, **groups)
         self.policy = setting.policy(self.config, keep_reference=self.config.model.lora is None)
         self.prompts = setting.prompts(self.policy)
-        made = plan.make(self.policy, self.config, step=0)
-        whole = rollout(self.policy, self.policy.module, self.prompts, range(12), made)
+        steps = plan.make(self.policy, self.config, step=0)
+        whole = rollout(self.policy, self.policy.module, self.prompts, range(12), steps)
         self.trajectories = whole.replace(media=None)
         self.advantages = Advantages(
             term=torch.linspace(-1.5, 1.5, 12, dtype=torch.float64).view(1, 3, 4).flip(-1),
@@ -96,7 +96,7 @@ def test_a_given_position_has_no_gradient_and_no_ratio_under_any_weights(wan_fol
 def test_what_stands_at_a_given_position_does_not_reach_the_weights(
     wan_folder: Path, scope: S.RatioScope
 ) -> None:
-    made = []
+    weights = []
     for spoil in (0.0, 1e3):
         case = Case(wan_folder, GIVEN)
         logprob = case.trajectories.logprob.clone()
@@ -107,8 +107,8 @@ def test_what_stands_at_a_given_position_does_not_reach_the_weights(
         if scope is not S.RatioScope.sample:
             case.advantages = case.advantages.replace(map=area)
         case.run(ratio_scope=scope, kl_beta=0.01)
-        made.append(torch.cat([p.detach().flatten() for _, p in case.policy.trainable()]))
-    assert torch.equal(*made)
+        weights.append(torch.cat([p.detach().flatten() for _, p in case.policy.trainable()]))
+    assert torch.equal(*weights)
 
 
 def test_guard_and_kl_leave_given_positions_out(wan_folder: Path) -> None:

@@ -29,8 +29,8 @@ class Case:
         self.config = setting.config(folder, **groups)
         self.policy = setting.policy(self.config, keep_reference=self.config.model.lora is None)
         self.prompts = setting.prompts(self.policy)
-        made = plan.make(self.policy, self.config, step=0)
-        self.trajectories = rollout(self.policy, self.policy.module, self.prompts, range(12), made).replace(
+        steps = plan.make(self.policy, self.config, step=0)
+        self.trajectories = rollout(self.policy, self.policy.module, self.prompts, range(12), steps).replace(
             media=None
         )
         term = torch.linspace(-1.5, 1.5, 12, dtype=torch.float64).view(1, 3, 4).flip(-1)
@@ -105,15 +105,15 @@ def test_other_shapes_stay_below_a_quarter_of_the_clip(sd3_folder: Path, size: i
 
 
 def test_accumulation_changes_nothing(sd3_folder: Path) -> None:
-    found = []
+    weights = []
     for size in (2, 4, 12):
         case = Case(sd3_folder)
         case.run(train={"micro_batch": size, "updates_per_step": 1})
-        found.append(case.weights())
-    assert not torch.equal(found[0], case.start)
-    for other in found[1:]:
+        weights.append(case.weights())
+    assert not torch.equal(weights[0], case.start)
+    for other in weights[1:]:
         # Adam's first step is lr * sign(g) where g is tiny: compare in units of lr = 1e-3, on average.
-        assert (found[0] - other).abs().mean() < 1e-3 * 1e-3
+        assert (weights[0] - other).abs().mean() < 1e-3 * 1e-3
 
 
 def test_every_transition_is_one_backward(sd3_folder: Path) -> None:
@@ -131,7 +131,7 @@ def test_zero_advantages_leave_the_weights(sd3_folder: Path) -> None:
 def test_a_masked_sample_has_no_effect_whatever_it_holds(sd3_folder: Path) -> None:
     keep = torch.ones(3, 4, dtype=torch.bool)
     keep[1, 2] = False
-    found = []
+    weights = []
     for value in (0.0, float("nan")):
         case = Case(sd3_folder)
         logprob = case.trajectories.logprob.clone()
@@ -140,9 +140,9 @@ def test_a_masked_sample_has_no_effect_whatever_it_holds(sd3_folder: Path) -> No
             advantages=case.advantages.replace(keep=keep),
             trajectories=case.trajectories.replace(logprob=logprob),
         )
-        found.append(case.weights())
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], case.start)
+        weights.append(case.weights())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], case.start)
 
 
 def test_nothing_kept_is_no_update(sd3_folder: Path) -> None:
@@ -168,13 +168,13 @@ def test_kl_pulls_back_to_the_reference(sd3_folder: Path, model: dict[str, Any])
     case.run()
     case.engine = setting.PlainEngine(case.policy.module, lr=1e-4)  # without the momentum of the first steps
     none = case.advantages.replace(term=torch.zeros_like(case.advantages.term))
-    seen = [
+    divergence = [
         case.run(advantage={"kl_beta": 1.0}, advantages=none, train={"updates_per_step": 1}).metrics[
             "kl/reference"
         ]
         for _ in range(6)
     ]
-    assert 0 < seen[-1] < seen[0]
+    assert 0 < divergence[-1] < divergence[0]
 
 
 def test_kl_starts_at_zero(sd3_folder: Path) -> None:
@@ -185,7 +185,7 @@ def test_kl_starts_at_zero(sd3_folder: Path) -> None:
 
 def test_the_map_decides_where_the_gradient_goes(sd3_folder: Path) -> None:
     """A map of ones is no map, bit for bit; another map is not."""
-    found = {}
+    weights = {}
     for name, area in {
         "none": None,
         "ones": torch.ones(12, 1, 8, 8),
@@ -195,25 +195,25 @@ def test_the_map_decides_where_the_gradient_goes(sd3_folder: Path) -> None:
         case.run(
             advantage={"ratio_scope": S.RatioScope.position}, advantages=case.advantages.replace(map=area)
         )
-        found[name] = case.weights()
-    assert torch.equal(found["none"], found["ones"])
-    assert not torch.equal(found["none"], found["left"])
+        weights[name] = case.weights()
+    assert torch.equal(weights["none"], weights["ones"])
+    assert not torch.equal(weights["none"], weights["left"])
 
 
 def test_a_field_takes_the_place_of_the_scalar_advantages(sd3_folder: Path) -> None:
     """The scalar ones everywhere give the same weights bit for bit, others do not, and zeros move nothing."""
     position = {"ratio_scope": S.RatioScope.position}
-    found, start = {}, None
+    weights, start = {}, None
     for name, scale in {"none": None, "same": 1.0, "zero": 0.0}.items():
         case = Case(sd3_folder)
         start = case.start
         flat = case.advantages.term.flatten(1).float()[..., None, None, None]
         field = None if scale is None else (scale * flat).expand(-1, -1, 1, 8, 8).contiguous()
         case.run(advantage=position, advantages=case.advantages.replace(field=field))
-        found[name] = case.weights()
-    assert torch.equal(found["none"], found["same"])
-    assert not torch.equal(found["none"], start)
-    assert torch.equal(found["zero"], start)
+        weights[name] = case.weights()
+    assert torch.equal(weights["none"], weights["same"])
+    assert not torch.equal(weights["none"], start)
+    assert torch.equal(weights["zero"], start)
 
 
 def test_records_that_do_not_belong_together_are_refused(sd3_folder: Path) -> None:
@@ -246,12 +246,12 @@ def test_a_broken_loss_says_where(sd3_folder: Path) -> None:
         NonFiniteLossError, match=r"inf first at transition 2 .* of prompt 7, sample 2"
     ) as caught:
         case.run(train={"updates_per_step": 1}, trajectories=case.trajectories.replace(logprob=logprob))
-    found = caught.value.broken
-    (row,) = found.rows
+    place = caught.value.where
+    (row,) = place.rows
     assert (row["prompt"], row["sample"], row["at"], row["value"]) == (7, 2, 2, "inf")
     assert row["text"] == setting.TEXTS[1]
     assert row["sigma"] == pytest.approx(float(case.trajectories.schedule.sigma[2]))
-    assert (found.module, found.optimizer_step) == (None, 0)
+    assert (place.module, place.optimizer_step) == (None, 0)
 
 
 def test_a_broken_layer_is_named(sd3_folder: Path) -> None:
@@ -259,11 +259,11 @@ def test_a_broken_layer_is_named(sd3_folder: Path) -> None:
     case.policy.module.transformer_blocks[1].ff.register_forward_hook(lambda m, a, out: out * float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"from transformer_blocks\.1\.ff on") as caught:
         case.run()
-    found = caught.value.broken
-    assert found.module == "transformer_blocks.1.ff"
-    assert not found.weights
-    assert "transformer_blocks.1" in found.layers
-    assert len(found.rows) == 20  # the first 20 of 6 rows x 4 transitions
+    place = caught.value.where
+    assert place.module == "transformer_blocks.1.ff"
+    assert not place.weights
+    assert "transformer_blocks.1" in place.layers
+    assert len(place.rows) == 20  # the first 20 of 6 rows x 4 transitions
     assert torch.equal(case.weights(), case.start)
 
 

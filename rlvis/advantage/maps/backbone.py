@@ -189,11 +189,11 @@ def _normalisation(where: str, revision: str | None) -> tuple[tuple[float, ...],
     from transformers.image_processing_utils import BaseImageProcessor
 
     try:
-        found, _ = BaseImageProcessor.get_image_processor_dict(where, revision=revision)
+        processor, _ = BaseImageProcessor.get_image_processor_dict(where, revision=revision)
     except OSError:
         log.info("%s has no image processor: ImageNet's normalisation", where)
         return IMAGENET
-    return tuple(found.get("image_mean", IMAGENET[0])), tuple(found.get("image_std", IMAGENET[1]))
+    return tuple(processor.get("image_mean", IMAGENET[0])), tuple(processor.get("image_std", IMAGENET[1]))
 
 
 def _failure(backbone: MapBackbone, where: str, revision: str | None, error: Exception) -> str:

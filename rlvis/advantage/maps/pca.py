@@ -61,15 +61,15 @@ def components(tokens: Tensor, k: int, solver: PcaSolver = PcaSolver.subspace) -
     scores = torch.where(real[:, None], scores, 0.0)
     explained = torch.where(real, values / torch.where(total > 0, total, 1.0)[:, None], 0.0)
     sign = _sign_of_largest(loadings)
-    made = Components(scores * sign, loadings * sign, explained)
+    result = Components(scores * sign, loadings * sign, explained)
     missing = k - values.shape[1]
     if missing == 0:
-        return made
+        return result
     pad = torch.nn.functional.pad
-    return Components(*(pad(t, (0, missing)) for t in (made.scores, made.loadings, made.explained)))
+    return Components(*(pad(t, (0, missing)) for t in (result.scores, result.loadings, result.explained)))
 
 
-def signed(found: Components, convention: PcaSign, frames: int, grid: tuple[int, int]) -> Tensor:
+def fix_signs(components: Components, convention: PcaSign, frames: int, grid: tuple[int, int]) -> Tensor:
     """Scores [n, L, k] with the signs of a convention; L = frames * gh * gw.
 
     max_abs_score: the largest |score| is positive (scikit-learn up to 1.4). max_abs_loading: the largest
@@ -77,7 +77,7 @@ def signed(found: Components, convention: PcaSign, frames: int, grid: tuple[int,
     the mean inside, so that the reverse min-max gives the inside more; a grid without an inside keeps
     max_abs_loading.
     """
-    scores = found.scores
+    scores = components.scores
     if convention is PcaSign.max_abs_score:
         return scores * _sign_of_largest(scores)
     if convention is PcaSign.border and min(grid) > 2:
@@ -133,13 +133,13 @@ def _subspace(z: Tensor, k: int) -> _Eigen:
         start, image = basis @ inner, image @ inner
         residual = (_product(z, image) - start * values[:, None])[..., :k].norm(dim=1).amax(1)
         bad = residual > TOLERANCE * values[:, 0].abs()
-        made = _Eigen(values[:, :k], start[..., :k], image[..., :k])
+        eigen = _Eigen(values[:, :k], start[..., :k], image[..., :k])
         if not bool(bad.any()):
-            return made
-    made = _Eigen(*(part.clone() for part in made))
-    for part, exact in zip(made, _exact(z[bad], k), strict=True):
+            return eigen
+    eigen = _Eigen(*(part.clone() for part in eigen))
+    for part, exact in zip(eigen, _exact(z[bad], k), strict=True):
         part[bad] = exact
-    return made
+    return eigen
 
 
 def _product(z: Tensor, y: Tensor) -> Tensor:

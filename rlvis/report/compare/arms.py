@@ -13,8 +13,9 @@ from functools import cached_property
 
 import numpy as np
 
+from rlvis.observe.history import Series
 from rlvis.report import heldout
-from rlvis.report.folder import RunFolder, Series
+from rlvis.report.folder import RunFolder
 from rlvis.report.judge import Judgement
 from rlvis.report.panels.configuration import OF_START, flatten
 from rlvis.report.plots import Spread
@@ -30,7 +31,7 @@ class Member:
     """A run of a comparison. label: what it is called in tables."""
 
     run: RunFolder
-    judged: Judgement
+    judgement: Judgement
     label: str
 
     @cached_property
@@ -65,11 +66,11 @@ class Arm:
 
 def arms(members: Sequence[Member]) -> list[Arm]:
     """The arms in the order in which their first run was given."""
-    found: dict[object, list[Member]] = {}
+    alike: dict[object, list[Member]] = {}
     for member in members:
-        told = tuple(sorted(i for i in member.flat.items() if not _free(i[0]) and i[1] != UNSET))
-        found.setdefault(told or member.run.path, []).append(member)
-    groups = list(found.values())
+        settings = tuple(sorted(i for i in member.flat.items() if not _free(i[0]) and i[1] != UNSET))
+        alike.setdefault(settings or member.run.path, []).append(member)
+    groups = list(alike.values())
     return [Arm(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
 
 
@@ -109,21 +110,21 @@ def _labels(groups: Sequence[Sequence[Member]]) -> list[str]:
     labels = _typed(groups)
     if len(set(labels)) < len(groups):
         labels = _by_keys([group[0].flat for group in groups])
-    seen: dict[str, int] = {}
+    count: dict[str, int] = {}
     for i, label in enumerate(labels):
-        seen[label] = seen.get(label, 0) + 1
-        if seen[label] > 1:
-            labels[i] = f"{label} ({seen[label]})"
+        count[label] = count.get(label, 0) + 1
+        if count[label] > 1:
+            labels[i] = f"{label} ({count[label]})"
     return labels
 
 
 def _typed(groups: Sequence[Sequence[Member]]) -> list[str]:
     """The words of each arm's command line that not all arms have; nothing where one is not known."""
-    words = [told for group in groups if (told := _words(group[0].run)) is not None]
+    words = [typed for group in groups if (typed := _words(group[0].run)) is not None]
     if len(words) < len(groups):
         return []
     common = set(words[0]).intersection(*words[1:])
-    return [" ".join(word for word in told if word not in common) or DEFAULTS for told in words]
+    return [" ".join(word for word in typed if word not in common) or DEFAULTS for typed in words]
 
 
 def _words(run: RunFolder) -> list[str] | None:
@@ -139,8 +140,8 @@ def _words(run: RunFolder) -> list[str] | None:
 
 def _by_keys(flat: Sequence[Mapping[str, str]]) -> list[str]:
     """The fewest keys that tell the arms apart, each chosen to split what is still alike the most."""
-    keys = [k for k in dict.fromkeys(k for told in flat for k in told) if not _free(k)]
-    keys = [k for k in keys if len({told.get(k, UNSET) for told in flat}) > 1]
+    keys = [k for k in dict.fromkeys(k for settings in flat for k in settings) if not _free(k)]
+    keys = [k for k in keys if len({settings.get(k, UNSET) for settings in flat}) > 1]
     labels = [""] * len(flat)
     while keys and len(set(labels)) < len(flat):
         tried = {

@@ -39,9 +39,9 @@ def write(runs: Sequence[Path], to: Path | None = None) -> Path:
     page = target(paths) if to is None else to
     if page.is_dir() or not page.resolve().parent.is_dir():
         raise ValueError(f"report: to={page} is a folder or lies in none; type to=FILE.html")
-    told = [folder.read(path) for path in paths]
+    folders = [folder.read(path) for path in paths]
     names = panels.labels(paths)
-    members = [Member(run, judge(run), name) for run, name in zip(told, names, strict=True)]
+    members = [Member(run, judge(run), name) for run, name in zip(folders, names, strict=True)]
     several = Several(members, arms(members), page)
     parent = Path(*_common(paths)).name
     groups = f"{len(several.arms)} arm{'s' if len(several.arms) > 1 else ''}"
@@ -66,9 +66,9 @@ def target(runs: Sequence[Path]) -> Path:
 
 def _common(paths: Sequence[Path]) -> list[str]:
     """The parts that all resolved parents begin with."""
-    found = []
+    common = []
     for parts in zip(*(path.resolve().parent.parts for path in paths), strict=False):
         if len(set(parts)) > 1:
             break
-        found.append(parts[0])
-    return found
+        common.append(parts[0])
+    return common

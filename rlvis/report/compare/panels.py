@@ -13,9 +13,11 @@ from markupsafe import Markup
 
 from rlvis.report import plots
 from rlvis.report.compare.arms import Arm, Member, differing
+from rlvis.report.folder import section
 from rlvis.report.panels.base import Drawing, Panel, Table, drawing, num, short, state
 from rlvis.report.panels.timing import STAGES
 from rlvis.report.panels.verdict import ends
+from rlvis.report.svg import COLORS
 
 COLUMNS = 40  # keys of the table of differences
 BAND = (
@@ -67,9 +69,9 @@ def legend(several: Several) -> Panel:
     """Which line is whose, once for all figures of a tab."""
     shown = []
     for i, arm in enumerate(several.arms[: plots.MOST]):
-        dashes = plots.DASHES[i // len(plots.COLORS)]
+        dashes = plots.DASHES[i // len(COLORS)]
         pattern = "" if isinstance(dashes, str) else " ".join(str(2 * length) for length in dashes[1])
-        shown.append((short(arm.title, 160), i % len(plots.COLORS) + 1, pattern))
+        shown.append((short(arm.title, 160), i % len(COLORS) + 1, pattern))
     note = f"The first {plots.MOST} of {len(several.arms)} arms are drawn."
     return Panel("", "legend", shown, note if len(several.arms) > plots.MOST else "")
 
@@ -109,8 +111,8 @@ def times(several: Several) -> Panel:
         total = run.series("time/step").finite.value.sum() / 60
         memory = run.series("memory/max_gib").finite.value
         gib = num(float(memory.max()), 3) if len(memory) and memory.any() else "-"
-        hardware = run.manifest.get("hardware")
-        device = str(hardware.get("gpu") or hardware.get("cpu") or "-") if isinstance(hardware, dict) else "-"
+        hardware = section(run.manifest, "hardware")
+        device = str(hardware.get("gpu") or hardware.get("cpu") or "-")
         rows.append((member.label, *medians, speed, num(float(total), 3), gib, short(device, 40)))
     header = ("run", *STAGES, "step", "samples / s", "steps, min", "memory, GiB", "device")
     note = "Medians over steps, in seconds."
@@ -133,24 +135,24 @@ def config(several: Several) -> Panel:
 
 
 def _row(arm: Arm, member: Member, to: Path) -> tuple[str | Markup, ...]:
-    run, judged = member.run, member.judged
+    run, judgement = member.run, member.judgement
     reward = run.series("reward/mean").finite
     first, last = (num(value, 3) for value in ends(reward)[:2]) if len(reward) else ("-", "-")
-    wanted = run.told("train.steps")
-    why = "; ".join(f"{reason.name}: {reason.what}" for reason in judged.reasons[:1])
-    if others := [reason.name for reason in judged.reasons[1:4]]:
-        why += f"; also {', '.join(others)}" + (" and others" if len(judged.reasons) > 4 else "")
-    unfinished = "" if judged.finished else " (unfinished)"
+    wanted = run.setting("train.steps")
+    why = "; ".join(f"{reason.name}: {reason.what}" for reason in judgement.reasons[:1])
+    if others := [reason.name for reason in judgement.reasons[1:4]]:
+        why += f"; also {', '.join(others)}" + (" and others" if len(judgement.reasons) > 4 else "")
+    unfinished = "" if judgement.finished else " (unfinished)"
     return (
         _link(member, to),
-        state(judged.verdict, judged.verdict),
+        state(judgement.verdict, judgement.verdict),
         f"{run.steps} / {wanted}{unfinished}" if isinstance(wanted, int) else str(run.steps),
         first,
         last,
         _held_out(member),
         _median(run.series("time/step").finite.value),
         arm.label,
-        short(why, 400) or ("-" if judged.finished else judged.progress),
+        short(why, 400) or ("-" if judgement.finished else judgement.progress),
     )
 
 
@@ -199,7 +201,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
     """Folder names, with as many parents as it takes to tell runs apart."""
     whole = [path.resolve() for path in paths]
     for depth in range(1, max(len(path.parts) for path in whole) + 1):
-        found = ["/".join(path.parts[-depth:]) for path in whole]
-        if len(set(found)) == len(found):
-            return found
+        names = ["/".join(path.parts[-depth:]) for path in whole]
+        if len(set(names)) == len(names):
+            return names
     return [str(path) for path in whole]

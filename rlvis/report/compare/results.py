@@ -30,7 +30,7 @@ def held_out(several: Several) -> Panel | None:
         note = "The runs were not evaluated at a common step, so their results are not compared."
         return Panel("", "text", "", note)
     tables = {arm.label: [member.evaluations.table(step) for member in arm.members] for arm in several.arms}
-    known = {label: [t for t in found if t is not None] for label, found in tables.items()}
+    known = {label: [t for t in each if t is not None] for label, each in tables.items()}
     whole = [arm for arm in several.arms if len(known[arm.label]) == len(arm.members)]
     if not whole:
         return Panel("", "text", "", f"The samples of step {step} cannot be read.")
@@ -46,8 +46,8 @@ def held_out(several: Several) -> Panel | None:
         }
         rows = [_row(arm, base, per) for arm in whole if arm.label in per]
         header = ("arm", "mean", "difference", "95 %, prompts", "95 %, seeds", "prompts", "seeds")
-        made = Panel(name, "table", Table(header, rows, frozenset(range(1, 7))))
-        (details if column.startswith(RIGHT) else parts).append(made)
+        measure = Panel(name, "table", Table(header, rows, frozenset(range(1, 7))))
+        (details if column.startswith(RIGHT) else parts).append(measure)
     if details:
         parts.append(Panel("Attributes", "parts", details, folded=True))
     settings = _other_settings(several.members, step)
@@ -91,35 +91,35 @@ def samples(several: Several) -> Panel | None:
 
 
 def _row(arm: Arm, base: Arm, per: Mapping[str, Sequence[PER_PROMPT]]) -> tuple[str, ...]:
-    own, other = per[arm.label], per[base.label]
-    seeds = str(len({str(member.run.told("seed")) for member in arm.members}))
-    means = [sum(p.values()) / len(p) for p in own if p]
+    ours, theirs = per[arm.label], per[base.label]
+    seeds = str(len({str(member.run.setting("seed")) for member in arm.members}))
+    means = [sum(p.values()) / len(p) for p in ours if p]
     mean = num(sum(means) / len(means)) if means else "-"
     if arm is base:
-        return (short(arm.label, 80), mean, "-", "-", "-", str(len(own[0])), seeds)
-    compared = heldout.difference(_averaged(other), _averaged(own))
+        return (short(arm.label, 80), mean, "-", "-", "-", str(len(ours[0])), seeds)
+    compared = heldout.difference(_averaged(theirs), _averaged(ours))
     if compared is None:
-        return (short(arm.label, 80), mean, "other prompts", "-", "-", str(len(own[0])), seeds)
+        return (short(arm.label, 80), mean, "other prompts", "-", "-", str(len(ours[0])), seeds)
     interval = "-" if math.isnan(compared.low) else f"{compared.low:+.3f} .. {compared.high:+.3f}"
     return (
         short(arm.label, 80),
         mean,
         f"{compared.difference:+.4f}",
         interval,
-        _over_seeds(arm, base, own, other),
+        _over_seeds(arm, base, ours, theirs),
         str(compared.n),
         seeds,
     )
 
 
-def _over_seeds(arm: Arm, base: Arm, own: Sequence[PER_PROMPT], other: Sequence[PER_PROMPT]) -> str:
+def _over_seeds(arm: Arm, base: Arm, ours: Sequence[PER_PROMPT], theirs: Sequence[PER_PROMPT]) -> str:
     """Student's interval of the difference over the seeds of both arms; a dash below two, or where a seed
     occurs twice.
     """
     from scipy import stats
 
-    a, b = _by_seed(arm.members, own), _by_seed(base.members, other)
-    if len(a) < 2 or a.keys() != b.keys() or len(a) != len(own) or len(b) != len(other):
+    a, b = _by_seed(arm.members, ours), _by_seed(base.members, theirs)
+    if len(a) < 2 or a.keys() != b.keys() or len(a) != len(ours) or len(b) != len(theirs):
         return "-"
     differences = np.array([a[seed] - b[seed] for seed in a])
     half = float(stats.t.ppf(0.975, len(a) - 1)) * differences.std(ddof=1) / math.sqrt(len(a))
@@ -127,8 +127,8 @@ def _over_seeds(arm: Arm, base: Arm, own: Sequence[PER_PROMPT], other: Sequence[
 
 
 def _by_seed(members: Sequence[Member], per: Sequence[PER_PROMPT]) -> dict[str, float]:
-    found = zip(members, per, strict=True)
-    return {str(member.run.told("seed")): sum(p.values()) / len(p) for member, p in found if p}
+    pairs = zip(members, per, strict=True)
+    return {str(member.run.setting("seed")): sum(p.values()) / len(p) for member, p in pairs if p}
 
 
 def _averaged(per: Sequence[PER_PROMPT]) -> dict[tuple[int, str], float]:
@@ -146,8 +146,8 @@ def _common_step(members: Sequence[Member]) -> int | None:
 
 def _other_settings(members: Sequence[Member], step: int) -> str:
     """A sentence on evaluation settings that are not equal, the policy aside."""
-    told = [e.get("settings") for m in members for e in m.evaluations.entries if e["step"] == step]
-    known = [s for s in told if isinstance(s, dict)]
+    settings = [e.get("settings") for m in members for e in m.evaluations.entries if e["step"] == step]
+    known = [s for s in settings if isinstance(s, dict)]
     keys = dict.fromkeys(key for s in known for key in s if key != "model")
     odd = [key for key in keys if len({str(s.get(key)) for s in known}) > 1]
     return f" Beware: the evaluations differ in {', '.join(odd)}." if odd else ""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
-from rlvis.report.folder import RunFolder, Series
+from rlvis.observe.history import Series
+from rlvis.report.folder import RunFolder
 from rlvis.report.judge import Judgement
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Context:
     """
 
     run: RunFolder
-    judged: Judgement
+    judgement: Judgement
     defaults: Mapping[str, Any] | None = None
     room: float = 1.0
 

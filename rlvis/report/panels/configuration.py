@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from rlvis.report.folder import section
 from rlvis.report.panels.base import Context, Panel, Table, short
 
 OF_START = ("run_dir", "resume", "resume_allow", "dry_run")  # say where, not what
@@ -20,8 +21,7 @@ def reproduce(context: Context) -> Panel:
     if not command:
         return Panel("Reproduce", "text", "", "The manifest names no command.")
     lines = [command if isinstance(command, str) else shlex.join(str(part) for part in command)]
-    git = manifest.get("git")
-    git = git if isinstance(git, Mapping) else {}
+    git = section(manifest, "git")
     commit = git.get("commit")
     if commit:
         lines.insert(0, f"git checkout {shlex.quote(str(commit))}")
@@ -38,11 +38,11 @@ def changed(context: Context) -> Panel:
         )
     if not context.run.config:
         return Panel(title, "text", "", "config.yaml is missing or unreadable, so nothing can be compared.")
-    default, told = dict(flatten(context.defaults)), dict(flatten(context.run.config))
+    default, values = dict(flatten(context.defaults)), dict(flatten(context.run.config))
     rows = [
-        (key, short(default.get(key, "-")), short(told.get(key, "-")))
-        for key in dict.fromkeys([*told, *default])
-        if default.get(key) != told.get(key) and key not in OF_START
+        (key, short(default.get(key, "-")), short(values.get(key, "-")))
+        for key in dict.fromkeys([*values, *default])
+        if default.get(key) != values.get(key) and key not in OF_START
     ]
     note = "" if rows else "Nothing: this run had the defaults."
     return Panel(title, "table", Table(("key", "default", "this run"), rows) if rows else None, note)
@@ -59,9 +59,9 @@ def configuration(context: Context) -> Panel:
 
 def manifest(context: Context) -> Panel:
     """Everything the manifest says, flattened to rows."""
-    told = context.run.manifest
-    note = "" if told else "manifest.json is missing or unreadable."
-    rows = [(key, short(value, 400)) for key, value in flatten(told)[:400]]
+    values = context.run.manifest
+    note = "" if values else "manifest.json is missing or unreadable."
+    rows = [(key, short(value, 400)) for key, value in flatten(values)[:400]]
     return Panel("Manifest", "table", Table(("field", "value"), rows) if rows else None, note, folded=True)
 
 

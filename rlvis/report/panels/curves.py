@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rlvis.observe import metrics
+from rlvis.observe import metric_table
+from rlvis.observe.history import Series
 from rlvis.report import plots
-from rlvis.report.folder import RunFolder, Series
+from rlvis.report.folder import RunFolder
 from rlvis.report.panels.base import Context, Drawing, Panel, Table, drawing, lost, named, num, short
 
 TERMS = 8  # reward terms drawn at once
@@ -71,11 +72,11 @@ def all_metrics(context: Context) -> Panel:
         values = context.run.series(key)
         if not len(values):
             continue
-        told = metrics.find(key) or metrics.Key("", "", "")
+        entry = metric_table.find(key) or metric_table.Key("", "", "")
         known = values.finite.value
         ends = (num(known.min()), num(known.max())) if len(known) else ("-", "-")
         first, last = num(values.value[0]), num(values.value[-1])
-        rows.append((key, first, last, *ends, told.unit, told.meaning, told.healthy))
+        rows.append((key, first, last, *ends, entry.unit, entry.meaning, entry.healthy))
     note = "" if rows else "No metrics were written."
     header = ("metric", "first", "last", "lowest", "highest", "unit", "meaning", "healthy")
     table = Table(header, rows, frozenset({1, 2, 3, 4}), frozenset({6, 7}))
@@ -116,6 +117,6 @@ def _moved(series: Series) -> float:
 
 
 def _lines(run: RunFolder, title: str, keys: Mapping[str, str], ylabel: str, caption: str) -> Drawing:
-    found = named(run, keys)
+    shown = named(run, keys)
     name = title.lower().replace(" ", "-")
-    return drawing(title, lambda: plots.lines(name, found, ylabel=ylabel), caption + lost(*found.values()))
+    return drawing(title, lambda: plots.lines(name, shown, ylabel=ylabel), caption + lost(*shown.values()))

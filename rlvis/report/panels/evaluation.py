@@ -48,11 +48,11 @@ def evaluation(context: Context) -> Panel | None:
 
 def gain(context: Context) -> Panel | None:
     """First against last evaluation, prompt by prompt; None where there are not two."""
-    found = heldout.read(context.run.path)
-    if len(found.entries) < 2:
-        return Panel("Gain", "text", "", found.problems[0]) if found.problems else None
-    first, last = found.entries[0]["step"], found.entries[-1]["step"]
-    before, after = found.table(first), found.table(last)
+    evaluations = heldout.read(context.run.path)
+    if len(evaluations.entries) < 2:
+        return Panel("Gain", "text", "", evaluations.problems[0]) if evaluations.problems else None
+    first, last = evaluations.entries[0]["step"], evaluations.entries[-1]["step"]
+    before, after = evaluations.table(first), evaluations.table(last)
     if before is None or after is None:
         return Panel("Gain", "text", "", f"The samples of step {first} or {last} cannot be read.")
     rows = []
@@ -77,8 +77,8 @@ def gain(context: Context) -> Panel | None:
 def _intervals(run: RunFolder, title: str, keys: Mapping[str, str], ylabel: str, prefix: str = "") -> Drawing:
     """Curves with the intervals that summary.json knows; plain ones where it does not."""
     name = prefix + re.sub(r"\W+", "-", title.lower())
-    found = heldout.read(run.path)
-    spreads = {label: found.interval(key) for label, key in keys.items()}
+    evaluations = heldout.read(run.path)
+    spreads = {label: evaluations.interval(key) for label, key in keys.items()}
     if all(len(spread.middle) for spread in spreads.values()):
         caption = "Bars: Student's 95 % interval over prompts."
         return drawing(title, lambda: plots.spreads(name, spreads, ylabel=ylabel, bars=True), caption)

@@ -52,11 +52,11 @@ class Block:
 
 def gallery(context: Context) -> Panel | None:
     """Best and worst samples; None for a run that kept none."""
-    found, problems = extremes.read(context.run.path)
-    found = [step for step in found if step.best or step.worst]
-    if not found and not problems:
+    steps, problems = extremes.read(context.run.path)
+    steps = [step for step in steps if step.best or step.worst]
+    if not steps and not problems:
         return None
-    chosen = [found[i] for i in pictures.spread(len(found), STEPS)] if found else []
+    chosen = [steps[i] for i in pictures.spread(len(steps), STEPS)] if steps else []
     budget = Budget(BUDGET * context.room)
     count = sum(len(step.best[:MOST]) + len(step.worst[:MOST]) for step in chosen)
     share = budget.left / max(1, count)
@@ -70,8 +70,8 @@ def gallery(context: Context) -> Panel | None:
         )
         for step in reversed(chosen)
     ]
-    if len(chosen) < len(found):
-        problems.append(f"{len(chosen)} of {len(found)} steps are shown; all are in groups/.")
+    if len(chosen) < len(steps):
+        problems.append(f"{len(chosen)} of {len(steps)} steps are shown; all are in groups/.")
     return Panel("", "blocks", blocks, " ".join([*problems, *left_out(budget)]))
 
 
@@ -101,12 +101,12 @@ def _card(sample: Sample, budget: Budget, share: float, side: int) -> Card:
 
 def _shown(path: Path, budget: Budget, share: float, side: int) -> tuple[Shown | None, str]:
     try:
-        made = pictures.file(path, share if path.suffix not in pictures.CLIPS else max(share, CLIP), side)
+        picture = pictures.file(path, share if path.suffix not in pictures.CLIPS else max(share, CLIP), side)
     except pictures.UNREADABLE as error:
         log.warning("%s cannot be shown: %s", path, error)
         return None, f"{path.name} cannot be read"
-    if made is None:
+    if picture is None:
         budget.left_out += 1
         return None, f"{path.name} is left out, the page has no room for it"
-    kept = budget.take(made)
-    return kept, "" if kept else f"{path.name} is left out, the page has no room for it"
+    shown = budget.take(picture)
+    return shown, "" if shown else f"{path.name} is left out, the page has no room for it"

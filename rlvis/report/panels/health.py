@@ -9,11 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 from markupsafe import Markup
 
-from rlvis.observe import metrics
-from rlvis.observe.symptom import Symptom
+from rlvis.findings import Finding, Number, Severity, worst_first
+from rlvis.observe import metric_table
+from rlvis.observe.health import Range
+from rlvis.observe.history import Series
 from rlvis.report import plots
-from rlvis.report.folder import Series
-from rlvis.report.judge import Finding
+from rlvis.report.judge import STATE_WORDS
 from rlvis.report.panels.base import (
     Context,
     Drawing,
@@ -46,40 +47,38 @@ ROWS = {
     "map/entropy": "entropy of the maps",
     "map/failed": "maps that failed a step",
 }
-LEVELS = {"ok": "ok", "warning": "suspicious", "failure": "broken"}
 
 
 def table(context: Context) -> Panel:
     """Limit and state of every number that tells the update's health."""
-    run, judged = context.run, context.judged
-    said: dict[str, Symptom] = {}
-    for symptom in judged.symptoms:
-        said.setdefault(symptom.key, symptom)
+    run, judgement = context.run, context.judgement
+    first: dict[str, Finding] = {}
+    for symptom in judgement.symptoms:
+        first.setdefault(symptom.source, symptom)
     rows = []
-    for key in dict.fromkeys([*ROWS, *said]):
+    for key in dict.fromkeys([*ROWS, *first]):
         values = run.series(key)
-        if len(values) or key in said:
-            rows.append(_row(key, values, judged.limits.get(key, (None, None)), said.get(key)))
+        if len(values) or key in first:
+            rows.append(_row(key, values, judgement.limits.get(key, (None, None)), first.get(key)))
     header = ("number", "state", "limit", "last", "worst", "at step")
     note = "" if rows else "No training step was written, so there is nothing to hold against a limit."
     return Panel("", "table", Table(header, rows, frozenset({3, 4, 5})) if rows else None, note)
 
 
-def _row(
-    key: str, values: Series, limit: tuple[float | None, float | None], symptom: Symptom | None
-) -> tuple[str | Markup, ...]:
+def _row(key: str, values: Series, limit: Range, symptom: Finding | None) -> tuple[str | Markup, ...]:
     low, high = limit
     name = ROWS.get(key, key)
     outside = _outside(values, low, high)
     if symptom is not None:
-        shown = state(symptom.severity, f"{symptom.severity} from step {symptom.step}")
+        word = STATE_WORDS[symptom.severity]
+        shown = state(word, f"{word} from step {symptom.step}")
     elif len(outside):
         first = values.step[outside[0]]
         shown = state("outside", f"outside in {len(outside)} of {len(values)} steps, first at {first}")
     else:
         shown = state("ok", "ok")
-    told = metrics.find(key)
-    wanted = _words(low, high) or (symptom.limit if symptom else told.healthy if told else "")
+    entry = metric_table.find(key)
+    wanted = _words(low, high) or (symptom.wanted if symptom else entry.healthy if entry else "")
     if not len(values):
         return (name, shown, wanted, "-", "-", "-")
     falls = low is not None and high is None
@@ -90,7 +89,7 @@ def _row(
         at = int(values.value.argmin() if falls else np.abs(values.value).argmax())
     worst, step = values.value[at], values.step[at]
     if symptom is not None and (low, high) == (None, None):  # no level is bad in itself: where it showed
-        worst, step = symptom.value, symptom.step
+        worst, step = symptom.numbers["value"], symptom.step
     return (name, shown, wanted, num(values.value[-1]), num(worst), str(step))
 
 
@@ -174,47 +173,49 @@ def figures(context: Context) -> Panel:
 def _limited(
     context: Context, title: str, keys: Mapping[str, str], ylabel: str, caption: str, log: bool = False
 ) -> Drawing:
-    found = named(context.run, keys)
-    limits = context.judged.limits
+    curves = named(context.run, keys)
+    limits = context.judgement.limits
     bounds = {b for key in keys.values() for b in limits.get(key, (None, None)) if b is not None}
     name = "health-" + title.lower().replace(" ", "-")
     return drawing(
         title,
-        lambda: plots.lines(name, found, ylabel=ylabel, log=log, limits=sorted(bounds)),
-        caption + lost(*found.values()),
+        lambda: plots.lines(name, curves, ylabel=ylabel, log=log, limits=sorted(bounds)),
+        caption + lost(*curves.values()),
     )
 
 
 def doctor(context: Context) -> Panel | None:
     """What the doctor found before training; None where it was not asked."""
-    findings = context.judged.doctor
+    findings = context.judgement.doctor
     if findings is None:
         return None
-    odd = [finding for finding in findings if finding.level != "ok"]
-    passed = [finding for finding in findings if finding.level == "ok"]
+    odd = worst_first(findings, Severity.failure, Severity.warning)
+    passed = worst_first(findings, Severity.ok)
     note = f"{len(findings)} checks before the first step, {len(odd)} with a finding."
-    odd.sort(key=lambda finding: finding.level != "failure")
     parts = []
     if odd:
         header = ("check", "state", "what was found", "numbers", "why it matters, what to type")
-        told = Table(header, [_finding(f) for f in odd], wide=frozenset({2, 3, 4}))
-        parts.append(Panel("", "table", told))
+        rows = Table(header, [_finding(f) for f in odd], wide=frozenset({2, 3, 4}))
+        parts.append(Panel("", "table", rows))
     if passed:
-        told = Table(
+        rows = Table(
             ("check", "state", "what was found"), [_finding(f)[:3] for f in passed], wide=frozenset({2})
         )
-        parts.append(Panel(f"{len(passed)} checks passed", "table", told, folded=True))
+        parts.append(Panel(f"{len(passed)} checks passed", "table", rows, folded=True))
     return Panel("Doctor", "parts", parts, note)
 
 
 def _finding(finding: Finding) -> tuple[str | Markup, ...]:
-    numbers = ", ".join(f"{name} {value}" for name, value in finding.numbers.items())
+    numbers = ", ".join(f"{name} {_shown(value)}" for name, value in finding.numbers.items())
     why = Markup("{} {}").format(finding.why, code(finding.type)) if finding.type else finding.why
-    words = finding.level if finding.level in LEVELS else short(finding.level, 20) or "unknown"
     return (
-        finding.check,
-        state(LEVELS.get(finding.level, "unknown"), words),
+        finding.name,
+        state(STATE_WORDS[finding.severity], finding.severity),
         short(finding.what, 400),
         short(numbers, 300),
         why,
     )
+
+
+def _shown(value: Number) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

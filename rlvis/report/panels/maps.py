@@ -27,11 +27,11 @@ def maps(context: Context) -> Panel | None:
 
 def overlays(context: Context) -> Panel | None:
     """Samples of a training step beside their maps; None where none were kept."""
-    found, _ = extremes.read(context.run.path)
-    found = [step for step in found if step.maps]
-    if not found:
+    steps, _ = extremes.read(context.run.path)
+    steps = [step for step in steps if step.maps]
+    if not steps:
         return None
-    chosen = [found[i] for i in pictures.spread(len(found), STEPS)]
+    chosen = [steps[i] for i in pictures.spread(len(steps), STEPS)]
     budget = Budget(BUDGET / 2 * context.room)
     share = budget.left / sum(len(step.maps[:MOST]) for step in chosen)
     blocks = []
@@ -50,23 +50,23 @@ def overlays(context: Context) -> Panel | None:
 
 def fixed(context: Context) -> Panel | None:
     """The maps of the fixed prompts over the run; None where there are no such sheets."""
-    found = sheets(context.run.path / "maps")
-    if not found:
+    drawn = sheets(context.run.path / "maps")
+    if not drawn:
         return None
-    shown, problems = evolve(found, BUDGET / 2 * context.room, steps=8, side=384)
+    shown, problems = evolve(drawn, BUDGET / 2 * context.room, steps=8, side=384)
     note = "Sample, its map on the latent grid, and both; for clips from top to bottom."
     return Panel("Fixed prompts: sample, map, both", "evolution", shown, " ".join([note, *problems]))
 
 
 def films(context: Context) -> Panel | None:
     """The maps of the fixed prompts as clips; None for stills."""
-    found = [(step, path.with_suffix(".mp4")) for step, path in sheets(context.run.path / "maps")]
-    found = [(step, path) for step, path in found if path.is_file()]
-    if not found:
+    clips = [(step, path.with_suffix(".mp4")) for step, path in sheets(context.run.path / "maps")]
+    clips = [(step, path) for step, path in clips if path.is_file()]
+    if not clips:
         return None
     budget, shown, problems = Budget(BUDGET / 2 * context.room), list[tuple[str, Shown]](), []
-    for i in reversed(pictures.spread(len(found), FILMS)):
-        step, path = found[i]
+    for i in reversed(pictures.spread(len(clips), FILMS)):
+        step, path = clips[i]
         try:
             film = pictures.file(path, budget.left, 540)
         except pictures.UNREADABLE:

@@ -39,11 +39,11 @@ def samples(context: Context) -> Panel:
     if not sheets:
         note = "No sample sheets were written (tracker.samples_every=0, or the run ended before the first)."
         return Panel("", "evolution", [], note)
-    found, problems = evolve(sheets, BUDGET * context.room)
-    shown = max((len(each.frames) for each in found), default=0)
+    prompts, problems = evolve(sheets, BUDGET * context.room)
+    shown = max((len(each.frames) for each in prompts), default=0)
     if shown < len(sheets) and not problems:
         problems.append(f"{shown} of {len(sheets)} steps are shown; all sheets are in samples/.")
-    return Panel("", "evolution", found, " ".join(problems))
+    return Panel("", "evolution", prompts, " ".join(problems))
 
 
 def evolve(
@@ -74,13 +74,13 @@ def evolve(
         except pictures.UNREADABLE as error:
             problems.append(_unreadable(note.step, note.path, error))
             continue
-        for told, tile in zip(frames, tiles, strict=True):
+        for shown, tile in zip(frames, tiles, strict=True):
             wide = tile.width > 2 * side
-            told.append(
+            shown.append(
                 (note.step, pictures.still(tile, share, (3 * side if wide else side) if cut else 1024))
             )
-    found = [Evolution(short(text, TEXT), told) for text, told in zip(kept, frames, strict=True) if told]
-    return found, problems
+    prompts = [Evolution(short(text, TEXT), shown) for text, shown in zip(kept, frames, strict=True) if shown]
+    return prompts, problems
 
 
 @dataclass(frozen=True)

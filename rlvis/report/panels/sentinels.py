@@ -4,10 +4,10 @@ themselves, and every alarm with what was done.
 
 from __future__ import annotations
 
-from rlvis.observe import alarms, health_sentinels
-from rlvis.observe.sentinels import KINDS
+from rlvis.observe import alarms
+from rlvis.observe.health import sentinels as rules
+from rlvis.observe.sentinel_table import KINDS, deviation_key
 from rlvis.observe.step_statistics import PREFIX
-from rlvis.observe.symptom import Seen
 from rlvis.report import plots
 from rlvis.report.panels.base import Context, Drawing, Panel, Table, drawing, num, short
 
@@ -16,14 +16,13 @@ def figures(context: Context) -> Panel | None:
     """Deviations with thresholds, and each statistic; None for a run without sentinels."""
     run = context.run
     known = [name for name in KINDS if PREFIX + name in run.keys]
-    seen = Seen(run.rows, run.config)
-    judged = health_sentinels.judged(seen)
-    if not known and not judged:
+    compared = rules.names_with_deviations(run)
+    if not known and not compared:
         return None
-    told = health_sentinels.settings(seen)
+    config = rules.settings(run)
     drawings: list[Drawing] = []
-    if judged:
-        curves = {_title(name): run.series(health_sentinels.key_of(name)) for name in judged}
+    if compared:
+        curves = {_title(name): run.series(deviation_key(name)) for name in compared}
         drawings.append(
             drawing(
                 "Deviation of the samples",
@@ -31,15 +30,15 @@ def figures(context: Context) -> Panel | None:
                     "sentinel-deviations",
                     curves,
                     ylabel="deviations",
-                    limits=(-told.threshold, told.threshold),
+                    limits=(-config.threshold, config.threshold),
                 ),
-                f"Distance from the first {told.baseline} steps, in their robust deviations. Dashed: the "
-                f"threshold, an alarm after {told.patience} steps beyond it.",
+                f"Distance from the first {config.baseline} steps, in their robust deviations. Dashed: the "
+                f"threshold, an alarm after {config.patience} steps beyond it.",
             )
         )
     for name in known:
         drawings.append(_statistic(context, name))
-    note = "" if judged else f"The baseline takes {told.baseline} steps, so nothing was compared yet."
+    note = "" if compared else f"The baseline takes {config.baseline} steps, so nothing was compared yet."
     return Panel("Samples themselves", "figures", drawings, note)
 
 
@@ -59,11 +58,11 @@ def _title(name: str) -> str:
 
 def table(context: Context) -> Panel | None:
     """The alarms; None where there was none."""
-    found = alarms.read(context.run.path)
-    if not found:
+    lines = alarms.read(context.run.path)
+    if not lines:
         return None
     rows = []
-    for row in found:
+    for row in lines:
         numbers = [row.get(key) for key in ("value", "usual", "deviation")]
         shown = [num(value) if isinstance(value, int | float) else "-" for value in numbers]
         texts = [short(str(row.get(key) or ""), 300) for key in ("why", "done")]

@@ -37,27 +37,27 @@ def trust(context: Context) -> Panel | None:
     path = run.path / TRUST_FILE
     if not path.is_file():
         return None
-    found, lost = groups.read(path)
+    prompts, lost = groups.read(path)
     note = f"Lines of {TRUST_FILE} that cannot be read and were left out: {lost}." if lost else ""
-    parts = [Panel("", "figures", _figures(run), WHY.get(str(run.told("trust.kind")), ""))]
-    split = min(LISTED, (len(found) + 1) // 2)
-    most, least = found[:split], found[max(split, len(found) - LISTED) :]
+    parts = [Panel("", "figures", _figures(run), WHY.get(str(run.setting("trust.kind")), ""))]
+    split = min(LISTED, (len(prompts) + 1) // 2)
+    most, least = prompts[:split], prompts[max(split, len(prompts) - LISTED) :]
     for title, chosen in (("Most trusted prompts", most), ("Least trusted prompts", least[::-1])):
         if chosen:
             parts.append(Panel(title, "table", _table(chosen)))
-    if found:
-        said = "Means over all groups of a prompt so far; rewards are raw. Gap: group mean - prior mean."
-        parts[-1] = replace(parts[-1], note=said)
-    return Panel("", "parts", parts, note if found else f"No group in {TRUST_FILE} was scored. {note}")
+    if prompts:
+        meaning = "Means over all groups of a prompt so far; rewards are raw. Gap: group mean - prior mean."
+        parts[-1] = replace(parts[-1], note=meaning)
+    return Panel("", "parts", parts, note if prompts else f"No group in {TRUST_FILE} was scored. {note}")
 
 
 def pictured(context: Context) -> Panel | None:
     """The most and least trusted groups of chosen steps with their samples; None where none were kept."""
-    found, _ = extremes.read(context.run.path)
-    found = [step for step in found if step.most_trusted or step.least_trusted]
-    if not found:
+    steps, _ = extremes.read(context.run.path)
+    steps = [step for step in steps if step.most_trusted or step.least_trusted]
+    if not steps:
         return None
-    chosen = [found[i] for i in pictures.spread(len(found), STEPS)]
+    chosen = [steps[i] for i in pictures.spread(len(steps), STEPS)]
     budget = Budget(BUDGET * context.room)
     count = sum(
         len(group.samples[:SAMPLES])
@@ -91,26 +91,26 @@ def pictured(context: Context) -> Panel | None:
 
 def why(group: extremes.Group) -> str:
     """What a group's weight was made of, in words."""
-    told = [f"Weight {num(group.weight, 3)} for {group.objective or 'its objective'}"]
+    parts = [f"Weight {num(group.weight, 3)} for {group.objective or 'its objective'}"]
     if group.mean is not None:
         spread = f" +- {num(group.std, 3)}" if group.std is not None else ""
-        told.append(f"group mean {num(group.mean, 3)}{spread}")
+        parts.append(f"group mean {num(group.mean, 3)}{spread}")
     if group.prior_mean is None:
-        told.append("no prior to compare with yet")
+        parts.append("no prior to compare with yet")
     else:
         spread = f" +- {num(max(group.prior_var, 0.0) ** 0.5, 3)}" if group.prior_var is not None else ""
-        told.append(f"prior {num(group.prior_mean, 3)}{spread}")
+        parts.append(f"prior {num(group.prior_mean, 3)}{spread}")
         if group.mean is not None:
             gap = group.mean - group.prior_mean
-            told.append(f"{num(abs(gap), 3)} {'above' if gap >= 0 else 'below'} it")
-    return ", ".join(told) + "."
+            parts.append(f"{num(abs(gap), 3)} {'above' if gap >= 0 else 'below'} it")
+    return ", ".join(parts) + "."
 
 
 def _figures(run: RunFolder) -> list[Drawing]:
     weights = named(run, {name: f"trust/weight_{name}" for name in ("max", "mean", "min")})
     size = {"effective groups": run.series("trust/effective_groups")}
     gaps = named(run, {"of the groups": "trust/prior_gap", "of the posterior": "trust/posterior_gap"})
-    found = [
+    drawings = [
         drawing(
             "Group weights",
             lambda: plots.lines("trust-weight", weights, ylabel="weight of a group"),
@@ -123,14 +123,14 @@ def _figures(run: RunFolder) -> list[Drawing]:
         ),
     ]
     if any(len(series) for series in gaps.values()):
-        found.append(
+        drawings.append(
             drawing(
                 "Distance from the prior",
                 lambda: plots.lines("trust-gap", gaps, ylabel="reward"),
                 "Mean |mean - prior mean|, of the groups as they are and of their posterior.",
             )
         )
-    return found
+    return drawings
 
 
 def _table(chosen: Sequence[groups.Trusted]) -> Table:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from rlvis.report.folder import RunFolder, Series
-from rlvis.report.judge import Judgement
+from rlvis.findings import Finding
+from rlvis.observe.history import Series
+from rlvis.report.folder import RunFolder
+from rlvis.report.judge import STATE_WORDS, Judgement
 from rlvis.report.panels import curves, evaluation, samples
 from rlvis.report.panels.base import SIGNS, Context, Panel
 
@@ -23,26 +25,31 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The first lines: what is thought of the run, one sentence about its reward, a few numbers."""
+    """The first lines: what is thought of the run, one sentence about its reward, a few numbers.
 
-    judged: Judgement
+    reasons: each behind the word for its severity.
+    """
+
+    judgement: Judgement
     sign: str
     words: str
     sentence: str
+    reasons: list[tuple[str, Finding]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
 
 
 def verdict(context: Context) -> Panel:
     """State, reasons and the counts that a reader checks first."""
-    judged = context.judged
-    found = Verdict(
-        judged,
-        SIGNS[judged.verdict],
-        WORDS[judged.verdict],
+    judgement = context.judgement
+    shown = Verdict(
+        judgement,
+        SIGNS[judgement.verdict],
+        WORDS[judgement.verdict],
         reward_sentence(context.run),
+        [(STATE_WORDS[reason.severity], reason) for reason in judgement.reasons],
         facts(context.run),
     )
-    return Panel("", "verdict", found, " ".join(judged.problems))
+    return Panel("", "verdict", shown, " ".join(judgement.problems))
 
 
 def first_figures(context: Context) -> Panel:
@@ -58,8 +65,8 @@ def first_samples(context: Context) -> Panel | None:
     if not sheets:
         return None
     ends = [sheets[0], sheets[-1]] if len(sheets) > 1 else list(sheets)
-    found, _ = samples.evolve(ends, BUDGET * context.room, side=128, most=6)
-    return Panel("First and last samples", "pairs", found) if found else None
+    prompts, _ = samples.evolve(ends, BUDGET * context.room, side=128, most=6)
+    return Panel("First and last samples", "pairs", prompts) if prompts else None
 
 
 def missing(context: Context) -> Panel | None:
@@ -94,12 +101,12 @@ def ends(series: Series) -> tuple[float, float, int]:
 
 def facts(run: RunFolder) -> list[tuple[str, str]]:
     """Name and value of the facts that metrics.jsonl has."""
-    found = [("training steps", f"{sum(row['step'] > 0 for row in run.rows)}")]  # 0 is before the first
+    rows = [("training steps", f"{sum(row['step'] > 0 for row in run.rows)}")]  # 0 is before the first
 
     def add(name: str, key: str, fold: Callable[[Series], float], form: str) -> None:
         values = run.series(key)
         if len(values):
-            found.append((name, format(fold(values), form)))
+            rows.append((name, format(fold(values), form)))
 
     first = "max |ratio - 1| before the first update of a step"
     add(first, "ratio/max_deviation_first", lambda s: s.value.max(), ".2g")
@@ -110,4 +117,4 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     add("time in steps, minutes", "time/step", lambda s: s.value.sum() / 60, ".3g")
     if run.series("memory/max_gib").value.any():  # 0 on a CPU
         add("largest memory, GiB", "memory/max_gib", lambda s: s.value.max(), ".3g")
-    return found
+    return rows

@@ -85,9 +85,9 @@ class Aesthetic:
     def score(self, images: Tensor) -> Tensor:
         """Of pictures uint8 [n, 3, Y, X]: float32 [n] on the device."""
         pixels = pictures.clip_input(images.to(self.device), self.size, "torchvision").to(self.dtype)
-        seen = F.normalize(self.model(pixel_values=pixels).image_embeds.float(), dim=-1)
-        found: Tensor = self.head(seen)[:, 0]
-        return found
+        vectors = F.normalize(self.model(pixel_values=pixels).image_embeds.float(), dim=-1)
+        numbers: Tensor = self.head(vectors)[:, 0]
+        return numbers
 
 
 def network(head: str, width: int) -> nn.Module:

@@ -2,7 +2,7 @@
 arXiv:2104.08718).
 
 Unusual: pictures are resized as tensors, a whole batch at a time on the model's device, and yet as
-open_clip's own transform does with PIL, to one level of 255. A prompt longer than the model's context is cut
+open_clip's transform does with PIL, to one level of 255. A prompt longer than the model's context is cut
 there, as open_clip does, and that is logged. The raw cosine is the score, not clipped at 0.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from rlvis.reward import weights
 from rlvis.reward.contract import Scores
 from rlvis.reward.pictures import resize
-from rlvis.reward.texts import captions, warn_cut
+from rlvis.reward.texts import CutWarning, captions
 
 ASSET = "asset:"
 ASSETS = Path(str(files("rlvis"))) / "assets"
@@ -78,7 +78,7 @@ class Clip:
         self.dtype = open_clip.get_input_dtype(precision) or torch.float32
         self.stages, self.mean, self.std = _preparation(model.visual.preprocess_cfg, path)
         self.mean, self.std = self.mean.to(self.device), self.std.to(self.device)
-        self._warned = False
+        self.cut = CutWarning(f"clip: {self.name}")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -92,10 +92,10 @@ class Clip:
                 raise ValueError(f"clip: frames={self.frames}, but the samples have {images.shape[1]} frames")
             images = images[:, self.frames]
         count, frames = images.shape[:2]
-        seen = self.encode_images(images.flatten(0, 1)).reshape(count, frames, -1)
+        vectors = self.encode_images(images.flatten(0, 1)).reshape(count, frames, -1)
         unique, where = captions(prompts)
         texts = self.encode_texts(unique)[where]
-        value = self.scale * (seen * texts[:, None]).sum(-1).mean(1)
+        value = self.scale * (vectors * texts[:, None]).sum(-1).mean(1)
         return Scores(value, torch.isfinite(value))
 
     def encode_images(self, images: Tensor) -> Tensor:
@@ -114,18 +114,10 @@ class Clip:
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors float64 [n, D] on the CPU. What is longer than the context is cut (logged once)."""
         ids = self.tokens(list(texts))
-        if not self._warned:
-            self._warn(texts, ids)
+        self.cut.open_clip(self.tokens, texts, ids)
         pieces = torch.split(ids.to(self.device), self.batch)
         parts = [self.model.encode_text(piece, normalize=True) for piece in pieces]
         return torch.cat(parts).to("cpu", torch.float64)
-
-    def _warn(self, texts: Sequence[str], ids: Tensor) -> None:
-        """Say that prompts are cut: their tokens differ from the first ones of a context twice as long."""
-        length = ids.shape[1]
-        longer = self.tokens(list(texts), context_length=2 * length)
-        cut = (longer[:, :length] != ids).any(1).tolist()
-        self._warned = warn_cut(f"clip: {self.name}", length, texts, cut)
 
 
 def source(path: str, pretrained: str | None = None) -> str:

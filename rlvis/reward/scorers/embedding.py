@@ -2,7 +2,7 @@
 
 Two towers (CLIP, SigLIP, SigLIP 2, ...): each has its features. One model that chats (Qwen3-VL-Embedding,
 Qwen2-VL based ones, ...): a picture and a text are each put into its chat, and the state of a token is the
-embedding. Unusual: sizes, means and templates are those of the model's own processor, nothing is said here.
+embedding. Unusual: sizes, means and templates are those of the model's processor, nothing is said here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlvis.reward import hub, weights
+from rlvis.reward import weights
 from rlvis.reward.contract import Scores
-from rlvis.reward.texts import captions, too_long, warn_cut
+from rlvis.reward.texts import CutWarning, captions
 
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
 POOLS = ("last", "mean")
@@ -28,7 +28,7 @@ class Embedding:
 
     Args: path, revision, repository or folder of the model; scale; pooling, of a model that chats, "last"
     (the last token's state, as Qwen3-VL-Embedding) or "mean" (over all tokens); instruction and query, the
-    system texts of that chat for media and for prompts, null: the model's own default; clip_fps, a number:
+    system texts of that chat for media and for prompts, null: the model's default; clip_fps, a number:
     clips go in as videos of so many frames a second, if the model chats, null: frame by frame; device, null:
     the GPU where there is one; batch, pictures (or clips) of one forward; precision, bf16, fp32 or fp16.
     Raises ValueError when the model cannot be had, embeds neither way, or an argument is out of range.
@@ -54,13 +54,10 @@ class Embedding:
                 f"embedding: batch={batch} scale={scale} clip_fps={clip_fps}; wanted a batch of 1 up, a "
                 "scale but 0, null or frames per second"
             )
-        from transformers import AutoModel, AutoProcessor
+        from transformers import AutoModel
 
         place = weights.folder(path, revision, FILES)
-        try:
-            self.processor: Any = AutoProcessor.from_pretrained(place, padding_side="right")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"embedding: path={path} has no processor: {hub.line(error)}") from error
+        self.processor, _ = weights.processor(place, f"embedding: path={path}")
         self.device = weights.device(device)
         self.model = weights.pretrained(AutoModel, path, place, precision).to(self.device)
         self.chats = not hasattr(self.model, "get_text_features")
@@ -72,9 +69,9 @@ class Embedding:
             )
         if clip_fps is not None and not self.chats:
             raise ValueError(f"embedding: {type(self.model).__name__} sees pictures; type clip_fps=null")
-        self.path, self.scale, self.pooling, self.fps, self.batch = path, scale, pooling, clip_fps, batch
+        self.scale, self.pooling, self.fps, self.batch = scale, pooling, clip_fps, batch
         self.systems = {"media": instruction, "text": query}
-        self._warned = False
+        self.cut = CutWarning(f"embedding: {path}")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -82,10 +79,10 @@ class Embedding:
         unique, where = captions(prompts)
         texts = self.encode_texts(unique)[where]
         if self.fps is not None and images.shape[1] > 1:
-            seen = self.encode_media(images, "video")[:, None]
+            vectors = self.encode_media(images, "video")[:, None]
         else:
-            seen = self.encode_media(images.flatten(0, 1), "image").unflatten(0, images.shape[:2])
-        value = self.scale * (seen * texts[:, None]).sum(-1).mean(1)
+            vectors = self.encode_media(images.flatten(0, 1), "image").reshape(*images.shape[:2], -1)
+        value = self.scale * (vectors * texts[:, None]).sum(-1).mean(1)
         return Scores(value, torch.isfinite(value))
 
     def encode_media(self, media: Tensor, kind: str) -> Tensor:
@@ -112,9 +109,7 @@ class Embedding:
         length = min(
             self.model.config.text_config.max_position_embeddings, self.processor.tokenizer.model_max_length
         )
-        if not self._warned:
-            cut = too_long(self.processor.tokenizer, texts, length)
-            self._warned = warn_cut(f"embedding: {self.path}", length, texts, cut)
+        self.cut.transformers(self.processor.tokenizer, texts, length)
         parts = []
         for chunk in chunks:
             # To full length, as SigLIP was trained, which has no mask; CLIP's reads up to the text's end.
@@ -145,9 +140,11 @@ class Embedding:
         states = self.model(**inputs).last_hidden_state.float()
         mask = inputs["attention_mask"]
         if self.pooling == "mean":
-            return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        last = mask.shape[1] - 1 - mask.flip(1).argmax(1)
-        return states[torch.arange(len(states), device=states.device), last]
+            mean: Tensor = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            return mean
+        ends = mask.shape[1] - 1 - mask.flip(1).argmax(1)
+        last: Tensor = states[torch.arange(len(states), device=states.device), ends]
+        return last
 
     def _clocks(self, clips: Sequence[Tensor]) -> list[Any]:
         """When each frame of a clip is, as processors that write times into the text want to know."""
@@ -167,7 +164,8 @@ class Embedding:
 
 def _pooled(output: Any) -> Tensor:
     """Features as a tensor, of transformers before and after they became an output with pooler_output."""
-    return output if isinstance(output, Tensor) else output.pooler_output
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
 
 
 def _unit(parts: Sequence[Tensor]) -> Tensor:

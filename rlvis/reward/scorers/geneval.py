@@ -2,7 +2,7 @@
 
 The rules are those of geneval_rules; the detector is not. The benchmark and Flow-GRPO detect with Mask2Former
 on COCO, so numbers of this scorer do not compare with those of the papers, and thresholds carry over in name
-only. Unusual: each asked class is a query of its own, since detectors that read a sentence mix up its nouns.
+only. Unusual: each asked class is a query for itself, since detectors that read a sentence mix up its nouns.
 """
 
 from __future__ import annotations
@@ -99,12 +99,12 @@ class Geneval:
             names = dict.fromkeys(name for name, _, _ in asked)
             wanted += [(i, m, name) for m in range(images.shape[1]) for name in names]
         boxes = self.detect([images[i, m] for i, m, _ in wanted], [name for _, _, name in wanted])
-        seen: dict[tuple[int, int], dict[str, Tensor]] = {}
-        for (i, m, name), found in zip(wanted, boxes, strict=True):
-            seen.setdefault((i, m), {})[name] = found
-        for (i, m), found_of in seen.items():
+        boxes_of: dict[tuple[int, int], dict[str, Tensor]] = {}
+        for (i, m, name), table in zip(wanted, boxes, strict=True):
+            boxes_of.setdefault((i, m), {})[name] = table
+        for (i, m), detections in boxes_of.items():
             try:
-                value[i] += self._judge(images[i, m], found_of, metadata[i]) / images.shape[1]
+                value[i] += self._judge(images[i, m], detections, metadata[i]) / images.shape[1]
             except ValueError as error:
                 faults[i] = str(error)
         if faults:
@@ -116,7 +116,7 @@ class Geneval:
         """Boxes of one class in each picture uint8 [3, Y, X]: float32 [n, 5] (left, top, right, bottom in
         pixels, score), all above the lower threshold, unsorted, cut at the picture's edges.
         """
-        found: list[Tensor] = []
+        tables: list[Tensor] = []
         for start in range(0, len(names), self.batch):
             part = list(pictures[start : start + self.batch])
             labels = [[self.query.format(name)] for name in names[start : start + self.batch]]
@@ -135,17 +135,17 @@ class Geneval:
                 boxes = torch.stack([boxes[:, k].clamp(0, (wide, high)[k % 2]) for k in range(4)], dim=1)
                 inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # a pixel at least is left
                 table = torch.cat([boxes, result["scores"].float().cpu()[:, None]], dim=1)
-                found.append(table[inside])
-        return found
+                tables.append(table[inside])
+        return tables
 
-    def _judge(self, picture: Tensor, seen: Mapping[str, Tensor], extra: Mapping[str, Any]) -> float:
-        """The measure for one picture, from what was seen of each class."""
+    def _judge(self, picture: Tensor, detections: Mapping[str, Tensor], extra: Mapping[str, Any]) -> float:
+        """The measure for one picture, from the detections of each class."""
         limit = self.thresholds[extra.get("tag") == "counting"]
-        found = select(seen, limit, self.nms, self.boxes)
+        counted = select(detections, limit, self.nms, self.boxes)
         colours = partial(self.colours, picture)
         if self.measure == "eval":
-            return rules.correct(found, extra, colours)
-        judged = rules.judge(found, extra, colours)
+            return rules.correct(counted, extra, colours)
+        judged = rules.judge(counted, extra, colours)
         return judged.score if self.measure == "score" else judged.strict
 
     def colours(self, picture: Tensor, name: str, boxes: Sequence[rules.Box]) -> list[str]:
@@ -159,7 +159,7 @@ class Geneval:
 
 
 def select(
-    seen: Mapping[str, Tensor], threshold: float, nms: float, boxes: int
+    detections: Mapping[str, Tensor], threshold: float, nms: float, boxes: int
 ) -> dict[str, list[list[float]]]:
     """What counts as found, surest first: above the threshold, after suppression, at most `boxes` a class.
 
@@ -167,9 +167,9 @@ def select(
     """
     from torchvision.ops import nms as suppress
 
-    names = list(seen)
-    table = torch.cat([seen[name] for name in names])
-    owner = torch.cat([torch.full((len(seen[name]),), k) for k, name in enumerate(names)])
+    names = list(detections)
+    table = torch.cat([detections[name] for name in names])
+    owner = torch.cat([torch.full((len(detections[name]),), k) for k, name in enumerate(names)])
     kept = (table[:, 4] > threshold).nonzero()[:, 0]
     if nms < 1:
         kept = kept[suppress(table[kept, :4], table[kept, 4], nms)]
@@ -182,7 +182,7 @@ def select(
 
 
 def crop(picture: Tensor, box: rules.Box) -> Tensor:
-    """The box inside a picture uint8 [3, Y, X], at least a pixel, on a grey square [3, s, s]: CLIP's own
+    """The box inside a picture uint8 [3, Y, X], at least a pixel, on a grey square [3, s, s]: CLIP's
     square cut-out would lose the ends of a long thing.
     """
     high, wide = picture.shape[-2:]
@@ -202,8 +202,9 @@ def _detector(path: str, revision: str | None, precision: str) -> tuple[Any, Any
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
     place = weights.folder(path, revision, ("*.json", "*.txt", "*.safetensors", "*.model"))
+    kind: Any = AutoProcessor
     try:
-        processor = AutoProcessor.from_pretrained(place)
+        processor = kind.from_pretrained(place)
         model = weights.pretrained(AutoModelForZeroShotObjectDetection, path, place, precision)
     except (OSError, ValueError) as error:
         raise ValueError(

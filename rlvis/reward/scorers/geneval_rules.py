@@ -1,8 +1,8 @@
 """GenEval's rules (arXiv 2310.11513) on what a detector found: Flow-GRPO's dense score and strict form, and
-the benchmark's own.
+the benchmark's.
 
 No model here. `include` asks for things with count, colour, position; `exclude` names things that must not be
-there, which only the benchmark's own form looks at.
+there, which only the benchmark's form looks at.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Box = Sequence[float]  # left, top, right, bottom in pixels, then whatever else
-Found = Mapping[str, Sequence[Box]]  # boxes of each class, the surest first
+Detections = Mapping[str, Sequence[Box]]  # boxes of each class, the surest first
 Colours = Callable[[str, Sequence[Box]], Sequence[str]]  # of a class and its boxes: a colour word for each
 
 MEASURES = ("score", "strict", "eval")
@@ -30,7 +30,7 @@ class Judged:
     strict: float
 
 
-def judge(found: Found, metadata: Mapping[str, Any], colours: Colours) -> Judged:
+def judge(detections: Detections, metadata: Mapping[str, Any], colours: Colours) -> Judged:
     """The training reward. Each clause of `include` gives 1 - |n - found| / n; where that is 1, its colour
     gives 1 - |n - coloured| / n, and its position (when the colour is right) a 0 if a pair of boxes is wrong
     and a 1 whether or not, as upstream has it; a wrong count gives a 0 instead of colour and position.
@@ -41,7 +41,7 @@ def judge(found: Found, metadata: Mapping[str, Any], colours: Colours) -> Judged
     right = True
     groups: list[Sequence[Box] | None] = []
     for name, count, clause in clauses(metadata, "include"):
-        boxes = found.get(name, ())
+        boxes = detections.get(name, ())
         points.append(1 - abs(count - len(boxes)) / count)
         matched = len(boxes) == count
         if not matched and ("color" in clause or "position" in clause):
@@ -62,15 +62,15 @@ def judge(found: Found, metadata: Mapping[str, Any], colours: Colours) -> Judged
     return Judged(sum(points) / len(points), float(right))
 
 
-def correct(found: Found, metadata: Mapping[str, Any], colours: Colours) -> float:
-    """The benchmark's own form: 1 where at least as many are found as asked and nothing of `exclude`, else 0.
+def correct(detections: Detections, metadata: Mapping[str, Any], colours: Colours) -> float:
+    """The benchmark's form: 1 where at least as many are found as asked and nothing of `exclude`, else 0.
 
     Colour and position are those of the surest n boxes. Raises ValueError as `judge` does.
     """
     right = True
     groups: list[Sequence[Box] | None] = []
     for name, count, clause in clauses(metadata, "include"):
-        boxes = found.get(name, ())[:count]
+        boxes = detections.get(name, ())[:count]
         matched = len(boxes) == count
         if matched and "color" in clause:
             matched = list(colours(name, boxes)).count(clause["color"]) >= count
@@ -79,7 +79,7 @@ def correct(found: Found, metadata: Mapping[str, Any], colours: Colours) -> floa
             matched = others is not None and _placed(boxes, others, wanted)
         right = right and matched
         groups.append(boxes if matched else None)
-    absent = all(len(found.get(name, ())) < count for name, count, _ in clauses(metadata, "exclude"))
+    absent = all(len(detections.get(name, ())) < count for name, count, _ in clauses(metadata, "exclude"))
     return float(right and absent)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlvis.reward import pictures, weights
 from rlvis.reward.contract import Scores
-from rlvis.reward.texts import captions, warn_cut
+from rlvis.reward.texts import CutWarning
 
 FILES = {"v2.0": "HPS_v2_compressed", "v2.1": "HPS_v2.1_compressed"}
 PRECISIONS = (*weights.DTYPES, "amp")
@@ -65,37 +65,28 @@ class HPSv2:
         self.dtype = weights.dtype(cast)
         self.size = int(model.visual.image_size[0])
         self.tokens = open_clip.get_tokenizer(architecture)
-        self._warned = False
+        self.cut = CutWarning("hpsv2")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
-        """Cosine of each sample with its own prompt times scale, mean over its frames: float64 [B].
+        """Cosine of each sample with its prompt times scale, mean over its frames: float64 [B].
 
         images: uint8 [B, M, 3, Y, X].
         """
-        unique, where = captions(prompts)
-        texts = self.encode_texts(unique)[where]
-
-        def score(frames: Tensor, rows: list[int]) -> Tensor:
-            return self.scale * (self.encode_images(frames) * texts[rows]).sum(1)
-
-        return pictures.judge(images, self.batch, score)
+        cosine = pictures.cosines(self, prompts)
+        return pictures.judge(images, self.batch, lambda *frames: self.scale * cosine(*frames))
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Unit vectors float64 [n, D] on the CPU, of pictures uint8 [n, 3, Y, X]."""
         pixels = prepare(images.to(self.device), self.size).to(self.dtype)
         with torch.autocast(self.device.type, torch.float16, enabled=self.amp):
-            found = self.model.encode_image(pixels)
-        return F.normalize(found.to("cpu", torch.float64), dim=-1)
+            vectors = self.model.encode_image(pixels)
+        return F.normalize(vectors.to("cpu", torch.float64), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors float64 [n, D] on the CPU. What is longer than the context is cut (logged once)."""
         ids = self.tokens(list(texts))
-        length = ids.shape[1]
-        if not self._warned:
-            longer = self.tokens(list(texts), context_length=2 * length)
-            cut = (longer[:, :length] != ids).any(1).tolist()
-            self._warned = warn_cut("hpsv2", length, texts, cut)
+        self.cut.open_clip(self.tokens, texts, ids)
         parts = []
         for piece in torch.split(ids.to(self.device), self.batch):
             with torch.autocast(self.device.type, torch.float16, enabled=self.amp):

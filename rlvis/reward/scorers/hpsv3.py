@@ -18,7 +18,7 @@ from rlvis.reward.scorers import qwen
 from rlvis.reward.scorers.templates import Source, template
 
 TOKEN = "<|Reward|>"
-PIXELS = 256 * 28 * 28  # of every picture, whatever its own size
+PIXELS = 256 * 28 * 28  # of every picture, whatever its size
 INSTRUCTION = Source(
     "https://raw.githubusercontent.com/MizzenAI/HPSv3/bd0c5fcb5f587617b0169c07222ab78d01e2f3c2/hpsv3/dataset/"
     "data_collator_qwen.py",
@@ -93,7 +93,8 @@ class HPSv3:
 
     def prepare(self, images: Tensor) -> Tensor:
         """Pictures uint8 [n, 3, Y, X] at the size that the judge reads, resized as PIL does: uint8."""
-        size = qwen.fit(*images.shape[-2:], PIXELS, PIXELS)
+        high, wide = images.shape[-2:]
+        size = qwen.fit(high, wide, PIXELS, PIXELS)
         pixels = pictures.resize(images.to(self.device).float(), size)
         return pixels.to("cpu", torch.uint8)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rlvis.reward import pictures, weights
 from rlvis.reward.contract import Scores
 from rlvis.reward.scorers.aesthetic import Stack
-from rlvis.reward.texts import captions, too_long, warn_cut
+from rlvis.reward.texts import CutWarning, captions
 
 NAMES = ("ImageReward.safetensors", "ImageReward.pt")
 CONFIG = "med_config.json"
@@ -81,11 +81,11 @@ class ImageReward:
         self.model.to(self.device)
         self.size = int(self.model.vision.config.image_size)
         self.tokenizer = weights.tokenizer("BertTokenizer", tokenizer, tokenizer_revision)
-        self._warned = False
+        self.cut = CutWarning("imagereward")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
-        """The score of each sample with its own prompt, about -2 to 2, mean over its frames: float64 [B].
+        """The score of each sample with its prompt, about -2 to 2, mean over its frames: float64 [B].
 
         images: uint8 [B, M, 3, Y, X].
         """
@@ -100,20 +100,18 @@ class ImageReward:
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens and mask int64 [n, 35] of the texts. What is longer is cut (logged once)."""
-        if not self._warned:
-            cut = too_long(self.tokenizer, texts, TOKENS)
-            self._warned = warn_cut("imagereward", TOKENS, texts, cut)
-        found = self.tokenizer(
+        self.cut.transformers(self.tokenizer, texts, TOKENS)
+        tokens = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         )
-        return found["input_ids"], found["attention_mask"]
+        return tokens["input_ids"], tokens["attention_mask"]
 
     def score(self, images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """float32 [n] on the device, of pictures uint8 [n, 3, Y, X] and tokens with their mask [n, 35]."""
         pixels = pictures.clip_input(images.to(self.device), self.size, "torchvision").to(self.dtype)
-        seen = self.model.vision(pixel_values=pixels).last_hidden_state
-        read = self.model.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=seen)
-        raw: Tensor = self.model.mlp(read.last_hidden_state[:, 0].float())[:, 0]
+        patches = self.model.vision(pixel_values=pixels).last_hidden_state
+        text = self.model.text(input_ids=ids, attention_mask=mask, encoder_hidden_states=patches)
+        raw: Tensor = self.model.mlp(text.last_hidden_state[:, 0].float())[:, 0]
         return (raw - MEAN) / STD
 
 
@@ -166,11 +164,11 @@ def network(state: Mapping[str, Tensor], config: Mapping[str, Any], place: str |
         raise ValueError(f"{CONFIG} beside {place} says nothing of {error}") from error
     # is_decoder makes the layers that look at the picture; the forward is not causal unless asked.
     text = BlipTextConfig(**sizes, encoder_hidden_size=width, is_decoder=True)
-    made = Network(
+    blip = Network(
         BlipVisionModel(vision), BlipTextModel(text, add_pooling_layer=False), Stack(text.hidden_size)
     )
-    weights.load(made, ours, str(place))
-    return made.eval().requires_grad_(False)
+    weights.load(blip, ours, str(place))
+    return blip.eval().requires_grad_(False)
 
 
 def rename(state: Mapping[str, Tensor], place: str | Path) -> dict[str, Tensor]:
@@ -179,8 +177,8 @@ def rename(state: Mapping[str, Tensor], place: str | Path) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if UNUSED.fullmatch(name):
             continue
-        found = next(((p, new) for p, new in RENAMED if re.fullmatch(p, name)), None)
-        if found is None:
+        rule = next(((p, new) for p, new in RENAMED if re.fullmatch(p, name)), None)
+        if rule is None:
             raise ValueError(f"{place} has {name}, which is no part of ImageReward-v1.0")
-        ours[re.sub(*found, name)] = tensor
+        ours[re.sub(*rule, name)] = tensor
     return ours

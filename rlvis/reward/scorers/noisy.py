@@ -122,7 +122,7 @@ class Noisy:
         return float(rng.generator(self.seed, time, purpose).standard_normal())
 
     def _known(self, scores: Scores, touched: Tensor, ours: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Variance and degrees of freedom of inner and own noise together."""
+        """Variance and degrees of freedom of both noises together."""
         theirs = torch.zeros_like(ours) if scores.noise_var is None else scores.noise_var.double()
         both = ours if self.replace else ours + theirs
         var = torch.where(touched, both, theirs)

@@ -100,8 +100,8 @@ def target(prompt: str, metadata: Mapping[str, Any], field: str | None = None) -
 
 def image_score(lines: Sequence[str], wanted: str) -> float:
     """Of one picture: 1 where its joined lines contain `wanted` (from `target`), else their similarity."""
-    found = _plain("".join(lines))
-    return 1.0 if wanted in found else similarity(found, wanted)
+    text = _plain("".join(lines))
+    return 1.0 if wanted in text else similarity(text, wanted)
 
 
 def video_score(frames: Sequence[Sequence[str]], wanted: str) -> float:
@@ -111,9 +111,9 @@ def video_score(frames: Sequence[Sequence[str]], wanted: str) -> float:
     return sum(some) / len(some) if some else 0.0
 
 
-def similarity(found: str, wanted: str) -> float:
+def similarity(text: str, wanted: str) -> float:
     """1 - min(edit distance, n) / n with n the length of `wanted`: in [0, 1]."""
-    return 1 - min(distance(found, wanted), len(wanted)) / len(wanted)
+    return 1 - min(distance(text, wanted), len(wanted)) / len(wanted)
 
 
 def distance(a: str, b: str) -> int:
@@ -149,7 +149,8 @@ def reader(confidence: float = 0.0, threads: int | None = None) -> Reader:
     engine = RapidOCR(params=params)
 
     def read(pixels: np.ndarray) -> list[str]:
-        return list(engine(np.ascontiguousarray(pixels[..., ::-1])).txts or ())  # it reads BGR
+        result: Any = engine(np.ascontiguousarray(pixels[..., ::-1]))  # it reads BGR
+        return list(result.txts or ())
 
     return read
 

@@ -2,7 +2,7 @@
 arXiv:2305.01569).
 
 Unusual: what is called PickScore differs by more than a factor between codebases, so the variant is named;
-each picture is compared with its own caption only.
+each picture is compared with its caption only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlvis.reward import pictures, weights
 from rlvis.reward.contract import Scores
-from rlvis.reward.texts import captions, too_long, warn_cut
+from rlvis.reward.texts import CutWarning
 
 TOKENS = 77
 # (shift, scale) of value = (raw - shift) / scale, where raw = exp(logit_scale) cos, about 17 to 24.
@@ -50,9 +50,9 @@ class PickScore:
             raise ValueError(f"pickscore: variant={variant!r}, wanted {', '.join(VARIANTS)}")
         if scale == 0 or batch < 1:
             raise ValueError(f"pickscore: scale={scale} batch={batch}; wanted a scale but 0, a batch of 1 up")
-        own = VARIANTS[variant]
-        self.shift = own[0] if shift is None else shift
-        self.scale = own[1] if scale is None else scale
+        usual = VARIANTS[variant]
+        self.shift = usual[0] if shift is None else shift
+        self.scale = usual[1] if scale is None else scale
         self.device, self.batch = weights.device(device), batch
         from transformers import CLIPModel
 
@@ -63,22 +63,18 @@ class PickScore:
         self.model = model.to(self.device)
         self.size, self.dtype = model.config.vision_config.image_size, weights.dtype(precision)
         self.tokens = min(TOKENS, model.config.text_config.max_position_embeddings)
-        self._warned = False
+        self.cut = CutWarning("pickscore")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
-        """The variant's score of each sample with its own prompt, mean over its frames: float64 [B].
+        """The variant's score of each sample with its prompt, mean over its frames: float64 [B].
 
         images: uint8 [B, M, 3, Y, X].
         """
-        unique, where = captions(prompts)
-        texts = self.encode_texts(unique)[where]
-
-        def score(frames: Tensor, rows: list[int]) -> Tensor:
-            cosine = (self.encode_images(frames) * texts[rows]).sum(1)
-            return (self.logit_scale * cosine - self.shift) / self.scale
-
-        return pictures.judge(images, self.batch, score)
+        cosine = pictures.cosines(self, prompts)
+        return pictures.judge(
+            images, self.batch, lambda *frames: (self.logit_scale * cosine(*frames) - self.shift) / self.scale
+        )
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Unit vectors float64 [n, D] on the CPU, of pictures uint8 [n, 3, Y, X]."""
@@ -87,9 +83,7 @@ class PickScore:
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors float64 [n, D] on the CPU. What is longer than the context is cut (logged once)."""
-        if not self._warned:
-            cut = too_long(self.tokenizer, texts, self.tokens)
-            self._warned = warn_cut("pickscore", self.tokens, texts, cut)
+        self.cut.transformers(self.tokenizer, texts, self.tokens)
         parts = []
         for at in range(0, len(texts), self.batch):
             ids = self.tokenizer(
@@ -99,14 +93,14 @@ class PickScore:
                 max_length=self.tokens,
                 return_tensors="pt",
             ).to(self.device)
-            found = self.model.get_text_features(
+            features = self.model.get_text_features(
                 input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]
             )
-            parts.append(_unit(found))
+            parts.append(_unit(features))
         return torch.cat(parts)
 
 
 def _unit(features: Any) -> Tensor:
     """float64 unit vectors [n, D] on the CPU, of a tensor or of the output that carries it."""
-    found = features if isinstance(features, Tensor) else features.pooler_output
-    return torch.nn.functional.normalize(found.to("cpu", torch.float64), dim=-1)
+    vectors = features if isinstance(features, Tensor) else features.pooler_output
+    return torch.nn.functional.normalize(vectors.to("cpu", torch.float64), dim=-1)

@@ -45,14 +45,10 @@ class Trunk:
         precision: str,
         who: str,
     ) -> None:
-        from transformers import AutoConfig, AutoProcessor, Qwen2VLModel
+        from transformers import Qwen2VLModel
 
         place = weights.folder(base, revision, FILES)
-        try:
-            config = AutoConfig.from_pretrained(place)
-            self.processor: Any = AutoProcessor.from_pretrained(place, padding_side="right")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{who}: base={base} has no processor: {hub.line(error)}") from error
+        self.processor, config = weights.processor(place, f"{who}: base={base}")
         if config.model_type != "qwen2_vl":
             raise ValueError(
                 f"{who}: base={base} is a {config.model_type}; wanted the Qwen2-VL that was tuned"
@@ -78,9 +74,9 @@ class Trunk:
 
     def text(self, prompt: str) -> str:
         """The instruction with the prompt. Raises ValueError for a prompt that would write special tokens."""
-        found = [token for token in self.reserved if token in prompt]
-        if found:
-            raise ValueError(f"{self.who}: the prompt {prompt[:60]!r} contains the special token {found[0]}")
+        special = next((token for token in self.reserved if token in prompt), None)
+        if special is not None:
+            raise ValueError(f"{self.who}: the prompt {prompt[:60]!r} contains the special token {special}")
         return self.template.replace(PLACE, prompt)
 
     def readable(self, prompts: Sequence[str]) -> list[int]:
@@ -109,7 +105,8 @@ class Trunk:
         positions = torch.arange(ids.shape[1], device=self.device).expand(3, *ids.shape)
         states = self.model(**inputs, position_ids=positions, use_cache=False).last_hidden_state
         where = torch.stack([(ids == token).int().argmax(1) for token in self.tokens], dim=1)
-        return states.gather(1, where[..., None].expand(-1, -1, states.shape[-1])).float()
+        picked: Tensor = states.gather(1, where[..., None].expand(-1, -1, states.shape[-1]))
+        return picked.float()
 
     def inputs(self, prompts: Sequence[str], kind: str, media: Sequence[Tensor]) -> dict[str, Tensor]:
         """What the model reads, on the CPU: ids, mask, patches and their grid. Arguments as for hidden."""
@@ -118,10 +115,10 @@ class Trunk:
             for prompt in prompts
         ]
         texts = self.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        # Sizes are the judge's own and not those of the processor.
+        # Sizes are the judge's and not those of the processor.
         options = {f"{kind}s": list(media), f"{kind}s_kwargs": {"do_resize": False}}
-        found = self.processor(text=texts, padding=True, return_tensors="pt", **options)
-        return {key: value for key, value in found.items() if key != "mm_token_type_ids"}
+        inputs = self.processor(text=texts, padding=True, return_tensors="pt", **options)
+        return {key: value for key, value in inputs.items() if key != "mm_token_type_ids"}
 
 
 def fit(high: int, wide: int, least: int, most: int) -> tuple[int, int]:
@@ -172,10 +169,7 @@ def merge(state: Mapping[str, Tensor], rank: int, alpha: float, rslora: bool = F
 
 def _fill(kind: Any, config: Any, state: dict[str, Tensor], precision: str, who: str) -> Any:
     """A frozen model of class `kind` with exactly these tensors."""
-    from transformers.utils import logging as theirs
-
-    theirs.disable_progress_bar()
-    theirs.set_verbosity_error()
+    weights.quiet()
     try:
         model, report = kind.from_pretrained(
             None,
@@ -195,5 +189,5 @@ def _fill(kind: Any, config: Any, state: dict[str, Tensor], precision: str, who:
 
 def newest(folder: Path, pattern: str) -> Path | None:
     """The file that matches `checkpoint-*/NAME` with the highest number; None without any."""
-    found = [path for path in folder.glob(pattern) if path.parent.name.rpartition("-")[2].isdecimal()]
-    return max(found, key=lambda path: int(path.parent.name.rpartition("-")[2]), default=None)
+    files = [path for path in folder.glob(pattern) if path.parent.name.rpartition("-")[2].isdecimal()]
+    return max(files, key=lambda path: int(path.parent.name.rpartition("-")[2]), default=None)

@@ -1,4 +1,4 @@
-"""The instructions that released judges were trained with, read from their publishers' own source files.
+"""The instructions that released judges were trained with, read from their publishers' source files.
 
 A judge of this kind reads a page of text around the prompt, and another wording or white space is another
 judge. Unusual: that page does not lie in this package. It is fetched once, pinned by the hash of its text,
@@ -64,17 +64,17 @@ def constants(code: str, names: Sequence[str], where: str) -> str:
         body = ast.parse(code).body
     except SyntaxError as error:
         raise ValueError(f"{where} is not Python: {line(error)}") from error
-    found = {
+    texts = {
         target.id: node.value.value
         for node in body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
         for target in node.targets
         if isinstance(target, ast.Name) and isinstance(node.value.value, str)
     }
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in texts]
     if missing:
         raise ValueError(f"{where} has no text constant {missing[0]}")
-    return "".join(found[name] for name in names)
+    return "".join(texts[name] for name in names)
 
 
 def _fetched(source: Source, who: str) -> str:

@@ -32,7 +32,7 @@ CONFIG, WEIGHTS = "model_config.json", "checkpoint-*/model.pth"
 LEAST = 128 * 28 * 28  # pixels of a frame; the most are in the configuration
 MIN_FRAMES, MAX_FRAMES = 4, 768
 # What the configuration must say for this code to be what it was trained with.
-EXPECTED = {
+EXPECTED: dict[str, dict[str, Any]] = {
     "data_config": {
         "num_frames": None,
         "sample_type": "uniform",
@@ -128,7 +128,7 @@ class Judge:
         """Raw ratings float64 [B, 3] (VQ, MQ, TA) of clips uint8 [B, M, 3, Y, X]; NaN: unreadable prompt."""
         with self._lock:
             content = hashlib.blake2b(f"{list(clips.shape)} {fps} {list(prompts)}\n".encode())
-            content.update(clips.contiguous().numpy())
+            content.update(clips.contiguous().numpy().data)
             if self._last[0] != content.digest():
                 self._last = content.digest(), self._rate(clips, prompts, fps, batch)
             return self._last[1]
@@ -149,8 +149,10 @@ class Judge:
         """The frames that the judge looks at, at its size: uint8 [m, 3, y, x] from [M, 3, Y, X] at `fps`."""
         data = self.config["data_config"]
         positions = frames(len(clip), fps, float(data["fps"]))
-        size = qwen.fit(*clip.shape[-2:], LEAST, int(data["max_frame_pixels"]))
-        return resize(clip[positions], list(size), InterpolationMode.BICUBIC, antialias=True)
+        high, wide = clip.shape[-2:]
+        size = qwen.fit(high, wide, LEAST, int(data["max_frame_pixels"]))
+        shown: Tensor = resize(clip[positions], list(size), InterpolationMode.BICUBIC, antialias=True)
+        return shown
 
 
 def frames(count: int, fps: float, wanted: float) -> list[int]:
@@ -213,9 +215,9 @@ def read_config(file: Path, path: str) -> dict[str, Any]:
         raise ValueError(f"videoalign: {path} has no readable {CONFIG}: {error}") from error
     for part, expected in EXPECTED.items():
         for key, value in expected.items():
-            found = config.get(part, {}).get(key)
-            if found != value:
+            actual = config.get(part, {}).get(key)
+            if actual != value:
                 raise ValueError(
-                    f"videoalign: {CONFIG} of {path} has {part}.{key}={found!r}; only {value!r} is known"
+                    f"videoalign: {CONFIG} of {path} has {part}.{key}={actual!r}; only {value!r} is known"
                 )
     return config

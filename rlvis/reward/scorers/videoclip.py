@@ -1,6 +1,6 @@
 """VideoCLIP-XL (arXiv 2410.00741): the cosine between a clip of eight frames and a prompt to 248 tokens.
 
-The weights are for non-commercial use (CC BY-NC-SA 4.0). Unusual: the frames are seen together, with
+The weights are for non-commercial use (CC BY-NC-SA 4.0). Unusual: the frames are read together, with
 attention between them; a clip shorter than eight frames is refused, not padded.
 """
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from rlvis.reward import weights
 from rlvis.reward.contract import Scores
 from rlvis.reward.scorers.videoclip_model import VideoClipModel, sizes
-from rlvis.reward.texts import captions, warn_cut
+from rlvis.reward.texts import CutWarning, captions
 
 FILES = ("VideoCLIP-XL.safetensors", "VideoCLIP-XL.bin", "VideoCLIP-XL-v2.bin")
-# Of ImageNet, in [0, 1]: the release does not take CLIP's own.
+# Of ImageNet, in [0, 1]: the release does not take CLIP's.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -52,7 +52,7 @@ class VideoClip:
         weights.load(model, state, path)
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self.tokens = SimpleTokenizer(context_length=model.context)
-        self._warned = False
+        self.cut = CutWarning("videoclip")
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -68,17 +68,13 @@ class VideoClip:
 
     def encode_clips(self, clips: Tensor) -> Tensor:
         """Unit vectors float64 [n, D] on the CPU, of uint8 [n, M, 3, Y, X]."""
-        seen = self.model.vision_model(self.prepare(clips).to(self.dtype))
-        return F.normalize(seen.double(), dim=-1).cpu()
+        vectors = self.model.vision_model(self.prepare(clips).to(self.dtype))
+        return F.normalize(vectors.double(), dim=-1).cpu()
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors float64 [n, D] on the CPU. What is longer than the context is cut (logged once)."""
-        context = self.model.context
         ids = self.tokens(list(texts))
-        if not self._warned:
-            longer = self.tokens(list(texts), context_length=2 * context)
-            cut = (longer[:, :context] != ids).any(1).tolist()
-            self._warned = warn_cut("videoclip", context, texts, cut)
+        self.cut.open_clip(self.tokens, texts, ids)
         parts = [self.model.text_model(part.to(self.device)) for part in torch.split(ids, self.batch)]
         return F.normalize(torch.cat(parts).double(), dim=-1).cpu()
 

@@ -1,6 +1,6 @@
 """The two towers of VideoCLIP-XL, under the names of its released weights.
 
-Unusual: the text tower keeps two tables of positions, of which CLIP's own 77 hold the first 20 places and a
+Unusual: the text tower keeps two tables of positions, of which CLIP's 77 hold the first 20 places and a
 stretched one the rest (from Long-CLIP, arXiv 2403.15378); the picture tower sees the patches of all frames in
 one sequence, with the position in time added to each. Sizes are read from the weights.
 """
@@ -8,7 +8,6 @@ one sequence, with the position in time added to each. Sizes are read from the w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +67,7 @@ class TextTower(nn.Module):
         self.token_embedding = nn.Embedding(words, width)
         self.positional_embedding = nn.Parameter(torch.zeros(context, width))
         self.positional_embedding_res = nn.Parameter(torch.zeros(context, width))
-        self.transformer = Blocks(width, layers)
+        self.transformer = _blocks(width, layers)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.zeros(width, out))
         self.logit_scale = nn.Parameter(torch.zeros(()))  # of training; the score's factor is fixed
@@ -78,8 +77,8 @@ class TextTower(nn.Module):
         places = torch.cat([self.positional_embedding[:KEPT], self.positional_embedding_res[KEPT:]])
         x = self.token_embedding(ids) + places
         ahead = torch.full((ids.shape[1],) * 2, -torch.inf, dtype=x.dtype, device=x.device).triu(1)
-        x = self.ln_final(self.transformer(x, ahead))
-        return x[torch.arange(len(ids), device=ids.device), ids.argmax(1)] @ self.text_projection
+        states: Tensor = self.ln_final(self.transformer(x, ahead))
+        return states[torch.arange(len(ids), device=ids.device), ids.argmax(1)] @ self.text_projection
 
 
 class VisionModel(nn.Module):
@@ -106,60 +105,25 @@ class VisionTower(nn.Module):
         self.positional_embedding = nn.Parameter(torch.zeros(grid**2 + 1, width))
         self.temporal_positional_embedding = nn.Parameter(torch.zeros(1, frames, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Blocks(width, layers)
+        self.transformer = _blocks(width, layers)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.zeros(width, out))
 
     def forward(self, clips: Tensor) -> Tensor:
         """[n, out] of clips [n, frames or 1, 3, side, side]; a single frame has the mean of all times."""
-        seen = self.conv1(clips.transpose(1, 2)).flatten(3)  # [n, width, frames, patches]
+        patches = self.conv1(clips.transpose(1, 2)).flatten(3)  # [n, width, frames, patches]
         time = self.temporal_positional_embedding[0]
         time = time.mean(0, keepdim=True) if clips.shape[1] == 1 else time
-        x = seen.permute(0, 2, 3, 1) + self.positional_embedding[1:] + time[:, None]
+        x = patches.permute(0, 2, 3, 1) + self.positional_embedding[1:] + time[:, None]
         first = (self.class_embedding + self.positional_embedding[0]).expand(len(x), 1, -1)
         x = self.ln_pre(torch.cat([first, x.flatten(1, 2)], dim=1))
-        return self.ln_post(self.transformer(x)[:, 0]) @ self.proj
+        state: Tensor = self.ln_post(self.transformer(x)[:, 0])
+        return state @ self.proj
 
 
-class Blocks(nn.Module):
-    """`layers` blocks, one after the other."""
+def _blocks(width: int, layers: int) -> nn.Module:
+    """CLIP's transformer with its fast gate: forward(x [n, length, width], attn_mask) -> the same shape."""
+    from open_clip.transformer import QuickGELU, Transformer
 
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__()
-        self.resblocks = nn.ModuleList(Block(width) for _ in range(layers))
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[n, length, width] -> the same; mask [length, length] is added to the attention."""
-        for block in self.resblocks:
-            x = block(x, mask)
-        return x
-
-
-class Block(nn.Module):
-    """Attention and a layer of perceptrons, each after its normalisation and added to what came in."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.attn = nn.MultiheadAttention(width, max(width // HEAD, 1), batch_first=True)
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp = Mlp(width)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """See Blocks."""
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, attn_mask=mask, need_weights=False)[0]
-        return x + self.mlp(self.ln_2(x))
-
-
-class Mlp(nn.Module):
-    """Four times as wide in the middle, with CLIP's fast gate."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.c_fc, self.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> the same."""
-        wide: Any = self.c_fc(x)
-        result: Tensor = self.c_proj(wide * torch.sigmoid(1.702 * wide))
-        return result
+    blocks: nn.Module = Transformer(width, layers, max(width // HEAD, 1), act_layer=QuickGELU)
+    return blocks

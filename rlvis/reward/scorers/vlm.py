@@ -3,7 +3,7 @@
 pointwise: a score for each sample, read from the answer by a regular expression (the default reads what
 UnifiedReward's does, arXiv 2503.05236). pairwise: samples of one prompt are compared two at a time, each pair
 both ways round, so that a liking for the first picture cancels; the score is the win rate in the group.
-An answer that cannot be read is a failure, never a 0; asked several times, the judge states its own noise.
+An answer that cannot be read is a failure, never a 0; asked several times, the judge states its noise.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Vlm:
 
     Args: model, base_url, key_env, temperature, max_tokens, options, timeout, attempts, concurrency, as in
     `rlvis.reward.chat.Chat`; mode, "pointwise" or "pairwise"; prompt, the question, where {prompt} becomes
-    the sample's prompt and {media} "picture" or "clip of N frames", null: the mode's own; pattern, a regular
-    expression whose group holds a number (pointwise) or A, B or tie (pairwise), null: the mode's own; scale,
+    the sample's prompt and {media} "picture" or "clip of N frames", null: the mode's; pattern, a regular
+    expression whose group holds a number (pointwise) or A, B or tie (pairwise), null: the mode's; scale,
     by which a number is divided, null: 5; repeats, R questions for each: value is their mean, noise_var
     s^2 / R and noise_dof R - 1; group, of pairwise, samples of a prompt that are compared (see `__call__`),
     null: all that a call holds; opponents, of pairwise, how many others each sample meets at least, null:
@@ -97,23 +97,37 @@ class Vlm:
             raise ValueError(f"vlm: mode={mode!r}, wanted {' or '.join(PROMPTS)}")
         self.mode, self.prompt = mode, PROMPTS[mode] if prompt is None else prompt
         self.pattern = _pattern(PATTERNS[mode] if pattern is None else pattern)
-        _check(mode, scale, repeats, temperature, group, opponents, picture, quality)
-        self.scale = 5.0 if scale is None else scale
         self.repeats, self.group, self.opponents = repeats, group, opponents
         self.picture, self.quality = picture, quality
-        self.chat = Chat(
-            model,
-            base_url,
-            key_env,
-            temperature,
-            max_tokens,
-            options,
-            timeout,
-            attempts,
-            concurrency,
-            transport=transport,
-            sleep=sleep,
-        )
+        self._check(scale, temperature)
+        self.scale = 5.0 if scale is None else scale
+        endpoint = (model, base_url, key_env, temperature, max_tokens, options)
+        self.chat = Chat(*endpoint, timeout, attempts, concurrency, transport=transport, sleep=sleep)
+
+    def _check(self, scale: float | None, temperature: float | None) -> None:
+        """Raise ValueError for what is out of range or would do nothing."""
+        if self.mode == "pairwise" and scale is not None:
+            raise ValueError(
+                f"vlm: scale={scale} does nothing with mode=pairwise, whose scores are win rates"
+            )
+        if scale is not None and not (math.isfinite(scale) and scale > 0):
+            raise ValueError(f"vlm: scale={scale}, wanted a number above 0")
+        for name, number, least in (("group", self.group, 2), ("opponents", self.opponents, 1)):
+            if number is not None and self.mode == "pointwise":
+                raise ValueError(f"vlm: {name}={number} does nothing with mode=pointwise")
+            if number is not None and number < least:
+                raise ValueError(f"vlm: {name}={number}, wanted null or at least {least}")
+        if self.repeats < 1:
+            raise ValueError(f"vlm: repeats={self.repeats}, wanted at least 1")
+        if self.repeats > 1 and temperature == 0:
+            raise ValueError(
+                f"vlm: repeats={self.repeats} with temperature=0 asks a judge that always says the same, "
+                "whose noise would then be stated as 0; type temperature=0.7, or repeats=1"
+            )
+        if self.picture not in chat.FORMATS or not 1 <= self.quality <= 100:
+            raise ValueError(
+                f"vlm: picture={self.picture!r}, quality={self.quality}: wanted png or jpeg, and 1 to 100"
+            )
 
     @property
     def not_cached(self) -> str | None:
@@ -141,8 +155,8 @@ class Vlm:
             for _ in range(self.repeats)
             for image, prompt in zip(images, prompts, strict=True)
         ]
-        found = self._read(self.chat.ask(questions), float)
-        return torch.tensor(found, dtype=torch.float64).reshape(self.repeats, len(images)) / self.scale
+        marks = self._read(self.chat.ask(questions), float)
+        return torch.tensor(marks, dtype=torch.float64).reshape(self.repeats, len(images)) / self.scale
 
     def _single(self, image: Tensor, prompt: str) -> list[Part]:
         return [*self._shown(image), chat.text(self._question(prompt, len(image)))]
@@ -165,8 +179,8 @@ class Vlm:
             for _ in range(self.repeats)
             for a, b in both
         ]
-        found = self._read(self.chat.ask(questions), lambda word: WINS[word.lower()])
-        first = torch.tensor(found, dtype=torch.float64).reshape(self.repeats, len(pairs), 2)
+        wins_of_first = self._read(self.chat.ask(questions), lambda word: WINS[word.lower()])
+        first = torch.tensor(wins_of_first, dtype=torch.float64).reshape(self.repeats, len(pairs), 2)
         self._tell_bias(first)
         # A pair counts where both ways round were answered: the mean of the two has no position bias.
         wins = (first[..., 0] + 1 - first[..., 1]) / 2
@@ -183,8 +197,8 @@ class Vlm:
         return self.prompt.replace("{media}", media).replace("{prompt}", prompt)
 
     def _read(self, answers: Sequence[Answer], number: Callable[[str], float]) -> list[float]:
-        """The number in each answer, NaN where there is none; what went wrong is told once for all."""
-        found, failures = [], Counter[str]()
+        """The number in each answer, NaN where there is none; what went wrong is logged once for all."""
+        numbers, failures = [], Counter[str]()
         for answer in answers:
             match = None if answer.text is None else self.pattern.search(answer.text)
             value = math.nan
@@ -196,7 +210,7 @@ class Vlm:
             if match is None:
                 read = "" if answer.text is None else f"nothing to read in {answer.text[-80:]!r}"
                 failures[answer.reason or read] += 1
-            found.append(value)
+            numbers.append(value)
         if failures:
             (reason, count), *others = failures.most_common()
             log.warning(
@@ -204,58 +218,26 @@ class Vlm:
                 *(failures.total(), len(answers), count, reason),
                 f"; and {len(others)} other reasons" if others else "",
             )
-        return found
+        return numbers
 
     def _tell_bias(self, first: Tensor) -> None:
-        """Log how often the first picture won, of comparisons [R, pairs, 2] that were made both ways."""
-        made = first[first.isfinite().all(-1)]
-        if len(made):
-            rate = float(made.mean())
-            agree = float((made.sum(-1) == 1).double().mean())
+        """Log how often the first picture won, of comparisons [R, pairs, 2] both ways."""
+        whole = first[first.isfinite().all(-1)]
+        if len(whole):
+            rate = float(whole.mean())
+            agree = float((whole.sum(-1) == 1).double().mean())
             log.info(
                 "vlm: of %d comparisons, made both ways, the first picture won %.0f %% (position bias %+.2f, "
                 "cancelled); both ways agree in %.0f %%",
-                *(len(made), 100 * rate, rate - 0.5, 100 * agree),
+                *(len(whole), 100 * rate, rate - 0.5, 100 * agree),
             )
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:
     try:
-        made = re.compile(pattern)
+        compiled = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"vlm: pattern={pattern!r} is no regular expression: {error}") from error
-    if made.groups < 1:
+    if compiled.groups < 1:
         raise ValueError(f"vlm: pattern={pattern!r} has no group: put the score in parentheses, as (\\d+)")
-    return made
-
-
-def _check(
-    mode: str,
-    scale: float | None,
-    repeats: int,
-    temperature: float | None,
-    group: int | None,
-    opponents: int | None,
-    picture: str,
-    quality: int,
-) -> None:
-    """Raise ValueError for what is out of range or would do nothing."""
-    if mode == "pairwise" and scale is not None:
-        raise ValueError(f"vlm: scale={scale} does nothing with mode=pairwise, whose scores are win rates")
-    if scale is not None and not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"vlm: scale={scale}, wanted a number above 0")
-    for name, number in (("group", group), ("opponents", opponents)):
-        if number is not None and mode == "pointwise":
-            raise ValueError(f"vlm: {name}={number} does nothing with mode=pointwise")
-        least = 2 if name == "group" else 1
-        if number is not None and number < least:
-            raise ValueError(f"vlm: {name}={number}, wanted null or at least {least}")
-    if repeats < 1:
-        raise ValueError(f"vlm: repeats={repeats}, wanted at least 1")
-    if repeats > 1 and temperature == 0:
-        raise ValueError(
-            f"vlm: repeats={repeats} with temperature=0 asks a judge that always says the same, whose noise "
-            "would then be stated as 0; type temperature=0.7, or repeats=1"
-        )
-    if picture not in chat.FORMATS or not 1 <= quality <= 100:
-        raise ValueError(f"vlm: picture={picture!r}, quality={quality}: wanted png or jpeg, and 1 to 100")
+    return compiled

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, for code that calls and waits; and ways to wait for several jobs."""
+"""An event loop in a thread, for code that calls and waits; and ways to wait for several jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 class Background:
     """Runs coroutines for callers in any thread; the loop starts with the first one.
 
-    loop: makes the event loop; a test's has a clock of its own.
+    loop: makes the event loop; a test's has another clock.
     """
 
     def __init__(self, loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:

@@ -1,7 +1,7 @@
 """A scorer that asks servers: `rlvis serve` on this machine or others, or anything that speaks its wire.
 
 What fails on the way is tried again, elsewhere where there is another server, with pauses that double and
-jitter from a seed of their own; what the scorer itself complains about is raised at once, for the score stage
+seeded jitter; what the scorer itself complains about is raised at once, for the score stage
 to deal with as with a local one. Unusual: once a call has used up its attempts, later ones do not wait for
 servers that rest, so that a group of lost servers costs one wait and not one for each sample.
 """
@@ -15,11 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
-import torch
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from torch import Tensor
 
-from rlvis.reward.contract import Scores
+from rlvis.reward.contract import Scores, joined
 from rlvis.reward.serving import wire
 from rlvis.reward.serving.background import Background, cancelled, first, together
 from rlvis.reward.serving.exchange import Exchange, RefusedError, RemoteError, UnavailableError
@@ -28,7 +27,7 @@ from rlvis.reward.serving.servers import Server, Servers, address, in_the_clear
 log = logging.getLogger(__name__)
 
 LONGEST_PAUSE = 30.0  # seconds between two attempts
-LARGEST = 2**27  # bytes of pixels in a request of several samples; half of what a server takes unless told
+LARGEST = 2**27  # bytes of pixels in a request of several samples; half of what a server takes by default
 
 
 class Remote:
@@ -103,23 +102,23 @@ class Remote:
 
     async def _introduced(self, term: str | None) -> str:
         """Ask every server for its terms; the name of ours."""
-        found = await asyncio.gather(*(self._exchange.terms(one.url) for one in self.servers.all))
-        known = [told for told in found if isinstance(told, dict)]
+        answers = await asyncio.gather(*(self._exchange.terms(one.url) for one in self.servers.all))
+        known = [terms for terms in answers if isinstance(terms, dict)]
         if not known:
             raise ValueError(
-                f"no reward server can be used: {'; '.join(map(str, found))}; start one with rlvis serve "
+                f"no reward server can be used: {'; '.join(map(str, answers))}; start one with rlvis serve "
                 "reward=NAME"
             )
         now = asyncio.get_running_loop().time()
-        for server, told in zip(self.servers.all, found, strict=True):
-            if isinstance(told, str):
-                self.servers.bad(server, now, told)
-        for told in known:
-            if term is None and len(told) == 1:
-                term = next(iter(told))
-            if term not in told:
+        for server, answer in zip(self.servers.all, answers, strict=True):
+            if isinstance(answer, str):
+                self.servers.bad(server, now, answer)
+        for terms in known:
+            if term is None and len(terms) == 1:
+                term = next(iter(terms))
+            if term not in terms:
                 wanted = "a term has to be named" if term is None else f"there is no term {term!r}"
-                raise ValueError(f"{wanted} at the reward servers; they score {', '.join(told)}")
+                raise ValueError(f"{wanted} at the reward servers; they score {', '.join(terms)}")
         assert term is not None
         self.scorer, self.not_cached = known[0][term]
         return term
@@ -139,7 +138,7 @@ class Remote:
                 raise RemoteError(f"{len(scores.value)} scores for {len(images[rows])} samples")
             return scores
 
-        return _joined(await together(some(start) for start in range(0, len(images), batch)))
+        return joined(await together(some(start) for start in range(0, len(images), batch)))
 
     async def _insist(self, body: bytes) -> Scores:
         """One request, tried again as long as that may help."""
@@ -212,17 +211,3 @@ class Remote:
             server.busy -= 1
         self.servers.good(server)
         return scores
-
-
-def _joined(parts: Sequence[Scores]) -> Scores:
-    """Pieces put together; a noise column that some leave out is NaN there."""
-
-    def noise(name: str) -> Tensor | None:
-        columns = [getattr(part, name) for part in parts]
-        if all(column is None for column in columns):
-            return None
-        pairs = zip(columns, parts, strict=True)
-        return torch.cat([torch.full_like(p.value, torch.nan) if c is None else c for c, p in pairs])
-
-    value, valid = (torch.cat([getattr(part, name) for part in parts]) for name in ("value", "valid"))
-    return Scores(value, valid, noise("noise_var"), noise("noise_dof"))

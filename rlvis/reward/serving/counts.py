@@ -19,10 +19,10 @@ class Counts:
 
     def __init__(self, terms: Sequence[str]) -> None:
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, str], float] = {}
+        self._counts: dict[tuple[str, str], float] = {}
         for name in ("requests", "samples", "failures", "seconds"):  # a counter is there before it counts
             for term in terms:
-                self._seen[f"rlvis_{name}_total", _label("term", term)] = 0
+                self._counts[f"rlvis_{name}_total", _label("term", term)] = 0
 
     def scored(self, term: str, samples: int, invalid: int, seconds: float) -> None:
         """A call of a scorer, which may have raised: then all samples are invalid."""
@@ -30,22 +30,22 @@ class Counts:
             label = _label("term", term)
             numbers = {"requests": 1, "samples": samples, "failures": invalid, "seconds": seconds}
             for name, number in numbers.items():
-                self._seen[f"rlvis_{name}_total", label] += number
+                self._counts[f"rlvis_{name}_total", label] += number
 
     def refused(self, status: int) -> None:
         """A request that was not served."""
         with self._lock:
             key = "rlvis_refused_total", _label("status", str(status))
-            self._seen[key] = self._seen.get(key, 0) + 1
+            self._counts[key] = self._counts.get(key, 0) + 1
 
     def text(self) -> str:
         """All counters in the text format, version 0.0.4."""
         with self._lock:
-            seen = dict(self._seen)
+            counts = dict(self._counts)
         lines = []
         for name, about in TABLE.items():
             lines += [f"# HELP {name} {about}", f"# TYPE {name} counter"]
-            lines += [f"{name}{label} {value:.10g}" for (key, label), value in seen.items() if key == name]
+            lines += [f"{name}{label} {value:.10g}" for (key, label), value in counts.items() if key == name]
         return "\n".join(lines) + "\n"
 
 

@@ -30,10 +30,10 @@ class RefusedError(UnavailableError):
 
 
 class RemoteError(RuntimeError):
-    """The answer is that these samples cannot be scored: the scorer's own words."""
+    """The answer is that these samples cannot be scored: the scorer's words."""
 
 
-class Told(NamedTuple):
+class TermInfo(NamedTuple):
     """What a server says of a term: its scorer, and why its scores are not to be kept (see `cache.wrap`)."""
 
     scorer: str
@@ -61,7 +61,7 @@ class Exchange:
         """Let go of connections."""
         await self._client.aclose()
 
-    async def terms(self, url: str) -> dict[str, Told] | str:
+    async def terms(self, url: str) -> dict[str, TermInfo] | str:
         """The terms of one server by name, or why it cannot be used."""
         try:
             async with asyncio.timeout(min(self.timeout, FIRST_LOOK)):
@@ -73,8 +73,8 @@ class Exchange:
         if status != 200:
             return f"{url} {self._reason(status, content)}"
         try:
-            told = json.loads(content)["terms"]
-            return {str(one["name"]): Told(str(one["scorer"]), one.get("not_cached")) for one in told}
+            listed = json.loads(content)["terms"]
+            return {str(one["name"]): TermInfo(str(one["scorer"]), one.get("not_cached")) for one in listed}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return f"{url} is no reward server of rlvis"
 
@@ -92,7 +92,7 @@ class Exchange:
         except wire.WireError as error:
             raise UnavailableError(f"{url} gave {error}") from error
         reason = f"{url} {self._reason(status, content)}"
-        if status in BODY or (status == 500 and _told(content).get("kind") == "scorer"):
+        if status in BODY or (status == 500 and _fields(content).get("kind") == "scorer"):
             raise RemoteError(reason)
         raise (RefusedError if 300 <= status < 500 and status not in (408, 425, 429) else UnavailableError)(
             reason
@@ -115,7 +115,7 @@ class Exchange:
                 "a request without a token" if self.token_env is None else f"the token in {self.token_env}"
             )
             return f"refuses {source} (status {status})"
-        words = str(_told(content).get("error", "no reason"))[:500]
+        words = str(_fields(content).get("error", "no reason"))[:500]
         return f"answered with status {status}: {words}"
 
 
@@ -129,13 +129,13 @@ def _token(name: str) -> str:
     return token.strip()
 
 
-def _told(content: bytes) -> dict[str, Any]:
+def _fields(content: bytes) -> dict[str, Any]:
     """An error answer's fields; none where it is not JSON."""
     try:
-        told = json.loads(content)
+        fields = json.loads(content)
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _words(error: Exception) -> str:

@@ -1,6 +1,6 @@
 """A scorer that hands its samples out to Ray actors, each with a copy of the scorer.
 
-Unusual: actors take no CPU slot of Ray (the training's own processes do not either), so that only memory and
+Unusual: actors take no CPU slot of Ray (the training's processes do not either), so that only memory and
 GPUs decide how many there may be. One that dies is replaced, and its samples are scored again by the score
 stage's retries.
 """
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from rlvis.reward import function
 from rlvis.reward.cache import not_cached
-from rlvis.reward.contract import Scorer, Scores
+from rlvis.reward.contract import Scorer, Scores, joined
 
 log = logging.getLogger(__name__)
 
 
 class Worker:
-    """What an actor runs: one scorer, made there."""
+    """What an actor runs: one scorer, loaded there."""
 
     def __init__(self, path: str, kwargs: dict[str, Any], known: dict[str, str], where: str) -> None:
         self.scorer: Scorer = function.load(path, kwargs, known=known, where=where)
@@ -45,7 +45,7 @@ class Pool:
     Args: path, kwargs, known, where, as of `function.load`; actors; timeout, seconds for a call, and for the
     actors to load; terms, pools that share the GPUs of the cluster (an actor asks for a whole one at most).
     Ray is started on this machine, or joined where the environment variable RAY_ADDRESS names a cluster.
-    Raises ValueError when Ray is not installed, or a scorer cannot be made.
+    Raises ValueError when Ray is not installed, or a scorer cannot be loaded.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Pool:
         self._new: Callable[[], Any] = lambda: make.remote(path, kwargs, known, where)
         self.actors = [self._new() for _ in range(actors)]
         try:
-            told = self.ray.get([actor.ready.remote() for actor in self.actors], timeout=timeout)
+            reasons = self.ray.get([actor.ready.remote() for actor in self.actors], timeout=timeout)
         except Exception as error:
             self.close()
             raise ValueError(
                 f"{where}: {actors} Ray actors did not load {path} within {timeout:g} s: {words(error)}"
             ) from error
-        self.not_cached = told[0]
+        self.not_cached = reasons[0]
         log.info("%s: %d Ray actors, %g of a GPU each", where, actors, gpus)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -83,16 +83,18 @@ class Pool:
         """
         parts = spans(len(images), len(self.actors))
         pixels = images.cpu().numpy()
-        asked = [
+        running = [
             actor.score.remote(pixels[rows], list(prompts[rows]), list(metadata[rows]))
             for actor, rows in zip(self.actors, parts, strict=False)
         ]
         end = time.monotonic() + self.timeout
-        found: list[tuple[Any, ...]] = []
+        answers: list[Scores] = []
         failure: Exception | None = None
-        for i, answer in enumerate(asked):
+        for i, answer in enumerate(running):
             try:
-                found.append(self.ray.get(answer, timeout=max(0.0, end - time.monotonic())))
+                columns = self.ray.get(answer, timeout=max(0.0, end - time.monotonic()))
+                tensors: list[Any] = [None if x is None else torch.from_numpy(x.copy()) for x in columns]
+                answers.append(Scores(*tensors))
             except self.ray.exceptions.GetTimeoutError:
                 failure = TimeoutError(f"{self.where}: no answer within {self.timeout:g} s")
                 self._replace(i)
@@ -103,11 +105,11 @@ class Pool:
                 failure = RuntimeError(words(error))
         if failure is not None:
             raise failure
-        for part, rows in zip(found, parts, strict=True):
+        for scores, rows in zip(answers, parts, strict=True):
             size = rows.stop - rows.start
-            if len(parts) > 1 and len(part[0]) != size:  # others would move up
-                raise RuntimeError(f"{self.where}: {len(part[0])} scores for {size} samples")
-        return joined(found)
+            if len(parts) > 1 and len(scores.value) != size:  # others would move up
+                raise RuntimeError(f"{self.where}: {len(scores.value)} scores for {size} samples")
+        return joined(answers)
 
     def _replace(self, index: int) -> None:
         log.warning("%s: Ray actor %d is replaced", self.where, index)
@@ -146,26 +148,6 @@ def spans(count: int, parts: int) -> list[slice]:
     small, more = divmod(count, parts)
     ends = [small * (i + 1) + min(i + 1, more) for i in range(parts)]
     return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False) if b > a]
-
-
-def joined(found: Sequence[tuple[Any, ...]]) -> Scores:
-    """The actors' columns as Scores; a noise column that some leave out is NaN there."""
-
-    def column(index: int) -> Tensor | None:
-        parts = [part[index] for part in found]
-        if all(part is None for part in parts):
-            return None
-        counts = [len(part[0]) for part in found]
-        filled = [
-            torch.full((count,), torch.nan, dtype=torch.float64) if x is None else torch.from_numpy(x.copy())
-            for x, count in zip(parts, counts, strict=True)
-        ]
-        return torch.cat(filled)
-
-    value, valid, var, dof = (column(i) for i in range(4))
-    assert value is not None
-    assert valid is not None
-    return Scores(value, valid, var, dof)
 
 
 def words(error: BaseException) -> str:

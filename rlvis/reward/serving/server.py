@@ -2,7 +2,7 @@
 
 POST /score/TERM, GET /terms and /metrics want the token; GET /health does not. Unusual: a body is read only
 once its sender may be served and a place is free, never beyond the limit, and scorers (which are not
-thread-safe) run one at a time in a thread of their own, so that the next body arrives meanwhile. Whatever a
+thread-safe) run one at a time in one thread, so that the next body arrives meanwhile. Whatever a
 request does, it gets an answer in words and one line in the log, and the server lives.
 """
 
@@ -79,7 +79,7 @@ class Service:
     async def list_terms(self, request: Request) -> Response:
         """Names, weights, scorers, and whose scores are not to be kept."""
         self._admit(request)
-        told = [
+        terms = [
             {
                 "name": name,
                 "weight": term.weight,
@@ -88,7 +88,7 @@ class Service:
             }
             for name, term in self.terms.items()
         ]
-        return JSONResponse({"terms": told})
+        return JSONResponse({"terms": terms})
 
     async def metrics(self, request: Request) -> Response:
         """Counters in Prometheus' text format."""
@@ -127,15 +127,17 @@ class Service:
         try:
             scores = term.scorer(images, prompts, metadata)
             seconds = time.perf_counter() - start
-            told = wire.answer(scores, seconds)
+            answer = wire.answer(scores, seconds)
         except Exception as error:  # whatever a scorer raises is an answer, and the next request another call
             self.counts.scored(term.name, len(prompts), len(prompts), time.perf_counter() - start)
             log.exception("term %s failed on %d samples", term.name, len(prompts))
             words = public_words(error, self._token)
             return JSONResponse({"error": words, "kind": "scorer"}, status_code=500)
-        good = sum(ok and value is not None for ok, value in zip(told["valid"], told["value"], strict=True))
+        good = sum(
+            ok and value is not None for ok, value in zip(answer["valid"], answer["value"], strict=True)
+        )
         self.counts.scored(term.name, len(prompts), max(0, len(prompts) - good), seconds)
-        return JSONResponse(told)
+        return JSONResponse(answer)
 
     def _admit(self, request: Request) -> None:
         """Raise HTTPException where the token is wanted and not there."""
@@ -158,14 +160,14 @@ class Service:
         return int(claimed)
 
     async def _body(self, request: Request, length: int | None) -> bytearray:
-        found = bytearray()
+        content = bytearray()
         async for piece in request.stream():
-            found += piece
-            if len(found) > self._max_body:
+            content += piece
+            if len(content) > self._max_body:
                 raise HTTPException(413, self._too_large("a body"))
-        if length is not None and len(found) != length:
-            raise HTTPException(400, f"the body has {len(found)} bytes, and its header says {length}")
-        return found
+        if length is not None and len(content) != length:
+            raise HTTPException(400, f"the body has {len(content)} bytes, and its header says {length}")
+        return content
 
     def _too_large(self, what: str) -> str:
         return (
@@ -189,7 +191,7 @@ class Service:
 
 
 def public_words(error: Exception, token: str | None = None) -> str:
-    """What a sender is told of an exception: its kind and words in one line, without folders and secrets."""
+    """What a sender learns of an exception: its kind and words in one line, without folders and secrets."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
     secrets = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) > 5}
     for secret in sorted(secrets | ({token} if token else set()), key=len, reverse=True):

@@ -2,7 +2,7 @@
 
 A request is MAGIC, the length of its header (4 bytes, big endian), the header (JSON in UTF-8: prompts and
 metadata) and the images as a .npy file of uint8 [B, M, 3, Y, X]. Unusual: everything that the .npy header
-claims is compared with the bytes that are there before an array is made, and nothing is ever unpickled. An
+claims is compared with the bytes that are there before an array is built, and nothing is ever unpickled. An
 answer holds null where a number is not finite, because JSON has no other word for it.
 """
 
@@ -48,8 +48,8 @@ def encode(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, 
             f"{list(images.shape)}, {len(prompts)} prompts and {len(metadata)} metadata"
         )
     try:
-        told = {"prompts": list(prompts), "metadata": list(metadata)}
-        head = json.dumps(told, default=_plain).encode("ascii")
+        header = {"prompts": list(prompts), "metadata": list(metadata)}
+        head = json.dumps(header, default=_plain).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise WireError(f"the metadata of these prompts cannot be sent as JSON: {error}") from error
     if len(head) > MAX_HEADER:
@@ -91,12 +91,12 @@ def decode(body: bytearray | bytes) -> Request:
 
 def _header(head: bytes) -> tuple[list[str], list[dict[str, Any]]]:
     try:
-        told = json.loads(head)
+        fields = json.loads(head)
     except (ValueError, RecursionError) as error:
         raise WireError("the header is not JSON") from error
-    if not isinstance(told, dict) or set(told) != {"prompts", "metadata"}:
+    if not isinstance(fields, dict) or set(fields) != {"prompts", "metadata"}:
         raise WireError("the header is no JSON object of prompts and metadata alone")
-    prompts, metadata = told["prompts"], told["metadata"]
+    prompts, metadata = fields["prompts"], fields["metadata"]
     if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
         raise WireError("prompts are not a list of texts")
     if not isinstance(metadata, list) or not all(isinstance(row, dict) for row in metadata):
@@ -133,19 +133,19 @@ def answer(scores: Scores, seconds: float) -> dict[str, Any]:
     Raises WireError when a column is not [n].
     """
     wanted = (len(scores.valid) if scores.valid.ndim else 0,)
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name in ("value", "valid", "noise_var", "noise_dof"):
         column = getattr(scores, name)
         if column is None:
-            told[name] = None
+            fields[name] = None
             continue
         if tuple(column.shape) != wanted:
             raise WireError(
                 f"the scorer's {name} has shape {list(column.shape)}, one for each image is wanted"
             )
         column = column.detach().cpu()
-        told[name] = column.bool().tolist() if name == "valid" else _numbers(column)
-    return told | {"seconds": seconds}
+        fields[name] = column.bool().tolist() if name == "valid" else _numbers(column)
+    return fields | {"seconds": seconds}
 
 
 def read_answer(body: bytes) -> Scores:
@@ -154,23 +154,23 @@ def read_answer(body: bytes) -> Scores:
     Raises WireError when it is not what `answer` makes of scores [B].
     """
     try:
-        told = json.loads(body)
+        fields = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise WireError(f"an answer of {len(body)} bytes that is not JSON") from error
-    if not isinstance(told, dict) or not {"value", "valid"} <= set(told):
+    if not isinstance(fields, dict) or not {"value", "valid"} <= set(fields):
         raise WireError("an answer without value and valid")
-    valid = told["valid"]
+    valid = fields["valid"]
     if not isinstance(valid, list) or not all(isinstance(x, bool) for x in valid):
         raise WireError("an answer whose valid is not a list of true and false")
-    value = _column(told, "value", len(valid))
+    value = _column(fields, "value", len(valid))
     noise = [
-        None if told.get(x) is None else _column(told, x, len(valid)) for x in ("noise_var", "noise_dof")
+        None if fields.get(x) is None else _column(fields, x, len(valid)) for x in ("noise_var", "noise_dof")
     ]
     return Scores(value, torch.tensor(valid, dtype=torch.bool), *noise)
 
 
-def _column(told: dict[str, Any], name: str, count: int) -> Tensor:
-    column = told[name]
+def _column(fields: dict[str, Any], name: str, count: int) -> Tensor:
+    column = fields[name]
     real = isinstance(column, list) and all(x is None or type(x) in (int, float) for x in column)
     if not real or len(column) != count:
         raise WireError(f"an answer whose {name} is not a list of {count} numbers, as valid is")

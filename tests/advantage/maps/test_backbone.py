@@ -86,8 +86,8 @@ def test_a_saved_model_gives_tokens_on_its_grid(
     module.save_pretrained(tmp_path)
     model = backbone.load(kind, str(tmp_path), None)
     picture = PICTURE if kind is not MapBackbone.resnet else torch.rand(2, 3, 70, 101)
-    tokens, found = model(picture)
-    assert found == model.grid(*picture.shape[-2:]) == grid
+    tokens, shape = model(picture)
+    assert shape == model.grid(*picture.shape[-2:]) == grid
     assert tokens.shape == (2, grid[0] * grid[1], width)
     assert tokens.dtype == torch.float32
     assert not any(p.requires_grad for p in model.module.parameters())

@@ -36,8 +36,8 @@ def updated(folder: Path, scope: S.RatioScope, maps: Tensor | None, updates: int
     policy = setting.policy(config)
     engine, prompts = setting.PlainEngine(policy.module), setting.prompts(policy)
     for step in range(10):
-        made = plan.make(policy, config, step)
-        trajectories = rollout(policy, policy.module, prompts, range(6), made).replace(media=None)
+        steps = plan.make(policy, config, step)
+        trajectories = rollout(policy, policy.module, prompts, range(6), steps).replace(media=None)
         term = torch.linspace(-1.5, 1.2, 6, dtype=torch.float64).view(1, 3, 2).roll(step)
         advantages = Advantages(
             term=term, coef=ONE, names=("grpo",), keep=torch.ones(3, 2, dtype=torch.bool), map=maps

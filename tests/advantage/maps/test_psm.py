@@ -58,17 +58,17 @@ def test_every_map_is_finite_and_inside_its_bounds(
     free = torch.ones(latent)
     if hidden and free.numel() > 1:
         free[0, 0, 0] = 0
-    made = make(pca_fit=fit, pca_sign=sign, aggregation=how, map_norm=norm)(frames, free, (4, *latent))
-    assert made.shape == (n, *latent)
-    assert made.dtype == torch.float32
-    assert bool(torch.isfinite(made).all())
-    assert float(made.min()) >= 0
-    inside = made[:, free > 0]
+    maps = make(pca_fit=fit, pca_sign=sign, aggregation=how, map_norm=norm)(frames, free, (4, *latent))
+    assert maps.shape == (n, *latent)
+    assert maps.dtype == torch.float32
+    assert bool(torch.isfinite(maps).all())
+    assert float(maps.min()) >= 0
+    inside = maps[:, free > 0]
     if norm is S.MapNorm.mean1:
         torch.testing.assert_close(inside.mean(1), torch.ones(n), rtol=1e-5, atol=0)
     else:
         assert inside.amax(1).tolist() == [1.0] * n
-    assert float(made[:, free == 0].sum()) == 0.0
+    assert float(maps[:, free == 0].sum()) == 0.0
 
 
 def test_the_same_frames_give_the_same_bits() -> None:
@@ -97,8 +97,8 @@ def test_permuting_frames_permutes_maps_before_the_resize_in_time(fit: S.PcaFit)
 
 def test_the_clip_fit_gives_equal_frames_equal_maps_and_one_frame_that_of_the_frame_fit() -> None:
     frames = media(2, 1).expand(-1, 3, -1, -1, -1)
-    made, _ = make()._per_frame(frames, None, (4, 4))
-    torch.testing.assert_close(made[:, 0], made[:, 2], rtol=0, atol=2e-5)
+    maps, _ = make()._per_frame(frames, None, (4, 4))
+    torch.testing.assert_close(maps[:, 0], maps[:, 2], rtol=0, atol=2e-5)
     one, free = media(3), torch.ones(1, 5, 7)
     by_frame = make(pca_fit=S.PcaFit.frame)(one, free, (4, 1, 5, 7))
     assert torch.equal(by_frame, make()(one, free, (4, 1, 5, 7)))
@@ -109,13 +109,13 @@ def test_a_disc_stands_out_with_the_border_convention() -> None:
     disc = (rows - 16).square() + (columns - 40).square() < 64
     frames = torch.full((1, 1, 3, 32, 64), 30, dtype=torch.uint8)
     frames[0, 0, 0][disc] = 240
-    made = make()(frames, torch.ones(1, 8, 16), (4, 1, 8, 16))[0, 0]
+    map_ = make()(frames, torch.ones(1, 8, 16), (4, 1, 8, 16))[0, 0]
     inside = torch.zeros(8, 16, dtype=torch.bool)
     inside[3:5, 9:11] = True
     border = torch.ones(8, 16, dtype=torch.bool)
     border[1:-1, 1:-1] = False
-    assert float(made[inside].mean()) > 0.7
-    assert float(made[inside].mean()) > 2 * float(made[border].mean())
+    assert float(map_[inside].mean()) > 0.7
+    assert float(map_[inside].mean()) > 2 * float(map_[border].mean())
 
 
 def test_no_contrast_is_a_map_of_ones() -> None:
@@ -136,17 +136,17 @@ def test_a_failed_map_is_an_error_or_ones_and_touches_no_neighbour() -> None:
         ValueError, match=r"1 of 4 samples are not finite \(row 2 first\).*on_map_error=uniform"
     ):
         make(broken)(frames, free, (4, 1, 4, 4))
-    made, failed = make(broken, on_map_error=S.OnMapError["uniform"]).allocate(frames, free, (4, 1, 4, 4))
+    maps, failed = make(broken, on_map_error=S.OnMapError["uniform"]).allocate(frames, free, (4, 1, 4, 4))
     assert failed.tolist() == [False, False, True, False]
-    assert torch.equal(made[2], torch.ones(1, 4, 4))
+    assert torch.equal(maps[2], torch.ones(1, 4, 4))
     keep = [0, 1, 3]
-    torch.testing.assert_close(made[keep], make()(frames[keep], free, (4, 1, 4, 4)), rtol=0, atol=2e-5)
+    torch.testing.assert_close(maps[keep], make()(frames[keep], free, (4, 1, 4, 4)), rtol=0, atol=2e-5)
 
 
 def test_no_rows() -> None:
-    made = make().allocate(media(1)[:0], torch.ones(1, 4, 4), (4, 1, 4, 4))
-    assert made.map.shape == (0, 1, 4, 4)
-    assert made.failed.shape == (0,)
+    allocated = make().allocate(media(1)[:0], torch.ones(1, 4, 4), (4, 1, 4, 4))
+    assert allocated.map.shape == (0, 1, 4, 4)
+    assert allocated.failed.shape == (0,)
 
 
 @pytest.mark.parametrize(

@@ -76,5 +76,5 @@ def test_time() -> None:
 def test_mean_one() -> None:
     free = torch.ones(1, 2, 2)
     free[0, 0, 0] = 0
-    made = spatial.mean_one(torch.tensor([[[[5.0, 1.0], [2.0, 3.0]]]]), free)
-    assert made.tolist() == [[[[0.0, 0.5], [1.0, 1.5]]]]
+    maps = spatial.mean_one(torch.tensor([[[[5.0, 1.0], [2.0, 3.0]]]]), free)
+    assert maps.tolist() == [[[[0.0, 0.5], [1.0, 1.5]]]]

@@ -1,0 +1,1 @@
+"""What the drills need: scorers and servers that fail (faults), processes that can be killed (forks)."""
