@@ -38,9 +38,9 @@ class Finding:
     training step, from 1. evidence: sentences that speak for it.
     """
 
-    what: str
     name: str = ""
     severity: Severity = Severity.failure
+    what: str
     numbers: Mapping[str, Number] = field(default_factory=dict)
     wanted: str = ""
     why: str = ""

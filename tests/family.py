@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import CfgGrad, LoraConfig, ModelConfig
@@ -32,21 +32,21 @@ def holds(results: list[kit.Result]) -> bool:
 
 def reference_and_checkpointing(make: Callable[..., Policy], **changes: Any) -> None:
     """The reference is the policy before training, and gradient checkpointing changes nothing."""
-    made = []
+    runs = []
     for checkpointing in (False, True):
         p = make(gradient_checkpointing=checkpointing, keep_reference=True, **changes)
-        embeds, _ = p.encode(kit.TEXTS)
-        before = kit.one_step(p, embeds).detach()
-        kit.train_a_little(p, 0.02)
-        out = kit.one_step(p, embeds)
+        embeds, _ = p.encode(parity.TEXTS)
+        before = parity.one_step(p, embeds).detach()
+        parity.train_a_little(p, 0.02)
+        out = parity.one_step(p, embeds)
         with p.reference():
-            assert torch.equal(kit.one_step(p, embeds), before)
-        assert torch.equal(kit.one_step(p, embeds), out)
+            assert torch.equal(parity.one_step(p, embeds), before)
+        assert torch.equal(parity.one_step(p, embeds), out)
         torch.autograd.backward(out.square().mean())
-        made.append([out.detach(), *(w.grad for _, w in p.trainable() if w.grad is not None)])
+        runs.append([out.detach(), *(w.grad for _, w in p.trainable() if w.grad is not None)])
         assert (out - before).abs().max() > 1e-3
-    assert len(made[0]) == len(made[1]) > 8
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+    assert len(runs[0]) == len(runs[1]) > 8
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
 def both_kinds_of_guidance(make: Callable[..., Policy]) -> None:
@@ -54,9 +54,9 @@ def both_kinds_of_guidance(make: Callable[..., Policy]) -> None:
     outs, grads = [], []
     for cut in CfgGrad:
         p = make(cfg=2.0, cfg_grad=cut)
-        kit.train_a_little(p)
-        out = kit.one_step(p, p.encode(kit.TEXTS)[0])
-        torch.autograd.backward((out * kit.noise(p)).mean())
+        parity.train_a_little(p)
+        out = parity.one_step(p, p.encode(parity.TEXTS)[0])
+        torch.autograd.backward((out * parity.noise(p)).mean())
         outs.append(out.detach())
         grads.append(torch.cat([w.grad.flatten() for _, w in p.trainable() if w.grad is not None]))
     assert (outs[0] - outs[1]).abs().max() <= 1e-4  # one batch of 6 rows or two of 3

@@ -19,7 +19,8 @@ from rlvis.observe import metric_table
 from rlvis.schema import Config
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
+NAMES = ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
 PLACES = (ROOT, ROOT / "rlvis", *(path for path in sorted((ROOT / "rlvis").rglob("*")) if path.is_dir()))
 PREFIXES = {key.split("/")[0] for key in metric_table.KEYS}
 SECTIONS = names.fields(Config)
@@ -112,7 +113,7 @@ class TestPage:
                 paths = [place / match[1] for place in PLACES if (place / match[1]).is_file()]
                 fine = any(match[2] is None or defines(path, match[2]) for path in paths)
             elif re.fullmatch(r"(rlvis|tests|scripts|benchmarks|conf|docs)/[\w./-]*", span):
-                fine = (ROOT / span).exists()
+                fine = any(ROOT.glob(span.replace("NAME", "*")))
             elif module := re.match(r"rlvis(\.\w+)+", span):
                 fine = pkgutil.resolve_name(module[0]) is not None
             else:

@@ -6,31 +6,55 @@ the real families.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from rlvis.models import parity
+
 WIDTH = 32
 TOKENS = 24  # of CLIP
 UNQUANTISED = {"use_quant_conv": False, "use_post_quant_conv": False}  # as the autoencoders from SD3 on
 
 
+# Of an autoencoder of 4 latent channels and factor 4.
+FACTOR_4: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (8, 8, 8),
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 2,
+    "sample_size": 32,
+}
+# Of Wan's autoencoder and its kin: 4 latent channels, factor 4.
+CAUSAL: dict[str, Any] = {
+    "base_dim": 4,
+    "z_dim": 4,
+    "dim_mult": [1, 2, 2],
+    "num_res_blocks": 1,
+    "latents_mean": [-0.3, 0.1, 0.2, 0.4],
+    "latents_std": [0.7, 1.5, 1.1, 0.9],
+}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Weights inside of it are drawn from `seed`; the global generator is as before afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
 def autoencoder(**options: Any) -> Any:
-    """An AutoencoderKL of 4 latent channels and factor 4, in the width of these tests."""
+    """An AutoencoderKL of FACTOR_4."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2,
-        sample_size=32,
-        **options,
-    )
+    return AutoencoderKL(**FACTOR_4, **options)
 
 
 def sd3(
@@ -53,8 +77,7 @@ def sd3(
         StableDiffusion3Pipeline,
     )
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         transformer = SD3Transformer2DModel(
             sample_size=8,
             patch_size=2,
@@ -72,9 +95,9 @@ def sd3(
         )
         vae = autoencoder(scaling_factor=1.5305, shift_factor=0.0609, **UNQUANTISED)
         pipe = StableDiffusion3Pipeline(
-            transformer=_rough(transformer),
+            transformer=rough(transformer),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
-            vae=_rough(vae),
+            vae=rough(vae),
             text_encoder=clip_encoder(),
             tokenizer=clip_tokenizer(),
             text_encoder_2=clip_encoder(),
@@ -84,6 +107,20 @@ def sd3(
         )
     pipe.save_pretrained(folder)
     return folder
+
+
+# Of Wan's denoiser.
+WAN: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": WIDTH,
+    "freq_dim": 16,
+    "ffn_dim": 48,
+    "num_layers": 2,
+    "rope_max_seq_len": 32,
+}
 
 
 def wan(
@@ -108,59 +145,42 @@ def wan(
         WanTransformer3DModel,
     )
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        transformer = WanTransformer3DModel(
-            num_attention_heads=2,
-            attention_head_dim=12,
-            in_channels=4,
-            out_channels=4,
-            text_dim=WIDTH,
-            freq_dim=16,
-            ffn_dim=48,
-            num_layers=2,
-            rope_max_seq_len=32,
-        )
+    with seeded(seed):
+        transformer = WanTransformer3DModel(**WAN)
         vae = AutoencoderKLWan(
-            base_dim=4,
-            z_dim=4,
-            dim_mult=[1, 2, 2],
-            num_res_blocks=1,
-            temperal_downsample=[True, True],
-            latents_mean=[-0.3, 0.1, 0.2, 0.4],
-            latents_std=[0.7, 1.5, 1.1, 0.9],
-            scale_factor_temporal=4,
-            scale_factor_spatial=4,
+            **CAUSAL, temperal_downsample=[True, True], scale_factor_temporal=4, scale_factor_spatial=4
         )
         flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
         pieces = {
             "tokenizer": word_tokenizer(),
             "text_encoder": umt5_encoder(),
-            "vae": _rough(vae),
+            "vae": rough(vae),
             "scheduler": UniPCMultistepScheduler(**flow)
             if unipc
             else FlowMatchEulerDiscreteScheduler(shift=3.0),
-            "transformer": _rough(transformer),
+            "transformer": rough(transformer),
             "expand_timesteps": expand,
         }
         (kind or WanPipeline)(**{**pieces, **parts}).save_pretrained(folder)
     return folder
 
 
+T5: dict[str, Any] = {
+    "vocab_size": 64,
+    "d_model": WIDTH,
+    "d_kv": 8,
+    "d_ff": WIDTH,
+    "num_layers": 1,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+}
+
+
 def umt5_encoder() -> nn.Module:
     """A UMT5 encoder as wide as the text condition."""
     from transformers import UMT5Config, UMT5EncoderModel
 
-    config = UMT5Config(
-        vocab_size=64,
-        d_model=WIDTH,
-        d_kv=8,
-        d_ff=WIDTH,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
-    return UMT5EncoderModel(config).eval()
+    return UMT5EncoderModel(UMT5Config(**T5)).eval()
 
 
 def clip_tokenizer() -> Any:
@@ -174,41 +194,47 @@ def clip_tokenizer() -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=TOKENS)
 
 
-def clip_encoder() -> nn.Module:
+CLIP: dict[str, Any] = {
+    "vocab_size": 514,
+    "hidden_size": WIDTH // 2,
+    "intermediate_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": TOKENS,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+
+
+def clip_encoder(**changes: Any) -> nn.Module:
     """A CLIP text model with projection, half as wide as the joint attention (two of them stand side by
     side).
     """
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
-    config = CLIPTextConfig(
-        vocab_size=514,
-        hidden_size=WIDTH // 2,
-        intermediate_size=WIDTH,
-        projection_dim=WIDTH // 2,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
+    config = CLIPTextConfig(**{**CLIP, "projection_dim": WIDTH // 2, **changes})
     return CLIPTextModelWithProjection(config).eval()
+
+
+def plain_clip_encoder(**changes: Any) -> nn.Module:
+    """A CLIP text model without projection."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(**{**CLIP, **changes})).eval()
 
 
 def t5_encoder() -> nn.Module:
     """A T5 encoder as wide as the joint attention."""
     from transformers import T5Config, T5EncoderModel
 
-    config = T5Config(
-        vocab_size=64,
-        d_model=WIDTH,
-        d_kv=8,
-        d_ff=WIDTH,
-        num_layers=1,
-        num_heads=2,
-        feed_forward_proj="gated-gelu",
-    )
-    return T5EncoderModel(config).eval()
+    return T5EncoderModel(T5Config(**T5)).eval()
+
+
+def language_model(width: int, layers: int, heads: int = 2, **changes: Any) -> dict[str, Any]:
+    """The sizes of a decoder (Llama, Qwen, Mistral) with the vocabulary of `word_tokenizer`."""
+    sizes = {"vocab_size": 64, "hidden_size": width, "intermediate_size": width, "num_hidden_layers": layers}
+    return {**sizes, "num_attention_heads": heads, "num_key_value_heads": heads, **changes}
 
 
 def word_tokenizer() -> Any:
@@ -230,7 +256,7 @@ def word_tokenizer() -> Any:
     )
 
 
-def _rough(module: nn.Module) -> nn.Module:
+def rough(module: Any) -> Any:
     """Add noise to every parameter: fresh models have zeros in places, which would hide mistakes."""
     with torch.no_grad():
         for parameter in module.parameters():
@@ -239,26 +265,5 @@ def _rough(module: nn.Module) -> nn.Module:
 
 
 def stock_sd3(folder: Path) -> Any:
-    """The stock StableDiffusion3Pipeline at `folder`."""
-    return stock(folder, "StableDiffusion3Pipeline")
-
-
-def stock(folder: Path, name: str) -> Any:
-    """The stock pipeline of class `name` at `folder` in float32, weights frozen; components that are null
-    stay so.
-
-    Frozen because a CPU convolution takes another kernel when its weights require gradients, also under
-    no_grad.
-    """
-    import json
-
-    import diffusers
-
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    absent: dict[str, Any] = {name: None for name, entry in index.items() if entry == [None, None]}
-    pipe = getattr(diffusers, name).from_pretrained(folder, **absent)
-    pipe.set_progress_bar_config(disable=True)
-    for component in pipe.components.values():
-        if isinstance(component, nn.Module):
-            component.requires_grad_(False).eval()
-    return pipe
+    """The stock StableDiffusion3Pipeline at `folder`, in float32 with frozen weights."""
+    return parity.open_pipeline(folder, "StableDiffusion3Pipeline")

@@ -16,11 +16,9 @@ def save(folder: Path, seed: int = 0) -> Path:
     from transformers import CLIPConfig, CLIPModel
 
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**shape, "vocab_size": 514, "max_position_embeddings": tiny.TOKENS}
-    text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = {**tiny.CLIP, **shape}
     vision = {**shape, "image_size": SIZE, "patch_size": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
         for weight in model.parameters():
             # Fresh weights of CLIP are so small that every picture looks the same.
@@ -32,7 +30,7 @@ def save(folder: Path, seed: int = 0) -> Path:
 
 
 def pictures(count: int, size: tuple[int, int] = (40, 57), frames: int = 1) -> torch.Tensor:
-    """Seeded noise with a colour of its own: uint8 [count, frames, 3, y, x]."""
+    """Seeded noise, each with a colour: uint8 [count, frames, 3, y, x]."""
     generator = torch.Generator().manual_seed(5)
     shade = torch.randint(256, (count, frames, 3, 1, 1), generator=generator)
     noise = torch.randint(-60, 60, (count, frames, 3, *size), generator=generator)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from tests import tiny
 
 
 def flux(folder: Path, *, dev: bool = True, seed: int = 0) -> Path:
     """Save a FluxPipeline: 4 latent channels, autoencoder factor 4, so sides are multiples of 8 pixels.
 
-    dev: told a guidance scale, noise levels by the resolution (FLUX.1-dev); otherwise as FLUX.1-schnell.
+    dev: takes a guidance scale, noise levels by the resolution (FLUX.1-dev); otherwise as FLUX.1-schnell.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         transformer = FluxTransformer2DModel(
             patch_size=1,
             in_channels=16,
@@ -44,31 +41,13 @@ def flux(folder: Path, *, dev: bool = True, seed: int = 0) -> Path:
             else FlowMatchEulerDiscreteScheduler(shift=1.0)
         )
         pipe = FluxPipeline(
-            transformer=tiny._rough(transformer),
+            transformer=tiny.rough(transformer),
             scheduler=scheduler,
-            vae=tiny._rough(vae),
-            text_encoder=clip_encoder(),
+            vae=tiny.rough(vae),
+            text_encoder=tiny.plain_clip_encoder(),
             tokenizer=tiny.clip_tokenizer(),
             text_encoder_2=tiny.t5_encoder(),
             tokenizer_2=tiny.word_tokenizer(),
         )
     pipe.save_pretrained(folder)
     return folder
-
-
-def clip_encoder() -> torch.nn.Module:
-    """A CLIP text model without projection, half as wide as the joint attention."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = CLIPTextConfig(
-        vocab_size=514,
-        hidden_size=tiny.WIDTH // 2,
-        intermediate_size=tiny.WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=tiny.TOKENS,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return CLIPTextModel(config).eval()

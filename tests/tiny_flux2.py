@@ -24,8 +24,7 @@ def flux2(folder: Path, *, klein: bool = False, distilled: bool = False, seed: i
         Flux2Transformer2DModel,
     )
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         transformer = Flux2Transformer2DModel(
             in_channels=16,
             num_layers=2,
@@ -37,23 +36,15 @@ def flux2(folder: Path, *, klein: bool = False, distilled: bool = False, seed: i
             axes_dims_rope=(4, 4, 4, 4),
             guidance_embeds=not klein,
         )
-        vae = AutoencoderKLFlux2(
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            block_out_channels=(8, 8, 8),
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=32,
-        )
+        vae: Any = AutoencoderKLFlux2(**tiny.FACTOR_4)
         vae.bn.running_mean.normal_()
         vae.bn.running_var.uniform_(0.5, 2.0)
         tokenizer = tiny.word_tokenizer()
         tokenizer.chat_template = PLAIN if klein else PARTS
         pieces: dict[str, Any] = {
-            "transformer": tiny._rough(transformer),
+            "transformer": tiny.rough(transformer),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
-            "vae": tiny._rough(vae),
+            "vae": tiny.rough(vae),
             "tokenizer": tokenizer,
             "text_encoder": qwen3() if klein else mistral3(),
         }
@@ -64,16 +55,7 @@ def flux2(folder: Path, *, klein: bool = False, distilled: bool = False, seed: i
 
 def language_model(layers: int) -> dict[str, Any]:
     """The sizes of a tiny language model."""
-    return {
-        "vocab_size": 64,
-        "hidden_size": WIDTH,
-        "intermediate_size": WIDTH,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 1,
-        "num_key_value_heads": 1,
-        "head_dim": WIDTH,
-        "max_position_embeddings": 512,
-    }
+    return tiny.language_model(WIDTH, layers, 1, head_dim=WIDTH, max_position_embeddings=512)
 
 
 def qwen3() -> torch.nn.Module:

@@ -22,8 +22,7 @@ def qwen_image(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
         QwenImageTransformer2DModel,
     )
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         options: dict[str, Any] = {
             "patch_size": 2,
             "in_channels": 16,
@@ -35,15 +34,7 @@ def qwen_image(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
             "axes_dims_rope": (4, 6, 6),
         }
         transformer = QwenImageTransformer2DModel(**(options | changes))
-        vae = AutoencoderKLQwenImage(
-            base_dim=4,
-            z_dim=4,
-            dim_mult=[1, 2, 2],
-            num_res_blocks=1,
-            temperal_downsample=[False, True],
-            latents_mean=[-0.3, 0.1, 0.2, 0.4],
-            latents_std=[0.7, 1.5, 1.1, 0.9],
-        )
+        vae = AutoencoderKLQwenImage(**tiny.CAUSAL, temperal_downsample=[False, True])
         scheduler = FlowMatchEulerDiscreteScheduler(
             use_dynamic_shifting=True,
             base_shift=0.5,
@@ -53,9 +44,9 @@ def qwen_image(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
             shift_terminal=0.02,
         )
         pipe = QwenImagePipeline(
-            transformer=tiny._rough(transformer),
+            transformer=tiny.rough(transformer),
             scheduler=scheduler,
-            vae=tiny._rough(vae),
+            vae=tiny.rough(vae),
             text_encoder=vision_language_model(),
             tokenizer=tiny.word_tokenizer(),
         )
@@ -68,13 +59,7 @@ def vision_language_model() -> torch.nn.Module:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {
-        "vocab_size": 64,
-        "hidden_size": tiny.WIDTH,
-        "intermediate_size": tiny.WIDTH,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
+        **tiny.language_model(tiny.WIDTH, 2, max_position_embeddings=2048),
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
         "bos_token_id": 0,
         "eos_token_id": 1,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from tests import tiny
@@ -26,8 +25,7 @@ def sd15(folder: Path, *, scheduler: Any = None, checker: bool = False, seed: in
     """
     from diffusers import PNDMScheduler, StableDiffusionPipeline
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         pipe = StableDiffusionPipeline(
             vae=autoencoder(),
             text_encoder=text_encoder(),
@@ -46,8 +44,7 @@ def sdxl(folder: Path, *, scheduler: Any = None, zeros: bool = True, seed: int =
     """Save a StableDiffusionXLPipeline, as `sd15`. zeros: an empty negative prompt is zeros, as released."""
     from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         text_width = tiny.WIDTH // 2
         pipe = StableDiffusionXLPipeline(
             vae=autoencoder(),
@@ -86,12 +83,12 @@ def unet(text_width: int, **more: Any) -> nn.Module:
         "attention_head_dim": 2,
         "cross_attention_dim": text_width,
     }
-    return tiny._rough(UNet2DConditionModel(**(settings | more)))
+    return tiny.rough(UNet2DConditionModel(**(settings | more)))
 
 
 def autoencoder() -> nn.Module:
     """Factor 4, 4 latent channels, the scaling of 1.5."""
-    return tiny._rough(tiny.autoencoder(scaling_factor=0.18215))
+    return tiny.rough(tiny.autoencoder(scaling_factor=0.18215))
 
 
 def text_encoder() -> nn.Module:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from tests import tiny
 
@@ -19,9 +18,9 @@ def hunyuan_video(folder: Path, *, seed: int = 0, **parts: Any) -> Path:
         HunyuanVideoPipeline,
         HunyuanVideoTransformer3DModel,
     )
+    from transformers import LlamaConfig, LlamaModel
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         transformer = HunyuanVideoTransformer3DModel(
             in_channels=4,
             out_channels=4,
@@ -42,56 +41,24 @@ def hunyuan_video(folder: Path, *, seed: int = 0, **parts: Any) -> Path:
             norm_num_groups=4,
         )
         pieces = {
-            "transformer": tiny._rough(transformer),
-            "vae": tiny._rough(vae),
+            "transformer": tiny.rough(transformer),
+            "vae": tiny.rough(vae),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
-            "text_encoder": llama(),
+            "text_encoder": LlamaModel(
+                LlamaConfig(**tiny.language_model(tiny.WIDTH, 3), pad_token_id=0)
+            ).eval(),
             "tokenizer": tiny.word_tokenizer(),
-            "text_encoder_2": clip(),
+            "text_encoder_2": tiny.plain_clip_encoder(num_hidden_layers=1, max_position_embeddings=77),
             "tokenizer_2": tiny.clip_tokenizer(),
         }
         HunyuanVideoPipeline(**(pieces | parts)).save_pretrained(folder)
     return folder
 
 
-def llama() -> nn.Module:
-    """A Llama of three layers, as wide as the text condition."""
-    from transformers import LlamaConfig, LlamaModel
-
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=tiny.WIDTH,
-        intermediate_size=tiny.WIDTH,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        pad_token_id=0,
-    )
-    return LlamaModel(config).eval()
-
-
-def clip() -> nn.Module:
-    """A CLIP text model of 77 tokens."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    config = CLIPTextConfig(
-        vocab_size=514,
-        hidden_size=tiny.WIDTH // 2,
-        intermediate_size=tiny.WIDTH,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=77,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    return CLIPTextModel(config).eval()
-
-
 def ltx(folder: Path, *, seed: int = 0, told_level: bool = False, **parts: Any) -> Path:
     """Save a LTXPipeline: 8 latent channels, autoencoder factor 8 in space and 4 in time.
 
-    told_level: a decoder that is told a noise level (LTX-Video 0.9.1 and later).
+    told_level: a decoder that takes a noise level (LTX-Video 0.9.1 and later).
     """
     from diffusers import (
         AutoencoderKLLTXVideo,
@@ -100,8 +67,7 @@ def ltx(folder: Path, *, seed: int = 0, told_level: bool = False, **parts: Any) 
         LTXVideoTransformer3DModel,
     )
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         transformer = LTXVideoTransformer3DModel(
             in_channels=8,
             out_channels=8,
@@ -125,8 +91,8 @@ def ltx(folder: Path, *, seed: int = 0, told_level: bool = False, **parts: Any) 
         vae.latents_mean.copy_(torch.linspace(-0.5, 0.5, 8))
         vae.latents_std.copy_(torch.linspace(0.5, 1.5, 8))
         pieces = {
-            "transformer": tiny._rough(transformer),
-            "vae": tiny._rough(vae),
+            "transformer": tiny.rough(transformer),
+            "vae": tiny.rough(vae),
             "scheduler": FlowMatchEulerDiscreteScheduler(
                 use_dynamic_shifting=True,
                 base_shift=0.95,
@@ -154,8 +120,7 @@ def cogvideox(folder: Path, *, seed: int = 0, rotary: bool = True, **parts: Any)
         CogVideoXTransformer3DModel,
     )
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         transformer = CogVideoXTransformer3DModel(
             num_attention_heads=2,
             attention_head_dim=16,
@@ -182,8 +147,8 @@ def cogvideox(folder: Path, *, seed: int = 0, rotary: bool = True, **parts: Any)
             temporal_compression_ratio=4,
         )
         pieces = {
-            "transformer": tiny._rough(transformer),
-            "vae": tiny._rough(vae),
+            "transformer": tiny.rough(transformer),
+            "vae": tiny.rough(vae),
             "scheduler": CogVideoXDDIMScheduler(
                 num_train_timesteps=999,
                 prediction_type="v_prediction",

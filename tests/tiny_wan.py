@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from tests import tiny
@@ -21,8 +20,7 @@ def reading(folder: Path, *, encoder: bool = True, seed: int = 0, **parts: Any) 
     """
     from diffusers import WanImageToVideoPipeline
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 100)
+    with tiny.seeded(seed + 100):
         images = {"image_encoder": image_encoder(), "image_processor": image_processor()} if encoder else {}
         more = {"transformer": denoiser(12, encoder)} | images
     return tiny.wan(folder, seed=seed, kind=WanImageToVideoPipeline, **(more | parts))
@@ -30,8 +28,7 @@ def reading(folder: Path, *, encoder: bool = True, seed: int = 0, **parts: Any) 
 
 def experts(folder: Path, *, frame: bool = False, seed: int = 0, boundary: float = BOUNDARY) -> Path:
     """Save a pipeline with two denoisers (Wan2.2-A14B); frame: image to video, without an image encoder."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 200)
+    with tiny.seeded(seed + 200):
         pair = {"transformer": denoiser(12 if frame else 4), "transformer_2": denoiser(12 if frame else 4)}
     if frame:
         return reading(folder, encoder=False, seed=seed, boundary_ratio=boundary, **pair)
@@ -42,20 +39,9 @@ def denoiser(channels: int, image: bool = False) -> nn.Module:
     """A WanTransformer3DModel of 2 layers; image: with attention to a picture."""
     from diffusers import WanTransformer3DModel
 
-    made = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=channels,
-        out_channels=4,
-        text_dim=tiny.WIDTH,
-        freq_dim=16,
-        ffn_dim=48,
-        num_layers=2,
-        rope_max_seq_len=32,
-        image_dim=IMAGE_WIDTH if image else None,
-        added_kv_proj_dim=24 if image else None,
-    )
-    return tiny._rough(made)
+    sizes = {"image_dim": IMAGE_WIDTH, "added_kv_proj_dim": 24} if image else {}
+    denoiser: nn.Module = tiny.rough(WanTransformer3DModel(**{**tiny.WAN, "in_channels": channels, **sizes}))
+    return denoiser
 
 
 def image_encoder() -> nn.Module:

@@ -20,8 +20,7 @@ def z_image(folder: Path, *, seed: int = 0) -> Path:
     )
     from transformers import Qwen3Config, Qwen3Model
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with tiny.seeded(seed):
         transformer = ZImageTransformer2DModel(
             in_channels=4,
             dim=48,
@@ -37,24 +36,14 @@ def z_image(folder: Path, *, seed: int = 0) -> Path:
             transformer.x_pad_token.normal_()
             transformer.cap_pad_token.normal_()
         vae = tiny.autoencoder(scaling_factor=0.3611, shift_factor=0.1159, **tiny.UNQUANTISED)
-        encoder = Qwen3Model(
-            Qwen3Config(
-                vocab_size=64,
-                hidden_size=tiny.WIDTH,
-                intermediate_size=tiny.WIDTH,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                num_key_value_heads=2,
-                head_dim=16,
-                max_position_embeddings=512,
-            )
-        )
+        sizes = tiny.language_model(tiny.WIDTH, 3, head_dim=16, max_position_embeddings=512)
+        encoder = Qwen3Model(Qwen3Config(**sizes))
         tokenizer = tiny.word_tokenizer()
         tokenizer.chat_template = TEMPLATE
         pipe = ZImagePipeline(
-            transformer=tiny._rough(transformer),
+            transformer=tiny.rough(transformer),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=tiny._rough(vae),
+            vae=tiny.rough(vae),
             text_encoder=encoder.eval(),
             tokenizer=tokenizer,
         )

@@ -25,6 +25,8 @@ from rlvis.runs.folder import OUTPUTS
 from rlvis.runs.redact import HIDDEN
 from rlvis.schema import Config
 
+# Keys of earlier versions whose option is gone: nothing read their value in a run that can go on.
+GONE = ("sentinels.kl",)
 # What may differ between a run and its continuation, as prefixes of dotted keys.
 FREE = (
     "train.steps",
@@ -116,7 +118,10 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def saved_settings(folder: Path) -> dict[str, Any]:
-    """What config.yaml of a run or a checkpoint says. Raises ConfigError when it cannot be read."""
+    """What config.yaml of a run or a checkpoint says, without keys that are gone since (GONE).
+
+    Raises ConfigError when it cannot be read.
+    """
     try:
         value = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -126,6 +131,10 @@ def saved_settings(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{folder / 'config.yaml'} is empty or no mapping; start a new run without resume=")
+    for key in GONE:
+        section, _, name = key.rpartition(".")
+        if isinstance(value.get(section), dict):
+            value[section].pop(name, None)
     return value
 
 

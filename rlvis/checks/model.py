@@ -1,4 +1,4 @@
-"""What must hold inside `model`; what a family needs is its own business."""
+"""What must hold inside `model`; what a family needs, its module says."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def search(folder: str) -> str:
     return f"hydra.searchpath=['file://{Path(folder).expanduser().absolute()}']"
 
 
-def known(word: str, names: list[str], what: str) -> None:
+def require_known(word: str, names: list[str], what: str) -> None:
     """Raise ConfigError with the nearest of `names` where `word` is none of them."""
     if word not in names:
         near = difflib.get_close_matches(word, names, 1, 0.5)
@@ -42,7 +42,7 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
                 f"{word} comes from the launcher; start with deepspeed --no_local_rank train.py ..., or with "
                 "torchrun"
             )
-        known(flag, names, "flag")
+        require_known(flag, names, "flag")
         if flag in valued and not equals:
             value = next(rest, "job" if flag == "--cfg" else "")
         if flag in valued and not value:

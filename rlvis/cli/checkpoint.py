@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlvis.checkpoints import describe, disk, files
-from rlvis.cli.arguments import known
+from rlvis.cli.arguments import require_known
 from rlvis.cli.exit_codes import FAILED, OK, exit_code_of, log_to_stderr
 from rlvis.findings import ConfigError, mistake
 
@@ -37,7 +37,7 @@ def run(words: Sequence[str]) -> int:
         print(HELP, end="")
         return OK
     verb, *rest = words
-    known(verb, list(VERBS), "verb of rlvis checkpoint")
+    require_known(verb, list(VERBS), "verb of rlvis checkpoint")
     paths = [word for word in rest if "=" not in word]
     if len(paths) != 1 or paths[0].startswith("-"):
         raise ConfigError(

@@ -72,7 +72,7 @@ def _evaluate(config: Config, rank: int) -> int:
 
 
 def checked_evaluation(composed: Composed) -> Config:
-    """The configuration of an evaluation: the run's own where eval.run names one.
+    """The configuration of an evaluation: that of the run where eval.run names one.
 
     Raises ConfigError with every problem, one a line.
     """

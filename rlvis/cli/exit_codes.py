@@ -16,7 +16,7 @@ OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Exit code of something heavy: our own complaints are messages, anything else a failure."""
+    """Exit code of something heavy: what rlvis complains about is a message, anything else a failure."""
     try:
         return work()
     except ValueError as error:
@@ -27,8 +27,8 @@ def exit_code_of(work: Callable[[], int]) -> int:
         return _fail(error)
 
 
-class _Plain(logging.Formatter):
-    """Our own news as they are; everything above them, and other libraries', with level and origin."""
+class NewsFormatter(logging.Formatter):
+    """News of rlvis as they are; everything above them, and other libraries', with level and origin."""
 
     def format(self, record: logging.LogRecord) -> str:
         message = super().format(record)
@@ -38,11 +38,11 @@ class _Plain(logging.Formatter):
 
 
 def log_to_stderr(rank: int) -> None:
-    """Our own messages from INFO on the leading process, warnings from everyone; a handler that is there
+    """Messages of rlvis from INFO on the leading process, warnings from everyone; a handler that is there
     already stays.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Plain())
+    handler.setFormatter(NewsFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("rlvis").setLevel(logging.INFO if rank == 0 else logging.WARNING)
 

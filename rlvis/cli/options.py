@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlvis.cli.arguments import known
+from rlvis.cli.arguments import require_known
 from rlvis.cli.exit_codes import OK
 
 
@@ -16,6 +16,6 @@ def run(words: Sequence[str]) -> int:
         print("usage: rlvis list [GROUP ...]   config groups and their options; * is the default")
         return OK
     for word in words:
-        known(word, list(table()), "config group")
+        require_known(word, list(table()), "config group")
     print(listing(list(words)))
     return OK

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import rlvis
-from rlvis.cli.arguments import known
+from rlvis.cli.arguments import require_known
 from rlvis.cli.exit_codes import INTERRUPTED, OK, refuse
 from rlvis.findings import ConfigError, mistake
 
@@ -52,7 +52,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (without the program's name; null takes the process's own) and return its exit
+    """Run one command line (without the program's name; None takes that of the process) and return its exit
     code.
     """
     words = list(sys.argv[1:] if argv is None else argv)
@@ -79,6 +79,6 @@ def entry() -> NoReturn:
 def _verb(word: str) -> Callable[[Sequence[str]], int]:
     if "=" in word:
         raise ConfigError(mistake(f"{word} needs a verb before it", f"rlvis train {word}"))
-    known(word, list(VERBS), "verb")
+    require_known(word, list(VERBS), "verb")
     run: Callable[[Sequence[str]], int] = importlib.import_module(f"rlvis.cli.{VERBS[word]}").run
     return run

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvis.cli import rewards
-from rlvis.cli.arguments import known, overrides_of, process
+from rlvis.cli.arguments import overrides_of, process, require_known
 from rlvis.cli.exit_codes import FAILED, OK, exit_code_of, log_to_stderr
 from rlvis.findings import ConfigError, mistake
 
@@ -87,7 +87,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
-    """The verb's own words, and those that compose the reward. Raises ConfigError for any other."""
+    """The words of the verb, and those that compose the reward. Raises ConfigError for any other."""
     options, rest = Options(), []
     names = list(Options.__dataclass_fields__)
     for word in words:
@@ -95,7 +95,7 @@ def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
         if key.split(".")[0] in ("reward", "+reward", "experiment"):
             rest.append(word)
             continue
-        known(key, [*names, "reward", "experiment"], "word")
+        require_known(key, [*names, "reward", "experiment"], "word")
         if not equals or not value:
             raise ConfigError(f"{word}: wanted {key}=VALUE; rlvis score --help shows examples")
         options = replace(options, **{key: _value_of(word, key, value)})

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rlvis.cli import rewards
-from rlvis.cli.arguments import known, overrides_of
+from rlvis.cli.arguments import overrides_of, require_known
 from rlvis.cli.exit_codes import OK, exit_code_of, log_to_stderr
 from rlvis.findings import ConfigError, mistake
 
@@ -76,7 +76,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
-    """The verb's own words, and those that compose the reward. Raises ConfigError for any other."""
+    """The words of the verb, and those that compose the reward. Raises ConfigError for any other."""
     options, rest = Options(), []
     for word in words:
         key, equals, value = word.partition("=")
@@ -84,7 +84,7 @@ def options_of(words: Sequence[str]) -> tuple[Options, list[str]]:
             rest.append(word)
             continue
         names = list(Options.__dataclass_fields__)
-        known(key, [*names, "reward", "experiment"], "word")
+        require_known(key, [*names, "reward", "experiment"], "word")
         if not equals or not value:
             raise ConfigError(f"{word}: wanted {key}=VALUE; rlvis serve --help shows examples")
         typed: Any = None if (key, value) == ("token_env", "null") else value

@@ -114,7 +114,7 @@ def _train(config: Config, overrides: Sequence[str], rank: int) -> int:
 
 
 def checked(composed: Composed, world_size: int = 1, *, is_main: bool = True) -> Config:
-    """The configuration of a run, found to be without contradictions; `resume` is a folder in it, or null.
+    """The configuration of a run, without contradictions; `resume` is a folder in it, or null.
 
     Raises ConfigError with every problem, one a line. is_main: also look whether the run's folder is free.
     """

@@ -2,5 +2,5 @@
 checked.
 
 In: overrides such as "model=sd3" or "optim.lr=1e-4". Out: a `schema.Config`, or one ConfigError that says
-what to type. Nothing here imports torch, so a mistake is told at once.
+what to type. Nothing here imports torch, so a mistake shows at once.
 """

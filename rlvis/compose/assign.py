@@ -1,6 +1,6 @@
 """Writing one value into a configuration, with the schema as judge.
 
-Hydra's own overrides take any new key after a `+` and fail on optional sections that are null. Here the
+Overrides of Hydra's take any new key after a `+` and fail on optional sections that are null. Here the
 schema stays closed, and naming a key below a null section turns it on: `model.lora.rank=8` is a LoRA of rank
 8 with the other defaults.
 """
@@ -78,7 +78,7 @@ def _child(config: DictConfig, kind: Any, name: str, key: str) -> Any:
 
 
 def _section(config: DictConfig, node: DictConfig, kind: Any, name: str, key: str) -> DictConfig:
-    """The section `name` of node, made with its defaults where it is null or not there yet."""
+    """The section `name` of node, with its defaults where it is null or not there yet."""
     if name not in node or OmegaConf.is_missing(node, name) or node[name] is None:
         node[name] = OmegaConf.structured(kind) if dataclasses.is_dataclass(kind) else {}
     section = node[name]

@@ -202,7 +202,7 @@ def _read(choices: Sequence[str], search: Sequence[str]) -> DictConfig:
 
 
 def _file_message(error: BaseException) -> str:
-    """A mistake inside a yaml file: its unknown key with the nearest one, else the loader's own words."""
+    """A mistake inside a yaml file: its unknown key with the nearest one, else what the loader says."""
     text = str(error)
     file, key = re.search(r"In '([^']+)'", text), re.search(r"full_key: (\S+)", text)
     if file and key and " not in '" in text:

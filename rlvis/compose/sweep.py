@@ -52,8 +52,9 @@ def encode(words: Sequence[str]) -> list[str]:
 
 
 def check_sweeper(words: Sequence[str]) -> None:
-    """Compose Hydra's own part of a sweep (launcher, sweeper). Raises ConfigError for a key or a plugin that
-    is not there.
+    """Compose the part of a sweep that is Hydra's (launcher, sweeper).
+
+    Raises ConfigError for a key or a plugin that is not there.
     """
     with hydra_session():
         try:

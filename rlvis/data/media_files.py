@@ -24,7 +24,7 @@ FILE, PROMPT = "file", "prompt"
 
 @dataclass(frozen=True)
 class Sample:
-    """A file, called `name` below the folder, and what it was made for."""
+    """A file, called `name` below the folder, and what it is for."""
 
     name: str
     path: Path
@@ -68,7 +68,7 @@ def _of_table(folder: Path, prompts: Path, kind: str) -> list[Sample]:
     if kind not in readers.FILES:
         raise ValueError(f"prompts={prompts}: wanted a file that ends in .{', .'.join(readers.FILES)}")
     rows, _ = readers.FILES[kind](prompts, PROMPT, None)
-    made = []
+    samples = []
     for where, text, extra in rows:
         if not text and not extra:
             continue  # an empty line
@@ -80,10 +80,10 @@ def _of_table(folder: Path, prompts: Path, kind: str) -> list[Sample]:
             )
         if not (folder / name).is_file():
             raise ValueError(f"{where}: there is no file {folder / name}")
-        made.append(Sample(name, folder / name, "" if text is None else str(text), extra))
-    if not made:
+        samples.append(Sample(name, folder / name, "" if text is None else str(text), extra))
+    if not samples:
         raise ValueError(f"prompts={prompts} names no files")
-    return made
+    return samples
 
 
 def read(path: Path, fps: float | None = None) -> Tensor:

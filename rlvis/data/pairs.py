@@ -36,13 +36,13 @@ def rows(config: DataConfig, path: Path) -> tuple[Rows, Path]:
             f"parquet file with the columns {config.column} and {config.image}"
         )
     keep = None if config.keep is None else [config.image, *(k for k in config.keep if k != config.image)]
-    found, left_out = readers.FILES[kind](path, config.column, keep)
+    table, left_out = readers.FILES[kind](path, config.column, keep)
     if config.image in left_out:
         raise ValueError(
             f"{path}: column {config.image!r} holds no paths but data of another type; save the pictures as "
             "files and name them in the column"
         )
-    return (_named(found, config.image, path.parent), left_out), path.parent
+    return (_named(table, config.image, path.parent), left_out), path.parent
 
 
 def _of_folder(folder: Path, field: str) -> Iterator[Row]:
@@ -64,8 +64,8 @@ def _of_folder(folder: Path, field: str) -> Iterator[Row]:
         yield str(texts[stem]), " ".join(text.split()), {field: picture.name}
 
 
-def _named(found: Iterator[Row], field: str, base: Path) -> Iterator[Row]:
-    for where, text, extra in found:
+def _named(table: Iterator[Row], field: str, base: Path) -> Iterator[Row]:
+    for where, text, extra in table:
         if isinstance(text, str) and text.strip():
             if field not in extra:
                 readers.need_column(where, field, list(extra), "image")

@@ -130,23 +130,23 @@ def _check_options(config: DataConfig) -> None:
 def option_errors(config: DataConfig) -> Iterator[Finding]:
     """What a source needs and has not got, or has got and does not read."""
     source, world = config.source, config.source in shapes.SOURCES
-    told = f"data.source={source}"
+    which = f"data.source={source}"
     if world and config.path is not None:
         yield mistake(
-            f"data.path={config.path} does nothing with {told}, which needs no file",
+            f"data.path={config.path} does nothing with {which}, which needs no file",
             "data=txt (or jsonl, csv, ...), or data.path=null",
         )
     if not world and not config.path:
         what, name = ("a hub data set", "OWNER/NAME") if source == "hub" else ("a file or folder", "FILE")
-        yield mistake(f"data.path is not set, and {told} needs {what}", f"data.path={name}")
+        yield mistake(f"data.path is not set, and {which} needs {what}", f"data.path={name}")
     if not world and config.kinds is not None:
         yield mistake(
-            f"data.kinds=[{','.join(config.kinds)}] does nothing with {told}, whose prompts have no kinds",
+            f"data.kinds=[{','.join(config.kinds)}] does nothing with {which}, whose prompts have no kinds",
             "data.kinds=null",
         )
     if world and config.heldout:
         yield mistake(
-            f"data.heldout={config.heldout} does nothing with {told}, which has a held-out split of its own",
+            f"data.heldout={config.heldout} does nothing with {which}, which has a held-out split of its own",
             "data.heldout=0",
         )
     fresh = DataConfig()
@@ -161,7 +161,7 @@ def option_errors(config: DataConfig) -> Iterator[Finding]:
         if idle and value != usual:
             why = {"image": "brings no pictures", "revision": "is no hub data set"}.get(key, "has no columns")
             yield mistake(
-                f"data.{key}={value} does nothing with {told}, which {why}",
+                f"data.{key}={value} does nothing with {which}, which {why}",
                 f"data.{key}={'null' if usual is None else usual}",
             )
 
@@ -203,10 +203,10 @@ def _inner(config: DataConfig, folder: Path, split: str) -> Path:
             return inner if inner.is_dir() else folder
     else:
         inner = folder / f"{split}.{config.source}"
-        own = folder / f"{selection.HELD_OUT}.{config.source}"
-        if selection.part(config) and own.is_file():
+        file = folder / f"{selection.HELD_OUT}.{config.source}"
+        if selection.part(config) and file.is_file():
             raise ValueError(
-                f"data.heldout={config.heldout}, but {folder} holds {own.name}, a split heldout of its own; "
+                f"data.heldout={config.heldout}, but {folder} holds {file.name}, a split heldout of its own; "
                 "type data.heldout=0"
             )
         if inner.is_file():

@@ -47,8 +47,8 @@ def quoted(text: str) -> str | None:
     >>> quoted('a sign that says "OPEN"')
     'OPEN'
     """
-    found = _QUOTED.search(text)
-    return None if found is None else (found[1] or found[2] or "").strip() or None
+    match = _QUOTED.search(text)
+    return None if match is None else (match[1] or match[2] or "").strip() or None
 
 
 def ascii_share(text: str) -> float:
@@ -76,14 +76,14 @@ class Tally:
 
     def notes(self) -> list[str]:
         """What was left out, in words; nothing for what did not occur."""
-        found = [
+        counts = [
             (self.empty, "empty rows"),
             (self.duplicates, "duplicates"),
             (self.near, "equal to another but for case, spaces or final punctuation"),
             *((count, f"by data.{option}") for option, count in self.dropped.items()),
             (self.apart, "on the other side of data.heldout"),
         ]
-        return [f"{count} {what}" for count, what in found if count]
+        return [f"{count} {what}" for count, what in counts if count]
 
 
 class Selection:
@@ -95,7 +95,7 @@ class Selection:
         self.part = part(config)
         self.line = int(config.heldout * 2**64)
         self.drop = None if config.drop is None else pattern(config.drop)
-        self.seen: dict[int, int] = {}
+        self.hashes: dict[int, int] = {}
 
     def take(self, text: str, extra: dict[str, Any]) -> bool:
         """Whether the stripped prompt with its metadata stays; the first of several equal ones does."""
@@ -109,13 +109,13 @@ class Selection:
             return False
         number = content_hash(normalised(text))
         key = content_hash(f"{number} {json.dumps(extra, sort_keys=True)}") if extra else number
-        own = content_hash(text)
-        if key in self.seen:
-            same = self.seen[key] == own
+        content = content_hash(text)
+        if key in self.hashes:
+            same = self.hashes[key] == content
             self.tally.duplicates += same
             self.tally.near += not same
             return False
-        self.seen[key] = own
+        self.hashes[key] = content
         if self.part is not None and (number < self.line) is not (self.part == HELD_OUT):
             self.tally.apart += 1
             return False

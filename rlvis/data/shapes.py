@@ -56,13 +56,13 @@ def prompts(source: str, split: str, kinds: Sequence[str] | None) -> Iterator[tu
 
 def metadata(request: language.Request) -> dict[str, Any]:
     """What a request names, as JSON values; what it leaves open is left out."""
-    found: dict[str, Any] = {"kind": request.kind, "clear": request.kind not in UNCLEAR}
-    found["things"] = [_named(thing) for thing in request.things]
+    values: dict[str, Any] = {"kind": request.kind, "clear": request.kind not in UNCLEAR}
+    values["things"] = [_named(thing) for thing in request.things]
     if request.relation is not None:
-        found["relation"] = request.relation
+        values["relation"] = request.relation
     if request.motion is not None:
-        found["motion"] = _named(request.motion)
-    return found
+        values["motion"] = _named(request.motion)
+    return values
 
 
 def first_frames(texts: Sequence[str]) -> Tensor:
@@ -70,8 +70,8 @@ def first_frames(texts: Sequence[str]) -> Tensor:
 
     Raises ValueError for a prompt of another world.
     """
-    made = [draw.render_clips([text], torch.Generator().manual_seed(_seed(text)))[0, 0] for text in texts]
-    return (torch.stack(made) * 255).round().to(torch.uint8)
+    frames = [draw.render_clips([text], torch.Generator().manual_seed(_seed(text)))[0, 0] for text in texts]
+    return (torch.stack(frames) * 255).round().to(torch.uint8)
 
 
 def _seed(text: str) -> int:

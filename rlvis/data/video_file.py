@@ -51,7 +51,7 @@ def read(path: Path, *, indices: Sequence[int] | None = None, fps: float | None 
 
     Args:
         path: of the file.
-        indices: positions of the frames wanted, in any order; the rate stays the file's own when they are
+        indices: positions of the frames wanted, in any order; the rate stays the file's when they are
             consecutive, and is what it would be if they are evenly spaced.
         fps: frames a second wanted, in place of indices.
 
@@ -75,33 +75,33 @@ def _by_position(path: Path, indices: list[int]) -> Clip:
     gaps = {b - a for a, b in pairwise(indices)}
     if len(gaps) > 1 or min(gaps, default=1) < 1:
         raise ValueError(f"{path}: indices={indices} are not evenly spaced and ascending, so no rate is true")
-    wanted, kept, seen = set(indices), {}, 0
+    wanted, kept, count = set(indices), {}, 0
     for _, frame in _decoded(path):
-        if seen in wanted:
-            kept[seen] = frame.to_ndarray(format="rgb24")
-        seen += 1
+        if count in wanted:
+            kept[count] = frame.to_ndarray(format="rgb24")
+        count += 1
         if len(kept) == len(wanted):
             break
     if len(kept) < len(wanted):
-        raise ValueError(f"{path} has {seen} frames, and frame {max(indices)} was wanted")
+        raise ValueError(f"{path} has {count} frames, and frame {max(indices)} was wanted")
     return Clip(_tensor([kept[i] for i in indices]), _rate(path) / min(gaps, default=1))
 
 
 def _by_rate(path: Path, fps: float) -> Clip:
-    made: list[np.ndarray] = []
+    frames: list[np.ndarray] = []
     held: Any = None
     start = 0.0
     for time, frame in _decoded(path):
         if held is None:
             start = time
-        while held is not None and len(made) / fps + SOON < time - start:
-            made.append(held.to_ndarray(format="rgb24"))
+        while held is not None and len(frames) / fps + SOON < time - start:
+            frames.append(held.to_ndarray(format="rgb24"))
         held = frame
     if held is None:
         raise ValueError(f"{path} has no frames")
-    if len(made) / fps <= time - start + SOON:  # the last frame's own moment
-        made.append(held.to_ndarray(format="rgb24"))
-    return Clip(_tensor(made), fps)
+    if len(frames) / fps <= time - start + SOON:  # the last frame's moment
+        frames.append(held.to_ndarray(format="rgb24"))
+    return Clip(_tensor(frames), fps)
 
 
 def _decoded(path: Path) -> Iterator[tuple[float, Any]]:

@@ -67,7 +67,7 @@ def evaluate(
                 value = score(held.terms, part.texts[:n], part.metadata[:n], media[:n], retries).value
             kept |= {f"{TERM}{term.name}": value[:, i] for i, term in enumerate(held.terms)}
         parts.append({name: column.detach().cpu().double() for name, column in kept.items()})
-    return _gathered(parts)
+    return _gather(parts)
 
 
 def ode_steps(policy: Policy, steps: int | None) -> int:
@@ -87,7 +87,7 @@ def _part(batch: PromptBatch, rows: Sequence[int], per: int) -> PromptBatch:
     return part.replace(index=torch.tensor(keys, dtype=torch.int64))
 
 
-def _gathered(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _gather(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The columns of all micro-batches of all ranks, in row order; NaN where some rank has no such column."""
     local = list(dict.fromkeys(name for part in parts for name in part))
     text = torch.frombuffer(bytearray("".join(name + "\n" for name in local).encode()), dtype=torch.uint8)

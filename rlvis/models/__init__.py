@@ -1,4 +1,4 @@
-"""Diffusers pipelines seen as policies: text in, one denoiser call, pixels out, adapters and export.
+"""Diffusers pipelines as policies: text in, one denoiser call, pixels out, adapters and export.
 
 In: a `ModelConfig`. Out: a `Policy` (policy.py), which rollout and update call and training exports. A family
 is one file (sd3.py) named in load.py; LoRA, the reference policy, guidance, decoding and export are shared.

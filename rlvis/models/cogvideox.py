@@ -1,6 +1,6 @@
 """CogVideoX 1.0 (arXiv 2408.06072): T5 text, a causal video autoencoder, v-prediction, CFG.
 
-A variance-preserving model: it is sampled by DDIM over the checkpoint's own betas (down to no signal at the
+A variance-preserving model: it is sampled by DDIM over the checkpoint's betas (down to no signal at the
 first step), whatever scheduler the checkpoint names, so it takes sampler.kernel=ddim. Latents are [B,C,F,H,W]
 here and [B,F,C,H,W] in the stock pipeline. CogVideoX 1.5 (patches in time) is refused.
 """

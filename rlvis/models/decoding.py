@@ -58,7 +58,7 @@ def tile_sizes(autoencoder: Any) -> tuple[int, int]:
 def tile_strides(autoencoder: Any) -> tuple[int, int]:
     """Pixels from the start of a tile to that of the next, down and across: the seams lie there.
 
-    Of diffusers' two families of tiles: those with a stride of their own, and those that overlap by a share.
+    Of diffusers' two families of tiles: those with a stride, and those that overlap by a share.
     """
     if hasattr(autoencoder, "tile_sample_stride_height"):
         return int(autoencoder.tile_sample_stride_height), int(autoencoder.tile_sample_stride_width)

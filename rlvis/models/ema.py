@@ -38,7 +38,7 @@ class Ema:
             )
         self.decay = decay
         self.every = every
-        self.steps = 0  # optimizer steps seen
+        self.steps = 0  # optimizer steps so far
         self.weights = {
             name: value.detach().to("cpu", torch.float32, copy=True) for name, value in _pairs(start)
         }
@@ -53,14 +53,14 @@ class Ema:
         if self.steps % self.every:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        seen = set()
+        names = set()
         for name, value in _pairs(masters):
             if name not in self.weights:
                 raise ValueError(f"the average has no weight named {name}")
             self.weights[name].lerp_(value.detach().to("cpu", torch.float32), 1 - decay)
-            seen.add(name)
-        if seen != set(self.weights):
-            raise ValueError(f"the average got {len(seen)} of {len(self.weights)} weights")
+            names.add(name)
+        if names != set(self.weights):
+            raise ValueError(f"the average got {len(names)} of {len(self.weights)} weights")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: steps (int) and weights (name -> float32 CPU tensor). Shares the
@@ -89,7 +89,7 @@ class Ema:
         read: Callable[[], Iterable[tuple[str, Tensor]]] | None = None,
         write: Callable[[Callable[[str], Tensor]], None] | None = None,
     ) -> Iterator[None]:
-        """Inside it the policy's module holds the average; afterwards it holds its own weights again, bit for
+        """Inside it the policy's module holds the average; afterwards it holds its weights again, bit for
         bit.
 
         read, write: for weights that are not whole in the module (ZeRO-3), the engine's `masters` and
@@ -106,13 +106,13 @@ class Ema:
                     parameter.copy_(value_of(name))
 
         source = parameters.items() if read is None else read()
-        own = {name: value.detach().clone() for name, value in source}
+        before = {name: value.detach().clone() for name, value in source}
         put = set_parameters if write is None else write
         put(self.weights.__getitem__)
         try:
             yield
         finally:
-            put(own.__getitem__)
+            put(before.__getitem__)
 
 
 def _pairs(weights: Named) -> Iterable[tuple[str, Tensor]]:

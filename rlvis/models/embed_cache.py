@@ -2,7 +2,7 @@
 
 A file holds the embedding of one prompt, the bits of a fresh encoding. Its name is a digest of everything
 that the bits depend on: text, text encoders (commit of a hub repository, content of a folder's files), dtype,
-length, libraries. Unusual: a file carries a checksum of its tensors, and one that does not fit is made anew.
+length, libraries. Unusual: a file carries a checksum of its tensors, and one that does not fit is replaced.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ Embeds = dict[str, Tensor]
 class EmbedCache:
     """The embeddings of one policy's text encoders below a folder.
 
-    hits, misses: how many were read and made since it was opened.
+    hits, misses: how many were read and encoded since it was opened.
     """
 
-    def __init__(self, folder: Path | str, told: Mapping[str, Any]) -> None:
-        """told: what the bits of an embedding depend on besides its text, as JSON can hold it."""
+    def __init__(self, folder: Path | str, fingerprint: Mapping[str, Any]) -> None:
+        """fingerprint: what the bits of an embedding depend on besides its text, as JSON can hold it."""
         self.folder = Path(folder).expanduser()
-        self.told = dict(told)
+        self.fingerprint = dict(fingerprint)
         self.hits = self.misses = 0
 
     def path(self, text: str, negative: bool = False) -> Path:
         """The file of one prompt."""
-        key = json.dumps({**self.told, "text": text, "negative": negative}, sort_keys=True)
+        key = json.dumps({**self.fingerprint, "text": text, "negative": negative}, sort_keys=True)
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
     def get(self, text: str, make: Callable[[], Embeds], *, negative: bool = False) -> Embeds:
-        """The embedding of `text`, each tensor on the CPU: read, or made by `make` and written.
+        """The embedding of `text`, each tensor on the CPU: read, or from `make` and written.
 
-        A file that cannot be read or written is a warning; the embedding is then made, and not kept.
+        A file that cannot be read or written is a warning; the embedding is then encoded, and not kept.
         """
         path = self.path(text, negative)
-        found = _read(path)
-        if found is not None:
+        kept = _read(path)
+        if kept is not None:
             self.hits += 1
-            return found
+            return kept
         self.misses += 1
-        made = {name: value.detach().cpu().contiguous() for name, value in make().items()}
+        embeds = {name: value.detach().cpu().contiguous() for name, value in make().items()}
         try:
-            _write(path, made, text)
+            _write(path, embeds, text)
         except OSError as error:
             log.warning("embedding not kept: cannot write %s (%s); see model.embed_cache", path, error)
-        return made
+        return embeds
 
 
 def identity(config: ModelConfig, device: torch.device) -> dict[str, Any]:
@@ -94,8 +94,8 @@ def folder_digest(folder: Path) -> str:
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in paths):
         if name.startswith(ENCODERS):
             with path.open("rb") as file:
-                own = hashlib.file_digest(file, "sha256").hexdigest()
-            whole.update(f"{name} {own}\n".encode())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            whole.update(f"{name} {digest}\n".encode())
     return whole.hexdigest()
 
 
@@ -103,13 +103,13 @@ def _commit(repository: str, revision: str | None) -> str:
     """The commit of a hub repository that its files were just opened from."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, "model_index.json", revision=revision)
-    if not isinstance(found, str):
+    file = try_to_load_from_cache(repository, "model_index.json", revision=revision)
+    if not isinstance(file, str):
         raise ValueError(
             f"model.embed_cache: the files of model.path={repository} are not in the hub's cache on this "
             "machine, so their commit is not known; type model.embed_cache=null, or give a folder"
         )
-    return Path(found).parent.name  # .../snapshots/COMMIT/model_index.json
+    return Path(file).parent.name  # .../snapshots/COMMIT/model_index.json
 
 
 def _read(path: Path) -> Embeds | None:
@@ -119,25 +119,25 @@ def _read(path: Path) -> Embeds | None:
         return None
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            embeds = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             wanted = (file.metadata() or {}).get(SUM)
     except (OSError, SafetensorError) as error:
         log.warning("damaged embedding %s (%s): the prompt is encoded again", path, error)
         return None
-    if _checksum(found) != wanted:
+    if _checksum(embeds) != wanted:
         log.warning("damaged embedding %s (its checksum does not fit): the prompt is encoded again", path)
         return None
-    return found
+    return embeds
 
 
-def _write(path: Path, made: Embeds, text: str) -> None:
+def _write(path: Path, embeds: Embeds, text: str) -> None:
     """Written aside and renamed, so that another process never reads half a file."""
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        aside.write_bytes(save(made, metadata={SUM: _checksum(made), "text": text}))
+        aside.write_bytes(save(embeds, metadata={SUM: _checksum(embeds), "text": text}))
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

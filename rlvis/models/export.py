@@ -70,7 +70,7 @@ def write_card(policy: Family, folder: Path, waiting: Sequence[str] = ()) -> Non
     """
     pipe, config, name = policy.pipe, policy.config, policy.stock_name
     start = "YOUR_FRAME, " if config.condition is Condition.first_frame else ""
-    # Stock from_pretrained refuses a null component that nobody told it of.
+    # Stock from_pretrained refuses a null component that nobody named.
     absent = [
         key
         for key, value in pipe.components.items()

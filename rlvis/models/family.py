@@ -38,9 +38,9 @@ class Family(ABC):
     prediction: str = "flow"
     lora_targets: tuple[str, ...]  # ends of module names, for model.lora.targets=null
     takes_frames: ClassVar[bool] = False  # whether it can start from a condition frame (then see `condition`)
-    takes_guidance: ClassVar[bool] = False  # whether the denoiser is told a guidance scale (model.guidance)
+    takes_guidance: ClassVar[bool] = False  # whether the denoiser takes a guidance scale (model.guidance)
     usual_guidance: ClassVar[float] = 1.0  # that scale where model.guidance=null: of the stock call
-    takes_cfg_2: ClassVar[bool] = False  # whether a second expert may have its own guidance (model.cfg_2)
+    takes_cfg_2: ClassVar[bool] = False  # whether a second expert may have another guidance (model.cfg_2)
     fps: ClassVar[float | None] = None  # frames a second at which its clips are to be played
     unused: ClassVar[tuple[str, ...]] = ()  # optional components that sampling never calls: not loaded
 
@@ -127,7 +127,7 @@ class Family(ABC):
 
     def denoisers(self) -> dict[str, Any]:
         """Name in the pipeline -> denoiser, of all that are trained. Of several, a parameter of `module` has
-        that name before its own.
+        that name before it.
         """
         return {self.denoiser_name: self.module}
 
@@ -197,11 +197,11 @@ class Family(ABC):
 
     @property
     def guidance(self) -> float:
-        """The guidance scale that the denoiser is told, where it is told one."""
+        """The guidance scale that the denoiser takes, where it takes one."""
         return self.usual_guidance if self.config.guidance is None else self.config.guidance
 
     def check_guidance(self, like: str = "") -> None:
-        """Refuse model.guidance for a checkpoint that is told none; like: another one, " (as ...)"."""
+        """Refuse model.guidance for a checkpoint that takes none; like: another one, " (as ...)"."""
         config: Any = self.module.config
         if self.config.guidance is not None and not config.guidance_embeds:
             raise ValueError(

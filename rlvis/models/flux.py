@@ -1,6 +1,6 @@
 """FLUX.1 (Black Forest Labs): CLIP and T5 text, tokens of 2 x 2 latents, rectified flow, embedded guidance.
 
-FLUX.1-dev is distilled from a guided model and is told its guidance scale (`model.guidance`); schnell is told
+FLUX.1-dev is distilled from a guided model and takes the scale as an input (`model.guidance`); schnell takes
 none. `model.cfg` above 1 is true classifier-free guidance beside it, with a second branch. The noise levels
 depend on the resolution (dev) or on the scheduler's fixed shift (schnell).
 """
@@ -36,7 +36,7 @@ class Flux(PackedImages):
     )
 
     def check_denoiser(self) -> None:
-        """Refuse model.guidance where the denoiser is told none."""
+        """Refuse model.guidance where the denoiser takes none."""
         self.check_guidance(" (as FLUX.1-schnell)")
 
     def embed(self, text: str) -> dict[str, Tensor]:

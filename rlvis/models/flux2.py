@@ -143,7 +143,7 @@ class Flux2(Policy):
         return self._unfolded(x) if klein else x.flatten(2).transpose(1, 2)
 
     def _unfolded(self, latents: Tensor) -> Tensor:
-        """Normalised latents [B,4C,1,H,W] -> the autoencoder's own [B,C,2H,2W]."""
+        """Normalised latents [B,4C,1,H,W] -> the autoencoder's [B,C,2H,2W]."""
         vae, (rows, _, _, h, w) = self.pipe.vae, latents.shape
         std = (vae.bn.running_var + vae.config.batch_norm_eps).sqrt().view(1, -1, 1, 1)
         scaled: Tensor = latents.squeeze(2) * std + vae.bn.running_mean.view(1, -1, 1, 1)

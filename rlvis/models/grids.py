@@ -1,4 +1,4 @@
-"""The noise levels of pipelines that hand their own grid to the stock Euler scheduler: FLUX and its kin.
+"""The noise levels of pipelines that hand a grid to the stock Euler scheduler: FLUX and its kin.
 
 These pipelines lay a line from 1 to 1/steps and let the scheduler shift it, by a shift that depends on the
 resolution or by a fixed one, and perhaps stretch its end. What the checkpoint's scheduler says decides.

@@ -1,9 +1,9 @@
 """HunyuanVideo (arXiv 2412.03603): Llama and CLIP text, a causal video autoencoder, embedded guidance.
 
 The prompt stands in a template that asks for a description of the video, whose tokens are cut off again. The
-denoiser is distilled and told its guidance scale (`model.guidance`); `model.cfg` above 1 is true
+denoiser is distilled and takes its guidance scale as an input (`model.guidance`); `model.cfg` above 1 is true
 classifier-free guidance beside it, with a second branch. The noise levels are a line, shifted by the
-checkpoint's own shift.
+checkpoint's shift.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ class HunyuanVideo(Policy):
         )
 
     def schedule(self, steps: int, shift: float | None = None, grid: str = "model") -> Schedule:
-        """A line from 1 to 1/steps, shifted by the checkpoint's own shift (7), or DanceGRPO's."""
+        """A line from 1 to 1/steps, shifted by the checkpoint's shift (7), or DanceGRPO's."""
         return grids.line_schedule(self.pipe, self.config.path, 0, steps, shift, grid)
 
     def denoise(
         self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
     ) -> Tensor:
-        """Velocity eps - x0 of x [B,C,F,H,W] at 1000 sigma; the guidance scale is told a thousandfold."""
+        """Velocity eps - x0 of x [B,C,F,H,W] at 1000 sigma; the guidance scale goes in a thousandfold."""
         velocity: Tensor = module(
             hidden_states=x,
             timestep=time,

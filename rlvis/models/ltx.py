@@ -1,8 +1,8 @@
 """LTX-Video (arXiv 2501.00103): T5 text, an autoencoder of 32 x 32 x 8 pixels a latent, rectified flow, CFG.
 
 States stay [B,C,F,H,W] everywhere and are packed for the denoiser alone, one latent a token. The noise
-levels depend on the number of tokens. A decoder that is told a noise level is told 0, as in the stock call;
-one that draws noise of its own is refused, since the same latents would then give other pixels each time.
+levels depend on the number of tokens. A decoder that takes a noise level is given 0, as in the stock call;
+one that draws noise itself is refused, since the same latents would then give other pixels each time.
 """
 
 from __future__ import annotations

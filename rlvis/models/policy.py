@@ -1,7 +1,7 @@
-"""A diffusers pipeline seen as a policy: encode prompts, predict one denoiser output, decode to pixels.
+"""A diffusers pipeline as a policy: encode prompts, predict one denoiser output, decode to pixels.
 
 A new family is one file with a subclass of `Policy` that writes the hooks of `family.Family` (sd3.py is the
-example), and one line in load.py. Everything else is here and shared: loading by the stock pipeline's own
+example), and one line in load.py. Everything else is here and shared: loading by the stock pipeline's
 `from_pretrained`, freezing, LoRA, the reference policy, the two branches of classifier-free guidance (Ho and
 Salimans 2022), decoding in chunks of one fixed size, export.
 """
@@ -230,7 +230,7 @@ class Policy(Family):
         """Write what stock diffusers opens: a LoRA (`load_lora_weights`) or a pipeline (`from_pretrained`).
 
         weights: trained parameters by their names in `trainable()` (float32 masters, or an average); None
-        takes the module's own. Raises ValueError when names are missing or unknown.
+        takes the module's. Raises ValueError when names are missing or unknown.
         """
         states = self.by_denoiser(export.checked(self.trainable(), weights))
         if self.config.lora is not None:

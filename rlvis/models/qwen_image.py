@@ -33,7 +33,7 @@ class QwenImage(PackedImages):
     )
 
     def check_denoiser(self) -> None:
-        """Refuse a denoiser that is told a guidance scale, or of an editing model."""
+        """Refuse a denoiser that takes a guidance scale, or of an editing model."""
         config: Any = self.module.config
         if config.guidance_embeds or config.zero_cond_t:
             raise ValueError(

@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and 2.x (Rombach et al. 2022): a UNet that predicts noise or velocity, CLIP text, CFG.
 
-Sampling is DDIM over the checkpoint's own betas, as in DDPO, whatever scheduler the checkpoint names: the
+Sampling is DDIM over the checkpoint's betas, as in DDPO, whatever scheduler the checkpoint names: the
 steps of PNDM, Euler or DPM-Solver have no log-prob. The safety checker is not loaded. sdxl.py shares this.
 """
 

@@ -1,6 +1,6 @@
 """Stable Diffusion 3 and 3.5 (MMDiT, Esser et al. 2024): two CLIPs and optionally T5, rectified flow, CFG.
 
-Text and pixels go through the stock pipeline's own functions; the sigma grid and the sampling loop are ours,
+Text and pixels go through the stock pipeline's functions; the sigma grid and the sampling loop are ours,
 because reinforcement learning needs a stochastic step. rlvis' tiny image policy is of this family too.
 """
 

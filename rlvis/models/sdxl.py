@@ -1,7 +1,7 @@
 """Stable Diffusion XL (Podell et al. 2023): the UNet of sd15.py with two CLIPs, a pooled text and size
 conditions.
 
-The sizes that the UNet is told are those of the sample, without a crop, as the stock pipeline tells it.
+The sizes that the UNet takes are those of the sample, without a crop, as the stock pipeline tells it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sequence parallelism (Ulysses, arXiv 2309.14509): ranks compute one forward together, each on its tokens.
 
-The denoiser's own plan in diffusers splits the tokens before the first block and gathers the output; inside,
+The denoiser's plan in diffusers splits the tokens before the first block and gathers the output; inside,
 attention trades tokens for heads and back. `enable_parallelism` of the model would do this, but asks for an
 accelerator even where there is none, so its parts are put together here. Every rank then has the whole output
-and, of each parameter's gradient, the part of its own tokens: the sum over the ranks is the gradient.
+and, of each parameter's gradient, the part of its tokens: the sum over the ranks is the gradient.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def share_tokens(policy: Policy, world: World) -> None:
 
 def planned(policy: Policy) -> list[Any]:
     """The denoisers with a plan among all that `predict` may run: one, two experts, a frozen copy of them."""
-    found: list[nn.Module] = [part for copy in policy.copies for part in copy.modules()]
-    return [part for part in found if getattr(part, "_cp_plan", None) is not None]
+    parts: list[nn.Module] = [part for copy in policy.copies for part in copy.modules()]
+    return [part for part in parts if getattr(part, "_cp_plan", None) is not None]
 
 
 def check(policy: Policy, degree: int) -> None:

@@ -1,4 +1,4 @@
-"""A stock pipeline without weights: every module on the meta device, made from configuration files alone.
+"""A stock pipeline without weights: every module on the meta device, from configuration files alone.
 
 Shapes and dtypes are those that `from_pretrained` would give, so parameters can be counted and forwards can
 be run for their memory, and no weight is downloaded or read. Tokenizers and schedulers are the real ones.

@@ -1,4 +1,4 @@
-"""Opening a diffusers pipeline: from the hub, from a folder, or from rlvis' own assets (`asset:NAME`).
+"""Opening a diffusers pipeline: from the hub, from a folder, or from rlvis' assets (`asset:NAME`).
 
 The family is checked on model_index.json alone, before any weight is read. Failures say what to do, since
 most are a misspelt name, a gated repository or a machine without network.
@@ -61,7 +61,7 @@ def open_pipeline(
     import diffusers
     import transformers
 
-    # Their bars over local files tear our own, and a truncated prompt is counted by us; the hub's download
+    # Their bars over local files tear ours, and a truncated prompt is counted by us; the hub's download
     # bars stay.
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
@@ -69,27 +69,27 @@ def open_pipeline(
     where = resolve(path)
     try:
         index: Any = diffusers.DiffusionPipeline.load_config(where, revision=revision)
-        found = index.get("_class_name")
+        kind = index.get("_class_name")
     except (OSError, ValueError) as error:
         raise ValueError(failure(path, where, revision, error)) from error
-    if found not in wanted:
+    if kind not in wanted:
         raise ValueError(
-            f"model.path={path} is a {found}, but this model.family drives a {' or '.join(wanted)}; "
+            f"model.path={path} is a {kind}, but this model.family drives a {' or '.join(wanted)}; "
             "choose another model.family or model.path"
         )
     accept(index)
-    # Stock from_pretrained wants to be told of what is null, unless the class calls it optional.
+    # Stock from_pretrained wants to know what is null, unless the class calls it optional.
     absent: Any = {
-        name: None
-        for name, entry in index.items()
-        if isinstance(entry, list) and (entry[0] is None or name in unused)
+        component: None
+        for component, entry in index.items()
+        if isinstance(entry, list) and (entry[0] is None or component in unused)
     }
     # The autoencoder stays in float32: rewards see its pixels, and it is small. So is a frame's encoder.
     dtypes = {"default": dtype, "vae": torch.float32, "image_encoder": torch.float32}
     try:
         if shapes:
-            return open_shapes(found, where, revision, index, absent, dtypes)
-        pipe = getattr(diffusers, found).from_pretrained(
+            return open_shapes(kind, where, revision, index, absent, dtypes)
+        pipe = getattr(diffusers, kind).from_pretrained(
             where, revision=revision, use_safetensors=True, dtype=dtypes, **absent
         )
     except OSError as error:

@@ -1,7 +1,7 @@
 """Wan 2.1 and 2.2 (arXiv 2503.20314): UMT5 text, a causal video autoencoder, rectified flow, CFG.
 
 One family for all checkpoints, which say themselves what they are: text to video; Wan2.2-TI2V, which can hold
-a given first latent frame, its tokens told time 0 (`expand_timesteps`); image to video, with the frame as
+a given first latent frame, its tokens at time 0 (`expand_timesteps`); image to video, with the frame as
 further input channels (wan_i2v.py); Wan2.2-A14B's two experts (wan_experts.py). Sampling follows the released
 noise levels of UniPC, not its multistep solver, whose steps have no log-prob.
 """

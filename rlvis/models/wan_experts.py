@@ -1,7 +1,7 @@
 """Wan2.2-A14B's two denoisers as one module: one for high noise, one for low, by the model's time.
 
 Both stand in one engine, so that one optimizer step and one clipping see both. A forward runs the one that
-its rows need. Rows at different steps run both in full and keep their own: rollout and update then multiply
+its rows need. Rows at different steps run both in full and keep theirs: rollout and update then multiply
 matrices of one shape, and all ranks run the same forwards and reduce the same gradients.
 """
 

@@ -1,4 +1,4 @@
-"""What Wan's image-to-video denoisers are told of the first frame: a mask, latents, a picture's embedding.
+"""What Wan's image-to-video denoisers read of the first frame: a mask, latents, a picture's embedding.
 
 Every position of the clip moves; the frame is an input beside the noisy latents. Wan2.1-I2V reads the frame
 through a CLIP image encoder as well, Wan2.2-I2V has none. (Wan2.2-TI2V holds the frame's latents instead.)

@@ -72,7 +72,7 @@ class ZImage(Policy):
     def denoise(
         self, module: Callable[..., Any], x: Tensor, time: Tensor, embeds: Mapping[str, Tensor]
     ) -> Tensor:
-        """Velocity eps - x0 of x [B,C,1,H,W]; the denoiser is told 1 - sigma and gives x0 - eps."""
+        """Velocity eps - x0 of x [B,C,1,H,W]; the denoiser takes 1 - sigma and gives x0 - eps."""
         mask = embeds["prompt_embeds_mask"]
         # Without weights (a plan of the memory) there are no values: texts fill their length.
         lengths = [mask.shape[1]] * len(mask) if mask.is_meta else mask.sum(1).tolist()

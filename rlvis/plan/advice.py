@@ -1,4 +1,4 @@
-"""The smallest change of a configuration that would fit a GPU, found by planning each.
+"""The smallest change of a configuration that would fit a GPU, by planning each.
 
 Changes are tried in the order of what they cost: first those that leave the result of training as it is
 (checkpointing, smaller micro-batches, sharding), then those that change it a little (tiles of the

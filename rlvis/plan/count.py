@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 
 
 class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside it: `live` and `peak` bytes of storages made here, on devices of `kind`; `flops`, all of them.
+    """Inside it: `live` and `peak` bytes of new storages on devices of `kind`; `flops`, all of them.
 
     >>> with Counter("meta") as counted:
     ...     x = torch.empty(4, 8, device="meta")
@@ -40,7 +40,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, Any] = {t.untyped_storage()._cdata: None for t in self._before}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then count what it made."""
+        """Run the operation, then count its results."""
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         formula = flop_registry.get(function._overloadpacket)

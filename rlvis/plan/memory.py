@@ -76,7 +76,7 @@ def memory(
         cut: how DeepSpeed shares it out.
         measured: its phases.
         judges: weights of reward models and of the map's backbone; None for none.
-        other: peak of the same micro-batch with gradient checkpointing the other way round, to be told.
+        other: peak of the same micro-batch with gradient checkpointing the other way round, for a note.
     """
     weights, held = _weights(policy, config, cut)
     waiting = _waiting(policy, config)

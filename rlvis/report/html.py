@@ -46,12 +46,12 @@ def write(run_dir: Path, tabs: Sequence[Tab] = TABS, defaults: Mapping[str, Any]
     judged = judge(run)
 
     def page(room: float) -> str:
-        return render(Page(run.name, _lines(run), filled(tabs, Context(run, judged, defaults, room))))
+        return render(Page(run.name, _lines(run), fill(tabs, Context(run, judged, defaults, room))))
 
-    return save(fitting(page), run.path / "report.html")
+    return save(fit(page), run.path / "report.html")
 
 
-def filled(tabs: Sequence[Tab], context: Any) -> list[tuple[str, str, list[Panel]]]:
+def fill(tabs: Sequence[Tab], context: Any) -> list[tuple[str, str, list[Panel]]]:
     """The panels of each tab; a tab without any is left out."""
     shown = []
     for tab in tabs:
@@ -61,7 +61,7 @@ def filled(tabs: Sequence[Tab], context: Any) -> list[tuple[str, str, list[Panel
     return shown
 
 
-def fitting(page: Callable[[float], str]) -> str:
+def fit(page: Callable[[float], str]) -> str:
     """The page with as much room for pictures as LIMIT allows."""
     text = ""
     for room in ROOMS:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,79 +19,59 @@ from rlvis.schema import Executor
 T = TypeVar("T")
 
 
-class Scoring(Protocol):
-    """Takes jobs, and runs them in order. busy: seconds that they took."""
+class Scoring:
+    """Takes jobs, and runs them in order: at once, or in a `pool` of one thread. busy: seconds they took."""
 
-    busy: float
-
-    def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Hand in a job; it runs before any that is handed in later."""
-        ...
-
-    def close(self) -> None:
-        """Nothing is handed in any more; what has not begun is dropped."""
-        ...
-
-
-class Inline:
-    """Runs a job as it is handed in."""
-
-    def __init__(self) -> None:
-        self.busy = 0.0
+    def __init__(self, pool: ThreadPoolExecutor | None) -> None:
+        self.pool, self.busy = pool, 0.0
+        self._last: Future[Any] = Future()
+        self._last.set_result(None)
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Run a job; raises what it raises."""
-        start = time.perf_counter()
-        done: Future[T] = Future()
-        done.set_result(job())
-        self.busy += time.perf_counter() - start
-        return done
-
-    def close(self) -> None:
-        """There is nothing to end."""
-
-
-class Threaded:
-    """Runs jobs in a thread. `submit` waits for the job before, so one runs and the caller holds the next."""
-
-    def __init__(self) -> None:
-        self.busy = 0.0
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="score")
-        self._last: Future[Any] | None = None
-
-    def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Begin a job; raises what the one before raised."""
-        if self._last is not None:
-            self._last.result()
-        # Torch keeps both for each thread, and the default of a new one is another GPU, other bits.
-        threads = torch.get_num_threads()
-        gpu: Any = torch.cuda
-        device = gpu.current_device() if gpu.is_initialized() else None
-
-        def run() -> T:
-            start = time.perf_counter()
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            if device is not None:
-                torch.cuda.set_device(device)
-            try:
-                return job()
-            finally:
-                self.busy += time.perf_counter() - start
-
-        self._last = future = self._pool.submit(run)
+        """Run a job, or begin it once the one before has ended; raises what that one raised."""
+        self._last.result()
+        if self.pool is not None:
+            future = self.pool.submit(_as_here(self._timed), job)
+        else:
+            future = Future()
+            future.set_result(self._timed(job))
+        self._last = future
         return future
 
-    def close(self) -> None:
-        """Drop what has not begun; a job that runs is not waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    def _timed(self, job: Callable[[], T]) -> T:
+        start = time.perf_counter()
+        try:
+            return job()
+        finally:
+            self.busy += time.perf_counter() - start
+
+
+def _as_here(call: Callable[[Callable[[], T]], T]) -> Callable[[Callable[[], T]], T]:
+    """`call` under this thread's number of threads and GPU: torch keeps both for each thread, and the default
+    of a new one is another GPU, other bits.
+    """
+    threads, gpu = torch.get_num_threads(), torch.cuda
+    is_initialized: Callable[[], bool] = gpu.is_initialized
+    device = gpu.current_device() if is_initialized() else None
+
+    def run(job: Callable[[], T]) -> T:
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        if device is not None:
+            gpu.set_device(device)
+        return call(job)
+
+    return run
 
 
 @contextmanager
 def opened(executor: Executor) -> Iterator[Scoring]:
-    """The way to score that a configuration names; closed at the end of the block."""
-    scoring: Scoring = Inline() if executor is Executor.inline else Threaded()
+    """The way to score that a configuration names. At the end of the block what has not begun is dropped, and
+    a job that runs is not waited for.
+    """
+    pool = None if executor is Executor.inline else ThreadPoolExecutor(1, thread_name_prefix="score")
     try:
-        yield scoring
+        yield Scoring(pool)
     finally:
-        scoring.close()
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)

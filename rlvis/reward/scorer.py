@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
-from typing import Any
 
 from rlvis.reward import function
 from rlvis.reward.cache import Store, wrap
@@ -57,12 +55,11 @@ def build(config: RewardConfig) -> list[Term]:
         )
     store = None if config.cache is None else Store(config.cache)
     terms = []
-    make = _elsewhere(config)
     for name, term in config.terms.items():
         if not math.isfinite(term.weight):
             raise ValueError(f"reward.terms.{name}.weight={term.weight}: wanted a finite number")
         where = f"reward.terms.{name}"
-        terms.append(one(name, term, where, store, None if make is None else make(name, term, where)))
+        terms.append(one(name, term, where, store, _elsewhere(config, name, term, where)))
     return terms
 
 
@@ -81,25 +78,25 @@ def one(
     return Term(name, scorer, float(term.weight))
 
 
-def _elsewhere(config: RewardConfig) -> Callable[[str, RewardTerm, str], Scorer] | None:
-    """What makes the scorers of a run that are not loaded here (reward.executor); None where they are."""
+def _elsewhere(config: RewardConfig, name: str, term: RewardTerm, where: str) -> Scorer | None:
+    """The scorer of a term that is not loaded here (reward.executor); None where it is."""
     if config.executor is Executor.http:
         from rlvis.reward.serving.client import Remote
 
-        def remote(name: str, term: RewardTerm, where: str) -> Scorer:
-            scorer = Remote(config.servers, name, config.token_env, config.timeout, config.hedge)
-            if scorer.scorer != term.scorer:
-                log.warning("%s.scorer=%s here, and %s at the servers", where, term.scorer, scorer.scorer)
-            return scorer
-
+        remote = Remote(config.servers, name, config.token_env, config.timeout, config.hedge)
+        if remote.scorer != term.scorer:
+            log.warning("%s.scorer=%s here, and %s at the servers", where, term.scorer, remote.scorer)
         return remote
     if config.executor is Executor.ray:
         from rlvis.reward.serving.ray import Pool
 
-        def pool(name: str, term: RewardTerm, where: str) -> Scorer:
-            sizes: dict[str, Any] = {"actors": config.actors, "timeout": config.timeout}
-            sizes["terms"] = len(config.terms)
-            return Pool(term.scorer, dict(term.kwargs), known=KNOWN, where=where, **sizes)
-
-        return pool
+        return Pool(
+            term.scorer,
+            dict(term.kwargs),
+            known=KNOWN,
+            where=where,
+            actors=config.actors,
+            timeout=config.timeout,
+            terms=len(config.terms),
+        )
     return None

@@ -113,3 +113,8 @@ def test_secrets_are_hidden_in_the_folder_and_asked_for_again() -> None:
     with pytest.raises(ConfigError, match=f"{key} was not written"):
         resume.merge_settings(before, plain(settings()), [])
     assert resume.merge_settings(before, plain(config), [key])["reward"] == plain(config)["reward"]
+
+
+def test_a_key_that_is_gone_is_left_out_of_old_settings(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("sentinels: {kl: 0.01, patience: 3}\n", encoding="utf-8")
+    assert resume.saved_settings(tmp_path) == {"sentinels": {"patience": 3}}

@@ -121,7 +121,7 @@ def test_a_contradiction_is_found_alone_and_says_what_to_type(words: list[str], 
 @pytest.mark.parametrize("words", [words for words, _ in MISTAKES if words != ["data.source=yaml"]])
 def test_what_a_message_says_to_type_is_accepted(words: list[str]) -> None:
     (error,) = check(compose(words).typed())
-    typed = error.type or error.what.split("; type ")[1]  # in a sentence of a pattern's own
+    typed = error.type or error.what.split("; type ")[1]  # data.drop's message is a whole sentence
     shown = itertools.takewhile(lambda word: "=" in word, shlex.split(typed))
     remedy = [word.rstrip(",").replace("OWNER/NAME", "a/b") for word in shown]
     assert remedy, error

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlvis.cli.exit_codes import _Plain, exit_code_of, refuse
+from rlvis.cli.exit_codes import NewsFormatter, exit_code_of, refuse
 from rlvis.data.world import language
 from rlvis.findings import ConfigError, mistake
 
@@ -55,7 +55,7 @@ def test_every_finding_is_a_line_and_only_one_process_speaks(
 
 def test_our_news_are_plain_and_others_say_whose_they_are() -> None:
     def text(name: str, level: int) -> str:
-        return _Plain().format(logging.LogRecord(name, level, "", 0, "saved %d", (3,), None))
+        return NewsFormatter().format(logging.LogRecord(name, level, "", 0, "saved %d", (3,), None))
 
     assert text("rlvis.training.loop", logging.INFO) == "saved 3"
     assert text("rlvis.training.loop", logging.WARNING) == "WARNING rlvis.training.loop: saved 3"

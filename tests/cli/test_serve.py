@@ -122,7 +122,7 @@ def test_a_server_answers_and_ends_by_ctrl_c_without_the_policies_libraries() ->
             "jpeg_compressibility"
         )
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert out == "ended 0 []\n"

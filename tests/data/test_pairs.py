@@ -1,4 +1,4 @@
-"""Pictures of one's own as first frames: folders of pairs, files that name them, and what becomes of them."""
+"""Pictures of a user as first frames: folders of pairs, files that name them, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_pairs(folder: Path) -> None:
-    found = load(folder)
-    assert found.texts == ("a fox runs away", "an owl flies")
-    assert found.metadata == ({"image": "one.png"}, {"image": "two.jpg"})
-    batch = sampler.select(found, [1, 0])
+    prompts = load(folder)
+    assert prompts.texts == ("a fox runs away", "an owl flies")
+    assert prompts.metadata == ({"image": "one.png"}, {"image": "two.jpg"})
+    batch = sampler.select(prompts, [1, 0])
     assert batch.frames is not None
     assert (tuple(batch.frames.shape), batch.frames.dtype) == ((2, 3, *SIZE), torch.uint8)
     assert batch.frames[1, 0].min() == 255
@@ -67,13 +67,13 @@ def test_a_file_names_the_pictures(folder: Path, kind: str) -> None:
     else:
         lines = [json.dumps(row) for row in rows]
         path.write_text(f"[{','.join(lines)}]" if kind == "json" else "\n".join(lines))
-    found = load(path, column="caption", image="still", keep=[])
-    # One text with two pictures is two prompts, with each its own picture.
-    assert found.texts == ("go", "go")
-    assert found.duplicates == 1
-    assert [set(row) for row in found.metadata] == [{"still"}, {"still"}]
-    assert found.frames is not None
-    red, blue = found.frames([0, 1]).float().mean((2, 3)).tolist()
+    prompts = load(path, column="caption", image="still", keep=[])
+    # One text with two pictures is two prompts, with a picture each.
+    assert prompts.texts == ("go", "go")
+    assert prompts.duplicates == 1
+    assert [set(row) for row in prompts.metadata] == [{"still"}, {"still"}]
+    assert prompts.frames is not None
+    red, blue = prompts.frames([0, 1]).float().mean((2, 3)).tolist()
     assert red[0] > 250 > 5 > red[2]
     assert blue[2] > 250 > 5 > blue[0]
 
@@ -95,9 +95,9 @@ def test_pictures_are_scaled_to_cover_and_cut_at_the_centre(tmp_path: Path) -> N
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, 40:80] = 255  # a white middle third
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    made = picture(tmp_path / "wide.png", (20, 20))
-    assert made.shape == (3, 20, 20)
-    assert made.min() > 200  # the black thirds are cut, not squeezed in
+    frame = picture(tmp_path / "wide.png", (20, 20))
+    assert frame.shape == (3, 20, 20)
+    assert frame.min() > 200  # the black thirds are cut, not squeezed in
     tall = Image.fromarray(pixels)
     tall.save(tmp_path / "turned.jpg", exif=_turned(), quality=95)
     assert picture(tmp_path / "turned.jpg", (120, 40)).float().mean() == pytest.approx(85, abs=3)
@@ -145,10 +145,10 @@ def test_a_row_without_its_picture_is_an_error(folder: Path, row: dict[str, Any]
 
 def test_what_is_no_picture_or_no_list_of_them(folder: Path) -> None:
     (folder / "one.png").write_bytes(b"broken")
-    found = load(folder)
-    assert found.frames is not None
+    prompts = load(folder)
+    assert prompts.frames is not None
     with pytest.raises(ValueError, match=r"one\.png cannot be read"):
-        found.frames([0])
+        prompts.frames([0])
     with pytest.raises(ValueError, match=r"pairs are a folder of NAME\.png and NAME\.txt, or a jsonl"):
         load(folder / "one.txt")
 

@@ -48,18 +48,18 @@ COLUMNS = {
 
 
 def test_text_lines_are_stripped_and_counted(tmp_path: Path) -> None:
-    found = load(
+    prompts = load(
         "txt", written(tmp_path, "p.txt", "\ufeffa red fox \r\n\n  \na blue owl\na red fox\nlast\u2028line")
     )
-    assert found.texts == ("a red fox", "a blue owl", "last\u2028line")
-    assert (found.empty, found.duplicates, len(found)) == (2, 1, 3)
-    assert found.metadata == ({}, {}, {})
+    assert prompts.texts == ("a red fox", "a blue owl", "last\u2028line")
+    assert (prompts.empty, prompts.duplicates, len(prompts)) == (2, 1, 3)
+    assert prompts.metadata == ({}, {}, {})
 
 
 def test_json_lines_keep_other_columns(tmp_path: Path) -> None:
-    found = load("jsonl", written(tmp_path, "p.jsonl", jsonl(ROWS) + "\n" + jsonl(ROWS[:1])))
-    assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
-    assert (found.empty, found.duplicates) == (1, 1)
+    prompts = load("jsonl", written(tmp_path, "p.jsonl", jsonl(ROWS) + "\n" + jsonl(ROWS[:1])))
+    assert list(zip(prompts.texts, prompts.metadata, strict=True)) == ROWS
+    assert (prompts.empty, prompts.duplicates) == (1, 1)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
@@ -69,8 +69,8 @@ def test_a_json_array_is_read_piece_by_piece(
     monkeypatch.setattr(json_array, "CHUNK", chunk)
     rows = [{"prompt": text, **extra} for text, extra in ROWS]
     for text in (json.dumps(rows), json.dumps(rows, indent=4), "\ufeff " + json.dumps(rows) + "\n"):
-        found = load("json", written(tmp_path, "p.json", text))
-        assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
+        prompts = load("json", written(tmp_path, "p.json", text))
+        assert list(zip(prompts.texts, prompts.metadata, strict=True)) == ROWS
     plain = load("json", written(tmp_path, "p.json", '["a \\"red\\" fox, [1]",\n "\u00e9t\u00e9" ]'))
     assert plain.texts == ('a "red" fox, [1]', "\u00e9t\u00e9")
 
@@ -92,33 +92,33 @@ def test_keep_chooses_columns(tmp_path: Path, source: str) -> None:
     assert len(load(source, path)) == 2
     assert load(source, path, keep=["id"]).metadata == ({"id": "1"}, {"id": "2"})
     for keep, metadata in (([], {}), (["tag"], {"tag": "x"})):
-        found = load(source, path, keep=keep)
-        assert (found.texts, found.metadata, found.duplicates) == (("a fox",), (metadata,), 1)
+        prompts = load(source, path, keep=keep)
+        assert (prompts.texts, prompts.metadata, prompts.duplicates) == (("a fox",), (metadata,), 1)
     with pytest.raises(ValueError, match=r"no column 'tagg', only .*tag.*type data\.keep=\[tag\]"):
         load(source, path, keep=["tagg"])
 
 
 def test_equal_text_with_other_metadata_is_another_prompt(tmp_path: Path) -> None:
     rows = [("make it red", {"image": "1.png"}), ("make it red", {"image": "2.png"})]
-    found = load("jsonl", written(tmp_path, "p.jsonl", jsonl(rows)))
-    assert list(zip(found.texts, found.metadata, strict=True)) == rows
-    assert found.duplicates == 0
+    prompts = load("jsonl", written(tmp_path, "p.jsonl", jsonl(rows)))
+    assert list(zip(prompts.texts, prompts.metadata, strict=True)) == rows
+    assert prompts.duplicates == 0
 
 
 def test_csv_reads_quotes_and_line_breaks_inside_cells(tmp_path: Path) -> None:
     text = 'id,caption\n1,"a fox, red"\n\n2,"two\r\nlines"\r\n3,\n'
-    found = load("csv", written(tmp_path, "p.csv", text), column="caption")
-    assert found.texts == ("a fox, red", "two\nlines")
-    assert found.metadata == ({"id": "1"}, {"id": "2"})
-    assert found.empty == 2
+    prompts = load("csv", written(tmp_path, "p.csv", text), column="caption")
+    assert prompts.texts == ("a fox, red", "two\nlines")
+    assert prompts.metadata == ({"id": "1"}, {"id": "2"})
+    assert prompts.empty == 2
 
 
 def test_parquet_keeps_json_columns_only(tmp_path: Path) -> None:
-    found = load("parquet", parquet(tmp_path / "p.parquet", COLUMNS))
-    assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
-    assert (found.empty, found.duplicates, found.left_out) == (1, 1, ("image",))
-    assert json.loads(json.dumps(found.metadata)) == list(found.metadata)
-    assert "image" in describe(found)
+    prompts = load("parquet", parquet(tmp_path / "p.parquet", COLUMNS))
+    assert list(zip(prompts.texts, prompts.metadata, strict=True)) == ROWS
+    assert (prompts.empty, prompts.duplicates, prompts.left_out) == (1, 1, ("image",))
+    assert json.loads(json.dumps(prompts.metadata)) == list(prompts.metadata)
+    assert "image" in describe(prompts)
 
 
 def test_hub_loads_what_datasets_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +127,9 @@ def test_hub_loads_what_datasets_loads(tmp_path: Path, monkeypatch: pytest.Monke
     folder = tmp_path / "set"
     folder.mkdir()
     parquet(folder / "train.parquet", COLUMNS)
-    found = load("hub", folder)
-    assert list(zip(found.texts, found.metadata, strict=True)) == ROWS
-    assert found.left_out == ("image",)
+    prompts = load("hub", folder)
+    assert list(zip(prompts.texts, prompts.metadata, strict=True)) == ROWS
+    assert prompts.left_out == ("image",)
     with pytest.raises(ValueError, match=r"no column 'promt', only .*type data\.column=prompt"):
         load("hub", folder, column="promt")
 
@@ -143,19 +143,19 @@ def test_hub_failure_says_what_did_not_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize("split", language.SPLITS)
 @pytest.mark.parametrize("source", shapes.SOURCES)
 def test_shapes_are_the_worlds_prompts(source: str, split: str) -> None:
-    found = load(source, split=split)
-    assert list(found.texts) == language.prompts(split, clips=source != "shapes")
-    assert (found.frames is None) == (source != "shapes_i2v")
-    assert json.loads(json.dumps(found.metadata)) == list(found.metadata)
-    for text, extra in zip(found.texts, found.metadata, strict=True):
+    prompts = load(source, split=split)
+    assert list(prompts.texts) == language.prompts(split, clips=source != "shapes")
+    assert (prompts.frames is None) == (source != "shapes_i2v")
+    assert json.loads(json.dumps(prompts.metadata)) == list(prompts.metadata)
+    for text, extra in zip(prompts.texts, prompts.metadata, strict=True):
         assert extra["kind"] == language.parse(text).kind
         assert extra["clear"] == (extra["kind"] not in ("underspecified", "ambiguous"))
 
 
 def test_shapes_of_chosen_kinds() -> None:
-    found = load("shapes", kinds=["relation", "size"])
-    assert {extra["kind"] for extra in found.metadata} == {"relation", "size"}
-    assert all(extra["clear"] for extra in found.metadata)
+    prompts = load("shapes", kinds=["relation", "size"])
+    assert {extra["kind"] for extra in prompts.metadata} == {"relation", "size"}
+    assert all(extra["clear"] for extra in prompts.metadata)
     vague = load("shapes_video", kinds=["ambiguous"])
     assert "it moves" in vague.texts
     assert not any(extra["clear"] for extra in vague.metadata)
@@ -174,8 +174,8 @@ def test_a_folder_holds_one_file_for_each_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ASSETS.glob("*.*")), ids=lambda p: p.name)
 def test_own_prompt_files_load_whole(path: Path) -> None:
-    found = load(path.suffix[1:], f"asset:{path.name}")
-    assert (len(found), found.empty, found.duplicates) == (20, 0, 0)
+    prompts = load(path.suffix[1:], f"asset:{path.name}")
+    assert (len(prompts), prompts.empty, prompts.duplicates) == (20, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def test_other_prompts_stay_apart() -> None:
 
 def test_duplicates_are_dropped_and_counted_by_kind(tmp_path: Path) -> None:
     lines = ["a red fox", "A red fox.", "", "a red fox", "  ", "a blue owl", "\u732b", "a  blue owl"]
-    found = load(lines, tmp_path)
-    assert found.texts == ("a red fox", "a blue owl", "\u732b")
-    assert (found.empty, found.duplicates, found.tally.near) == (2, 1, 2)
-    assert "2 empty rows; 1 duplicates; 2 equal to another but for case" in describe(found)
+    prompts = load(lines, tmp_path)
+    assert prompts.texts == ("a red fox", "a blue owl", "\u732b")
+    assert (prompts.empty, prompts.duplicates, prompts.tally.near) == (2, 1, 2)
+    assert "2 empty rows; 1 duplicates; 2 equal to another but for case" in describe(prompts)
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_duplicates_are_dropped_and_counted_by_kind(tmp_path: Path) -> None:
 )
 def test_filters(tmp_path: Path, changes: dict[str, Any], kept: list[int], option: str) -> None:
     lines = ["a red FOX", "ring", "two owls in a tree", "\u043b\u0438\u0441 \u0432 \u043b\u0435\u0441\u0443"]
-    found = load(lines, tmp_path, **changes)
-    assert list(found.texts) == [lines[i] for i in kept]
-    assert found.tally.dropped == {option: len(lines) - len(kept)}
-    assert f"{len(lines) - len(kept)} by data.{option}" in describe(found)
+    prompts = load(lines, tmp_path, **changes)
+    assert list(prompts.texts) == [lines[i] for i in kept]
+    assert prompts.tally.dropped == {option: len(lines) - len(kept)}
+    assert f"{len(lines) - len(kept)} by data.{option}" in describe(prompts)
 
 
 def test_ascii_share() -> None:
@@ -103,10 +103,10 @@ def test_quoted_text(text: str, target: str | None) -> None:
 
 def test_quoted_text_becomes_metadata(tmp_path: Path) -> None:
     lines = ['a sign "OPEN"', "a sign", 'a sign "open"']
-    found = load(lines, tmp_path, quoted="target")
+    prompts = load(lines, tmp_path, quoted="target")
     # The case of a text to be drawn makes another task.
-    assert found.metadata == ({"target": "OPEN"}, {"target": "open"})
-    assert found.tally.dropped == {"quoted=target": 1}
+    assert prompts.metadata == ({"target": "OPEN"}, {"target": "open"})
+    assert prompts.tally.dropped == {"quoted=target": 1}
     path = tmp_path / "p.jsonl"
     path.write_text('{"prompt": "a \\"b\\"", "target": "c"}\n')
     with pytest.raises(ValueError, match=r"there is a column of this name; type data\.quoted=null"):
@@ -176,9 +176,9 @@ def test_many_prompts_take_little_time_and_memory(tmp_path: Path) -> None:
     """20000 here; a million in proportion: seconds, and some hundred bytes each beside the text."""
     lines = many(20_000)
     started = time.process_time()
-    found = load(lines, tmp_path, heldout=0.02, min_words=2)
+    prompts = load(lines, tmp_path, heldout=0.02, min_words=2)
     took = time.process_time() - started
-    assert len(found) + found.tally.apart == 20_000
+    assert len(prompts) + prompts.tally.apart == 20_000
     assert took < 2  # a fifth of a second on a core that nobody shares
     tracemalloc.start()
     load(lines[:5000], tmp_path)

@@ -51,12 +51,12 @@ def test_metadata_say_what_a_prompt_names(text: str, wanted: dict[str, object]) 
 def test_a_frame_depends_on_its_prompt_alone() -> None:
     def loaded(**changes: object) -> dict[str, torch.Tensor]:
         config = DataConfig(source="shapes_i2v", prompts_per_step=1, samples_per_prompt=2, **changes)  # type: ignore[arg-type]
-        found = load_prompts(config)
-        frames = sampler.select(found, range(len(found))).frames
+        prompts = load_prompts(config)
+        frames = sampler.select(prompts, range(len(prompts))).frames
         assert frames is not None
         assert frames.dtype == torch.uint8
-        assert frames.shape == (len(found), 3, 32, 32)
-        return dict(zip(found.texts, frames, strict=True))
+        assert frames.shape == (len(prompts), 3, 32, 32)
+        return dict(zip(prompts.texts, frames, strict=True))
 
     whole, some = loaded(), loaded(kinds=["path"])
     assert 0 < len(some) < len(whole)
@@ -74,8 +74,8 @@ def test_a_frame_shows_the_thing_that_its_prompt_names() -> None:
 
 
 def test_a_step_brings_the_frames_of_its_prompts() -> None:
-    found = load_prompts(DataConfig(source="shapes_i2v", prompts_per_step=4, samples_per_prompt=2))
-    step = sampler.batch(found, 3, 4, True, 0)
+    prompts = load_prompts(DataConfig(source="shapes_i2v", prompts_per_step=4, samples_per_prompt=2))
+    step = sampler.batch(prompts, 3, 4, True, 0)
     assert step.frames is not None
     assert torch.equal(step.frames, shapes.first_frames(step.texts))
     still = load_prompts(DataConfig(source="shapes_video", prompts_per_step=4, samples_per_prompt=2))

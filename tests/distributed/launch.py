@@ -16,15 +16,24 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).parents[2]
-PRELOADED = ("diffusers", "deepspeed", "rlvis.doctor.examine", "rlvis.training.loop")
+# None of these starts a thread, which a fork would lose.
+HEAVY = [
+    "diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3",
+    "diffusers.pipelines.wan.pipeline_wan",
+    "deepspeed",
+    "rlvis.doctor.examine",
+    "rlvis.training.loop",
+]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([*PRELOADED])
+FORKS.set_forkserver_preload(HEAVY)
+CPU = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}  # from the server's start on
 
 
 def free_port() -> int:
@@ -49,7 +58,6 @@ def launch(
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(free_port()),
-            "CUDA_VISIBLE_DEVICES": "",
         }
         source = sys.modules[function.__module__].__file__
         ranks = [
@@ -61,17 +69,19 @@ def launch(
             for rank in range(size)
         ]
         try:
-            for process in ranks:
-                process.start()
+            with mock.patch.dict(os.environ, CPU):
+                for process in ranks:
+                    process.start()
             _wait(ranks, folder, seconds)
         finally:
             for process in ranks:
-                process.kill()
-                process.join()
+                if process.pid is not None:
+                    process.kill()
+                    process.join()
         return [pickle.loads((folder / f"result.{rank}").read_bytes()) for rank in range(size)]
 
 
-def _wait(ranks: list[BaseProcess], folder: Path, seconds: float) -> None:
+def _wait(ranks: Sequence[BaseProcess], folder: Path, seconds: float) -> None:
     end = time.monotonic() + seconds
     while True:
         codes = [process.exitcode for process in ranks]

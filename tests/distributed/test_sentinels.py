@@ -49,7 +49,7 @@ def ran(folder: str, run_dir: Path) -> dict[str, Any]:
 
     sentinels.judge, looks.means = odd, means
     weights = []
-    applied = guarding.Guard.applied
+    applied = guarding.Guard.apply
 
     def watched(self: Any, parts: Any, memory: Any) -> Any:
         if memory.sentinels.rollbacks:
@@ -57,12 +57,12 @@ def ran(folder: str, run_dir: Path) -> dict[str, Any]:
             weights.append((hashlib.sha256(whole).hexdigest(), memory.sentinels.rollbacks))
         return applied(self, parts, memory)
 
-    guarding.Guard.applied = watched  # type: ignore[method-assign]
+    guarding.Guard.apply = watched  # type: ignore[method-assign]
     try:
         code = loop.train(config(folder, run_dir), []).exit_code
     finally:
         sentinels.judge, looks.means = real, judged
-        guarding.Guard.applied = applied  # type: ignore[method-assign]
+        guarding.Guard.apply = applied  # type: ignore[method-assign]
     return {"code": code, "means": history, "weights": weights}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlvis import schema as S
 from rlvis.evaluation.prompts import encode, prepare
-from rlvis.evaluation.run import _gathered, evaluate, ode_steps
+from rlvis.evaluation.run import _gather, evaluate, ode_steps
 from rlvis.models.policy import Policy
 from rlvis.runtime.dist import World
 from tests import setting
@@ -98,7 +98,7 @@ def broken(images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]) -
 def on_ranks(world: World) -> dict[str, Tensor]:
     """Rank 0 has two micro-batches, rank 1 padding alone and a column that rank 0 has not."""
     rows = [{"a": column(1, 2)}, {"a": column(3), "b": column(4)}]
-    return _gathered(rows if world.is_main else [{"c d": column()}])
+    return _gather(rows if world.is_main else [{"c d": column()}])
 
 
 def column(*values: float) -> Tensor:

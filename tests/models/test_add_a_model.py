@@ -44,8 +44,8 @@ def aura_flow(folder: Path) -> Path:
         pipe = AuraFlowPipeline(
             tokenizer=tiny.word_tokenizer(),
             text_encoder=tiny.umt5_encoder(),
-            vae=tiny._rough(vae),
-            transformer=tiny._rough(transformer),
+            vae=tiny.rough(vae),
+            transformer=tiny.rough(transformer),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
         )
     pipe.save_pretrained(folder)

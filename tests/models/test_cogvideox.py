@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
 from tests import tiny_video
-from tests.family import both_kinds_of_guidance, holds, policy_of, reference_and_checkpointing
-from tests.two_steps import two_steps
+from tests.family import holds, policy_of
 
 SIZE = {"height": 16, "width": 24, "frames": 5}
 
@@ -55,38 +53,13 @@ def test_the_grid_is_ddim_s_from_no_signal_to_no_noise(folder: Path) -> None:
 
 def test_prompts_have_the_checkpoint_s_length(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode([*kit.TEXTS, "a red circle " * 20])
+    embeds, truncated = p.encode([*parity.TEXTS, "a red circle " * 20])
     assert embeds["prompt_embeds"].shape[1] == 16
     assert truncated == 1
-    theirs, _ = kit.open_stock(p).encode_prompt(
-        kit.TEXTS[0], do_classifier_free_guidance=False, max_sequence_length=16
+    theirs, _ = parity.open_stock(p).encode_prompt(
+        parity.TEXTS[0], do_classifier_free_guidance=False, max_sequence_length=16
     )
     assert torch.equal(embeds["prompt_embeds"][:1], theirs)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [LoraConfig(4, 6), None])
-def test_reference_and_checkpointing(folder: Path, lora: LoraConfig | None) -> None:
-    reference_and_checkpointing(partial(policy, folder), lora=lora)
-
-
-@pytest.mark.slow
-def test_cfg_grad(folder: Path) -> None:
-    both_kinds_of_guidance(partial(policy, folder))
-
-
-def test_two_steps_through_the_command_line(folder: Path, tmp_path: Path) -> None:
-    words = ["model=cogvideox", f"model.path={folder}", "model.height=16", "model.width=24", "model.frames=5"]
-    words += [
-        "sampler=ddim",
-        "sampler.steps=3",
-        "sampler.window.size=2",
-        "model.gradient_checkpointing=false",
-    ]
-    words += ["model.lora.rank=4", "model.lora.alpha=8", "model.cfg_grad=conditional"]
-    made = two_steps(words, tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape[-3:] == (2, 4, 6)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +82,7 @@ def test_other_schedulers_and_versions_are_refused(folder: Path, tmp_path: Path)
     leading = CogVideoXDDIMScheduler(prediction_type="v_prediction", timestep_spacing="leading")
     with pytest.raises(ValueError, match="wanted v_prediction and trailing"):
         policy(tiny_video.cogvideox(tmp_path / "leading", scheduler=leading))
-    config = dict(kit.open_stock(policy(folder)).transformer.config)
+    config = dict(parity.open_stock(policy(folder)).transformer.config)
     later = CogVideoXTransformer3DModel.from_config(config | {"patch_size_t": 2, "patch_bias": False})
     with pytest.raises(ValueError, match=r"patch_size_t=2, as CogVideoX 1.5"):
         policy(tiny_video.cogvideox(tmp_path / "later", transformer=later))

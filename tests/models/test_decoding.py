@@ -54,7 +54,7 @@ def test_tiles_leave_seams_that_are_measured(sd3_folder: Path) -> None:
 
 
 def test_the_other_kind_of_tiles() -> None:
-    """Autoencoders of clips have a stride of their own, and tiles in time."""
+    """Autoencoders of clips have a stride, and tiles in time."""
     from diffusers import AutoencoderKLWan
 
     with torch.device("meta"):

@@ -140,7 +140,7 @@ def test_whatever_changes_the_bits_changes_the_file(sd3_folder: Path, tmp_path: 
         identity(replace(config, family="flux"), CPU),
         identity(config, torch.device("cuda")),
     ]
-    paths = {EmbedCache(tmp_path, told).path("a ring") for told in known}
+    paths = {EmbedCache(tmp_path, fingerprint).path("a ring") for fingerprint in known}
     paths |= {EmbedCache(tmp_path, known[0]).path("a ring", negative=True)}
     paths |= {EmbedCache(tmp_path, known[0]).path("a ring ")}
     assert len(paths) == 7
@@ -165,10 +165,10 @@ def test_a_folder_is_known_by_its_text_encoders(sd3_folder: Path, tmp_path: Path
 def test_a_repository_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    found: dict[str, Any] = {"path": str(tmp_path / "snapshots" / "abc123" / "model_index.json")}
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: found["path"])
+    cached: dict[str, Any] = {"path": str(tmp_path / "snapshots" / "abc123" / "model_index.json")}
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: cached["path"])
     config = ModelConfig(family="sd3", path="someone/sd3", revision="main", height=16, width=16)
     assert identity(config, CPU)["encoders"] == "abc123"
-    found["path"] = None
+    cached["path"] = None
     with pytest.raises(ValueError, match=r"commit is not known; type model\.embed_cache=null"):
         identity(config, CPU)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.flux import Flux, positions
 from rlvis.models.policy import Policy
 from rlvis.schema import Dtype, LoraConfig
 from tests import tiny_flux
-from tests.family import both_kinds_of_guidance, holds, policy_of, reference_and_checkpointing
-from tests.two_steps import two_steps
+from tests.family import holds, policy_of
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +50,21 @@ def test_everything_without_embedded_guidance(schnell: Path) -> None:
 
 def test_the_guidance_scale_reaches_the_denoiser(dev: Path) -> None:
     p = policy(dev)
-    embeds, _ = p.encode(kit.TEXTS)
+    embeds, _ = p.encode(parity.TEXTS)
     assert p.call_settings()["guidance_scale"] == 3.5
-    own = kit.one_step(p, embeds)
-    assert torch.equal(own, kit.one_step(policy(dev, guidance=3.5), embeds))
+    usual = parity.one_step(p, embeds)
+    assert torch.equal(usual, parity.one_step(policy(dev, guidance=3.5), embeds))
     p = policy(dev, guidance=1.0)
-    assert (kit.one_step(p, embeds) - own).abs().max() > 1e-3
+    assert (parity.one_step(p, embeds) - usual).abs().max() > 1e-3
     assert holds(list(kit._sampling(p, "")))
 
 
 def test_embeddings_are_the_stock_ones(dev: Path) -> None:
     p = policy(dev, cfg=3.0, negative_prompt="a ring")
-    embeds, truncated = p.encode(kit.TEXTS)
+    embeds, truncated = p.encode(parity.TEXTS)
     assert truncated == 0
-    pipe = kit.open_stock(p)
-    for i, text in enumerate([*kit.TEXTS, "a ring"]):
+    pipe = parity.open_stock(p)
+    for i, text in enumerate([*parity.TEXTS, "a ring"]):
         prompt, pooled, _ = pipe.encode_prompt(text, None, max_sequence_length=16)
         row, start = (slice(i, i + 1), "") if i < 3 else (slice(0, 1), "negative_")
         assert torch.equal(embeds[start + "prompt_embeds"][row], prompt)
@@ -109,22 +107,13 @@ def test_positions_are_row_and_column() -> None:
     assert torch.equal(positions(3, 5), theirs)
 
 
-def test_cfg_grad_conditional_gives_the_same_values_and_other_gradients(dev: Path) -> None:
-    both_kinds_of_guidance(partial(policy, dev))
-
-
-@pytest.mark.parametrize("lora", [True, False])
-def test_reference_and_checkpointing(dev: Path, lora: bool) -> None:
-    reference_and_checkpointing(partial(policy, dev), **({} if lora else {"lora": None}))
-
-
 def test_lower_precision(dev: Path) -> None:
     outs = []
     for dtype in (Dtype.bfloat16, Dtype.float32):
         p = policy(dev, dtype=dtype)
         assert {w.dtype for _, w in p.trainable()} == {torch.float32}
         assert p.pipe.vae.dtype == torch.float32
-        outs.append(kit.one_step(p, p.encode(kit.TEXTS)[0]))
+        outs.append(parity.one_step(p, p.encode(parity.TEXTS)[0]))
     # bfloat16 has 8 bits; values are of order 1. The denoiser rounds the time too, up to 2 of 1000, and its
     # embedding turns by 1 rad a unit, so this is coarser than the weights.
     assert (outs[0] - outs[1]).abs().mean() < 0.1
@@ -171,10 +160,3 @@ def test_the_card_gives_the_call(dev: Path, tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "guidance_scale=3.5" in card
     assert "true_cfg_scale=2.0, negative_prompt=''" in card
-
-
-def test_two_training_steps(dev: Path, tmp_path: Path) -> None:
-    words = ["model=flux", f"model.path={dev}", "model.height=16", "model.width=24", "model.max_tokens=8"]
-    made = two_steps(words, tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape == (6, 1, 4, 6)  # a weight for each latent, not for each token

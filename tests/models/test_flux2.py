@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
 from tests import tiny_flux2
-from tests.family import both_kinds_of_guidance, holds, policy_of, reference_and_checkpointing
-from tests.two_steps import two_steps
+from tests.family import holds, policy_of
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +54,10 @@ def test_embeddings_are_the_stock_ones_and_truncation_is_counted(
 ) -> None:
     folder = request.getfixturevalue(which)
     p = policy(folder)
-    embeds, truncated = p.encode(kit.TEXTS)
+    embeds, truncated = p.encode(parity.TEXTS)
     assert truncated == 0
-    pipe = kit.open_stock(p)
-    for i, text in enumerate(kit.TEXTS):
+    pipe = parity.open_stock(p)
+    for i, text in enumerate(parity.TEXTS):
         theirs, _ = pipe.encode_prompt(text, max_sequence_length=16)
         assert torch.equal(embeds["prompt_embeds"][i : i + 1], theirs)
     assert policy(folder, max_tokens=8).encode(["a red circle and a blue square", "a ring"])[1] == 1
@@ -75,15 +73,6 @@ def test_noise_levels_follow_resolution_and_number_of_steps(klein: Path) -> None
         )
         assert torch.equal(p.schedule(steps).sigma, p.pipe.scheduler.sigmas)
         assert torch.equal(p.schedule(steps).time, p.pipe.scheduler.timesteps)
-
-
-def test_cfg_grad(klein: Path) -> None:
-    both_kinds_of_guidance(partial(policy, klein))
-
-
-@pytest.mark.parametrize("lora", [True, False])
-def test_reference_and_checkpointing(dev: Path, lora: bool) -> None:
-    reference_and_checkpointing(partial(policy, dev), **({} if lora else {"lora": None}))
 
 
 @pytest.mark.parametrize(
@@ -113,10 +102,3 @@ def test_guidance_of_a_distilled_klein_is_refused(tmp_path: Path) -> None:
     assert policy(folder).call_settings()["guidance_scale"] == 1.0
     with pytest.raises(ValueError, match=r"is distilled and samples without guidance; type model.cfg=1"):
         policy(folder, cfg=2.0)
-
-
-def test_two_training_steps(dev: Path, tmp_path: Path) -> None:
-    words = ["model=flux2", f"model.path={dev}", "model.height=32", "model.width=48", "model.cfg=1"]
-    made = two_steps([*words, "model.max_tokens=16"], tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape == (6, 1, 4, 6)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import Condition, LoraConfig
 from tests import tiny_video
-from tests.family import both_kinds_of_guidance, holds, policy_of, reference_and_checkpointing
-from tests.two_steps import two_steps
+from tests.family import holds, policy_of
 
 
 @pytest.fixture(scope="module")
@@ -32,26 +30,26 @@ def test_it_does_what_the_stock_pipeline_does(folder: Path) -> None:
 
 def test_embeddings_are_the_stock_ones_without_the_template(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode(kit.TEXTS)
+    embeds, truncated = p.encode(parity.TEXTS)
     assert truncated == 0
-    pipe = kit.open_stock(p)
-    for i, text in enumerate(kit.TEXTS):
+    pipe = parity.open_stock(p)
+    for i, text in enumerate(parity.TEXTS):
         theirs = pipe.encode_prompt(text, max_sequence_length=16)
         names = ("prompt_embeds", "pooled_prompt_embeds", "mask")
-        assert all(torch.equal(embeds[n][i : i + 1], made) for n, made in zip(names, theirs, strict=True))
+        assert all(torch.equal(embeds[n][i : i + 1], value) for n, value in zip(names, theirs, strict=True))
     assert not torch.equal(embeds["prompt_embeds"][0], embeds["prompt_embeds"][1])
     assert p.encode(["a red circle and a blue square " * 30])[1] == 1
 
 
 def test_the_guidance_is_told_to_the_denoiser(folder: Path) -> None:
-    seen: list[float] = []
+    scales: list[float] = []
     for changes in ({}, {"guidance": 2.5}):
         p = policy(folder, **changes)
         p.module.register_forward_pre_hook(
-            lambda module, args, kwargs: seen.extend(kwargs["guidance"].tolist()), with_kwargs=True
+            lambda module, args, kwargs: scales.extend(kwargs["guidance"].tolist()), with_kwargs=True
         )
-        kit.one_step(p, p.encode(kit.TEXTS)[0])
-    assert seen == [6000.0] * 3 + [2500.0] * 3
+        parity.one_step(p, p.encode(parity.TEXTS)[0])
+    assert scales == [6000.0] * 3 + [2500.0] * 3
     assert "guidance_scale=6.0" in str(policy(folder).call_settings()).replace("': ", "=")
 
 
@@ -61,25 +59,6 @@ def test_the_grid_is_the_stock_one(folder: Path) -> None:
     p.pipe.scheduler.set_timesteps(sigmas=line)
     assert torch.allclose(p.schedule(7).sigma, p.pipe.scheduler.sigmas, atol=1e-6)
     assert torch.allclose(p.schedule(2, grid="linear").sigma, torch.tensor([1, 7 / 8, 0]))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [LoraConfig(4, 6), None])
-def test_reference_and_checkpointing(folder: Path, lora: LoraConfig | None) -> None:
-    reference_and_checkpointing(partial(policy, folder), lora=lora)
-
-
-@pytest.mark.slow
-def test_cfg_grad(folder: Path) -> None:
-    both_kinds_of_guidance(partial(policy, folder))
-
-
-def test_two_steps_through_the_command_line(folder: Path, tmp_path: Path) -> None:
-    words = ["model=hunyuan_video", f"model.path={folder}", "model.height=16", "model.width=32"]
-    words += ["model.frames=5", "model.max_tokens=16", "model.lora.rank=4", "model.lora.alpha=8"]
-    made = two_steps([*words, "model.gradient_checkpointing=false"], tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape[-3:] == (2, 2, 4)
 
 
 @pytest.mark.parametrize(

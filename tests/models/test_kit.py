@@ -1,4 +1,4 @@
-"""The parity kit: it passes the families that have their own tests, and it finds what is broken."""
+"""The parity kit: it passes the families that have tests here, and it shows what is broken."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_a_family_that_starts_from_a_frame(wan_folder: Path) -> None:
 
 def test_mistakes_are_found(sd3_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode, embed = StableDiffusion3.decode_chunk, StableDiffusion3.embed
-    seen: list[str] = []
+    calls: list[str] = []
 
     def bright(self: StableDiffusion3, latents: Tensor) -> Tensor:
         return (decode(self, latents) + 0.05).clamp(0, 1)
 
     def drifting(self: StableDiffusion3, text: str) -> dict[str, Tensor]:
-        seen.append(text)
-        return {k: v + 1e-3 * len(seen) for k, v in embed(self, text).items()}
+        calls.append(text)
+        return {k: v + 1e-3 * len(calls) for k, v in embed(self, text).items()}
 
     def claims(policy: Policy) -> list[str]:
         return failed([kit._company(policy), *kit._sampling(policy, "x"), *kit._ratio(policy)])
@@ -63,10 +63,10 @@ def test_mistakes_are_found(sd3_folder: Path, monkeypatch: pytest.MonkeyPatch) -
         assert claims(policy())[:1] == ["embeddings alone and in company"]
     broken = policy()
     handle = broken.module.register_forward_pre_hook(
-        lambda module, inputs: seen.append("call") or None  # type: ignore[func-returns-value]
+        lambda module, inputs: calls.append("call") or None  # type: ignore[func-returns-value]
     )
     denoise = broken.denoise
-    monkeypatch.setattr(broken, "denoise", lambda *a: denoise(*a) * (1 + 1e-3 * len(seen)))
+    monkeypatch.setattr(broken, "denoise", lambda *a: denoise(*a) * (1 + 1e-3 * len(calls)))
     assert set(claims(broken)) == {"ratio - 1 before an update", "latents, x", "pixels, x"}
     handle.remove()
 
@@ -76,10 +76,10 @@ def test_a_parameter_without_a_gradient_is_found(sd3_folder: Path, monkeypatch: 
     idle = torch.nn.Parameter(torch.ones(1))
     trained = policy.trainable()
     monkeypatch.setattr(policy, "trainable", lambda: [*trained, ("transformer_blocks.0.idle", idle)])
-    (found,) = [r for r in kit._ratio(policy) if not r.ok]
-    assert found.number == 1
-    assert "the first is transformer_blocks.0.idle" in found.note
-    assert "and 2 in a last block" in found.note  # the text queries of Stable Diffusion 3's last block
+    (result,) = [r for r in kit._ratio(policy) if not r.ok]
+    assert result.number == 1
+    assert "the first is transformer_blocks.0.idle" in result.note
+    assert "and 2 in a last block" in result.note  # the text queries of Stable Diffusion 3's last block
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
 from tests import tiny_video
-from tests.family import both_kinds_of_guidance, holds, policy_of, reference_and_checkpointing
-from tests.two_steps import two_steps
+from tests.family import holds, policy_of
 
 SIZE = {"height": 32, "width": 64, "frames": 5, "max_tokens": 16}
 
@@ -40,20 +38,20 @@ def test_a_decoder_that_is_told_a_noise_level(tmp_path: Path) -> None:
 
 def test_latents_are_tokens_only_for_the_denoiser(folder: Path) -> None:
     p = policy(folder)
-    x = kit.noise(p, 2)
+    x = parity.noise(p, 2)
     assert x.shape == (2, 8, 2, 4, 8)
     packed = p.stock_latents(x)
     assert torch.equal(packed, p.pipe._pack_latents(x))
-    embeds, truncated = p.encode(kit.TEXTS[:2])
+    embeds, truncated = p.encode(parity.TEXTS[:2])
     assert truncated == 0
     assert embeds["mask"].sum(1).tolist() == [4, 4]
     assert p.encode(["a red circle " * 20])[1] == 1
     # What stands behind the text has no say.
     with torch.no_grad():
-        made = p.predict(p.module, x, torch.full((2,), 500.0), embeds)
+        first = p.predict(p.module, x, torch.full((2,), 500.0), embeds)
         embeds["prompt_embeds"][:, 4:] = 9.0
         again = p.predict(p.module, x, torch.full((2,), 500.0), embeds)
-    assert torch.equal(made, again)
+    assert torch.equal(first, again)
 
 
 def test_the_grid_depends_on_the_number_of_latents(folder: Path) -> None:
@@ -64,27 +62,6 @@ def test_the_grid_depends_on_the_number_of_latents(folder: Path) -> None:
     assert torch.equal(p.schedule(5).time, p.pipe.scheduler.timesteps)
     assert float(p.schedule(5).sigma[-2]) == pytest.approx(0.1, abs=1e-6)
     assert not torch.equal(policy(folder, frames=9).schedule(5).sigma, p.schedule(5).sigma)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lora", [LoraConfig(4, 6), None])
-def test_reference_and_checkpointing(folder: Path, lora: LoraConfig | None) -> None:
-    reference_and_checkpointing(partial(policy, folder), lora=lora)
-
-
-@pytest.mark.slow
-def test_cfg_grad(folder: Path) -> None:
-    both_kinds_of_guidance(partial(policy, folder))
-
-
-def test_two_steps_through_the_command_line(folder: Path, tmp_path: Path) -> None:
-    words = ["model=ltx", f"model.path={folder}", "model.height=32", "model.width=64", "model.frames=5"]
-    words += ["model.max_tokens=16", "model.lora.rank=4", "model.lora.alpha=8"]
-    # Alone, since the CPU's last bits depend on a row's place among others.
-    words += ["train.micro_batch=1", "model.gradient_checkpointing=false"]
-    made = two_steps(words, tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape[-3:] == (2, 4, 8)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +81,7 @@ def test_errors_say_what_to_do(folder: Path, changes: dict[str, Any], message: s
 def test_a_decoder_that_draws_noise_is_refused(folder: Path, tmp_path: Path) -> None:
     from diffusers import AutoencoderKLLTXVideo
 
-    config = kit.open_stock(policy(folder)).vae.config
+    config = parity.open_stock(policy(folder)).vae.config
     noisy = AutoencoderKLLTXVideo.from_config(config, decoder_inject_noise=(True,) * 5)
     with pytest.raises(ValueError, match=r"decoder_inject_noise=\[True.*a decoder that draws no noise"):
         policy(tiny_video.ltx(tmp_path, vae=noisy))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
 from tests import tiny_qwen_image
-from tests.family import both_kinds_of_guidance, holds, policy_of, reference_and_checkpointing
-from tests.two_steps import two_steps
+from tests.family import holds, policy_of
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +31,10 @@ def test_it_does_what_the_stock_pipeline_does(folder: Path) -> None:
 
 def test_embeddings_are_the_stock_ones_with_padding_behind(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode(kit.TEXTS)
+    embeds, truncated = p.encode(parity.TEXTS)
     assert truncated == 0
-    pipe = kit.open_stock(p)
-    for i, text in enumerate(kit.TEXTS):
+    pipe = parity.open_stock(p)
+    for i, text in enumerate(parity.TEXTS):
         prompt, mask = pipe.encode_prompt(text)
         long = prompt.shape[1]
         assert mask is None  # nothing is padded where a prompt is alone
@@ -47,9 +45,9 @@ def test_embeddings_are_the_stock_ones_with_padding_behind(folder: Path) -> None
 
 def test_padding_changes_no_picture(folder: Path) -> None:
     short, long = policy(folder, max_tokens=20), policy(folder, max_tokens=60)
-    made = [kit.one_step(p, p.encode(kit.TEXTS)[0]) for p in (short, long)]
-    assert (made[0] - made[1]).abs().max() <= 1e-5
-    assert (made[0] - kit.one_step(short, short.encode(kit.TEXTS[::-1])[0])).abs().max() > 1e-3
+    outs = [parity.one_step(p, p.encode(parity.TEXTS)[0]) for p in (short, long)]
+    assert (outs[0] - outs[1]).abs().max() <= 1e-5
+    assert (outs[0] - parity.one_step(short, short.encode(parity.TEXTS[::-1])[0])).abs().max() > 1e-3
 
 
 def test_truncated_prompts_are_counted(folder: Path) -> None:
@@ -74,21 +72,12 @@ def test_guidance_keeps_the_length_of_every_token(folder: Path) -> None:
     p = policy(folder, cfg=4.0)
     draw = torch.Generator().manual_seed(1)
     negative, out = (torch.randn(2, 4, 1, 4, 6, generator=draw) for _ in range(2))
-    made = p.guide(negative, out, torch.ones(2))
-    assert torch.allclose(p.stock_latents(made).norm(dim=-1), p.stock_latents(out).norm(dim=-1))
+    guided = p.guide(negative, out, torch.ones(2))
+    assert torch.allclose(p.stock_latents(guided).norm(dim=-1), p.stock_latents(out).norm(dim=-1))
     plain = negative + 4 * (out - negative)
     assert torch.nn.functional.cosine_similarity(
-        p.stock_latents(made), p.stock_latents(plain), dim=-1
+        p.stock_latents(guided), p.stock_latents(plain), dim=-1
     ).min() == pytest.approx(1, abs=1e-5)
-
-
-def test_cfg_grad(folder: Path) -> None:
-    both_kinds_of_guidance(partial(policy, folder))
-
-
-@pytest.mark.parametrize("lora", [True, False])
-def test_reference_and_checkpointing(folder: Path, lora: bool) -> None:
-    reference_and_checkpointing(partial(policy, folder), **({} if lora else {"lora": None}))
 
 
 @pytest.mark.parametrize(
@@ -111,10 +100,3 @@ def test_errors_say_what_to_do(folder: Path, changes: dict[str, Any], message: s
 def test_a_denoiser_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"zero_cond_t=True.*type model.path=Qwen/Qwen-Image"):
         policy(tiny_qwen_image.qwen_image(tmp_path, zero_cond_t=True))
-
-
-def test_two_training_steps(folder: Path, tmp_path: Path) -> None:
-    words = ["model=qwen_image", f"model.path={folder}", "model.height=16", "model.width=24", "model.cfg=2"]
-    made = two_steps([*words, "model.max_tokens=24"], tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape == (6, 1, 4, 6)

@@ -49,7 +49,7 @@ def noise(p: Policy, rows: int = 3) -> Tensor:
 
 @torch.no_grad()
 def euler(p: Policy, x: Tensor, embeds: dict[str, Tensor]) -> Tensor:
-    """The probability-flow ODE by Euler's rule, on the policy's own grid."""
+    """The probability-flow ODE by Euler's rule, on the policy's grid."""
     grid = p.schedule(STEPS)
     for i in range(STEPS):
         v = p.predict(p.module, x, grid.time[i].expand(len(x)), embeds)
@@ -225,13 +225,13 @@ def test_lora_export_takes_weights_by_name(plain: Path, tmp_path: Path) -> None:
     p = policy(plain)
     embeds, _ = p.encode(TEXTS)
     x = noise(p)
-    own = {name: value.clone() for name, value in p.trainable()}
+    before = {name: value.clone() for name, value in p.trainable()}
     train_a_little(p)
     trained = {name: value.detach().clone() for name, value in p.trainable()}
     after = one_step(p, x, embeds)
     with torch.no_grad():
         for name, parameter in p.trainable():
-            parameter.copy_(own[name])
+            parameter.copy_(before[name])
     p.export(tmp_path / "given", trained)
     p.export(tmp_path / "own")
     pipe = tiny.stock_sd3(plain)
@@ -255,17 +255,17 @@ def test_full_export_opens_in_the_stock_pipeline(
     p = policy(folder, lora=None, cfg=2.0)
     embeds, _ = p.encode(TEXTS)
     x = noise(p)
-    own = {name: value.detach().clone() for name, value in p.trainable()}
+    before = {name: value.detach().clone() for name, value in p.trainable()}
     train_a_little(p, 0.02)
     after = euler(p, x, embeds)
     weights = {name: value.detach().clone() for name, value in p.trainable()}
     with torch.no_grad():
         for name, parameter in p.trainable():
-            parameter.copy_(own[name])
+            parameter.copy_(before[name])
     p.export(tmp_path, weights)
     assert torch.equal(stock_call(tmp_path, p, x, "latent", **embeds), after[:, :, 0])
     assert not torch.equal(stock_call(folder, p, x, "latent", **embeds), after[:, :, 0])
-    assert all(torch.equal(own[name], value) for name, value in p.trainable())
+    assert all(torch.equal(before[name], value) for name, value in p.trainable())
     again = policy(tmp_path, cfg=2.0)
     assert torch.equal(euler(again, x, embeds), after)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -339,13 +339,13 @@ def test_rollout_and_update_see_the_same_numbers(full: Path, lora: bool) -> None
 
 
 def test_gradient_checkpointing_changes_nothing(full: Path) -> None:
-    made = []
+    runs = []
     for checkpointing in (False, True):
         p = policy(full, cfg=2.0, gradient_checkpointing=checkpointing)
         train_a_little(p)
         assert p.module.gradient_checkpointing is checkpointing
-        made.append(gradients(p, p.encode(TEXTS)[0]))
-    (out, grads), (out_checkpointed, grads_checkpointed) = made
+        runs.append(gradients(p, p.encode(TEXTS)[0]))
+    (out, grads), (out_checkpointed, grads_checkpointed) = runs
     assert torch.equal(out, out_checkpointed)
     assert len(grads) == len(grads_checkpointed) > 10
     assert all(torch.equal(a, b) for a, b in zip(grads, grads_checkpointed, strict=True))

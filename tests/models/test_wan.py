@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvis.models import parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
@@ -56,7 +57,7 @@ def pictures(rows: int = 2) -> Tensor:
 
 @torch.no_grad()
 def ode(p: Policy, x: Tensor, embeds: dict[str, Tensor]) -> Tensor:
-    """The probability-flow ODE by Euler's rule, on the policy's own grid."""
+    """The probability-flow ODE by Euler's rule, on the policy's grid."""
     from rlvis.flow.kernels import Kernel, table
 
     grid = p.schedule(STEPS)
@@ -68,7 +69,7 @@ def ode(p: Policy, x: Tensor, embeds: dict[str, Tensor]) -> Tensor:
 
 
 def call(pipe: Any, p: Policy, x: Tensor, kind: str, **more: Any) -> Tensor:
-    made: Tensor = pipe(
+    result: Tensor = pipe(
         height=32,
         width=48,
         num_frames=p.config.frames,
@@ -79,7 +80,7 @@ def call(pipe: Any, p: Policy, x: Tensor, kind: str, **more: Any) -> Tensor:
         output_type=kind,
         **more,
     ).frames
-    return made
+    return result
 
 
 @pytest.mark.parametrize("which", ["plain", "expand"])
@@ -96,16 +97,16 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
     words: dict[str, Any] = {"prompt": TEXTS}
     if cfg > 1:
         words["negative_prompt"] = ["a ring"] * 2
-    pipe = tiny.stock(folder, "WanPipeline")
+    pipe = parity.open_pipeline(folder, "WanPipeline")
     assert (ours - call(pipe, p, x, "latent", **words)).abs().max() <= 1e-5
     pixels = call(pipe, p, x, "pt", **words)
     assert pixels.shape == (2, frames, 3, 32, 48)
     assert (p.decode_chunk(ours) - pixels).abs().max() <= 1e-5
-    made = p.decode(ours)
-    assert made.dtype == torch.uint8
-    assert made.float().std() > 10  # not blank
+    decoded = p.decode(ours)
+    assert decoded.dtype == torch.uint8
+    assert decoded.float().std() > 10  # not blank
     # Rounded from values that may differ in their last bits.
-    assert (made.float() - pixels * 255).abs().max() <= 0.5 + 255 * 1e-5
+    assert (decoded.float() - pixels * 255).abs().max() <= 0.5 + 255 * 1e-5
 
 
 @pytest.mark.parametrize("cfg", [1.0, 4.5])
@@ -116,7 +117,7 @@ def test_a_first_frame_gives_what_the_stock_image_to_video_pipeline_gives(expand
     assert embeds["condition"].shape == (2, 4, 1, 8, 12)
     ours = ode(p, x, embeds)
     assert torch.equal(ours[:, :, :1], embeds["condition"])
-    pipe = tiny.stock(expand, "WanImageToVideoPipeline")
+    pipe = parity.open_pipeline(expand, "WanImageToVideoPipeline")
     for i, text in enumerate(TEXTS):  # the stock call takes one picture for all prompts
         image = frames[i : i + 1].float() / 255
         assert (
@@ -146,9 +147,9 @@ def test_generate_starts_from_the_frame(expand: Path) -> None:
         embeds=p.encode(TEXTS, frames)[0],
         frames=frames,
     )
-    made = generate(p, p.module, prompts, p.schedule(STEPS), seed=2, micro_batch=2)
+    clips = generate(p, p.module, prompts, p.schedule(STEPS), seed=2, micro_batch=2)
     x = rng.noise(p.latent_shape, seed=2, step=-1, prompts=[3, 4], samples=[0, 0], purpose="initial")
-    assert torch.equal(made, p.decode(ode(p, x, prompts.embeds)))
+    assert torch.equal(clips, p.decode(ode(p, x, prompts.embeds)))
 
 
 def test_embeddings_do_not_depend_on_company(expand: Path) -> None:
@@ -159,7 +160,9 @@ def test_embeddings_do_not_depend_on_company(expand: Path) -> None:
     assert set(embeds) == {"prompt_embeds", "negative_prompt_embeds", "condition"}
     alone, _ = p.encode(TEXTS[1:], frames[1:])
     assert all(torch.equal(embeds[name][1:], value) for name, value in alone.items())
-    theirs = tiny.stock(expand, "WanPipeline").encode_prompt(TEXTS[0], "a ring", max_sequence_length=16)
+    theirs = parity.open_pipeline(expand, "WanPipeline").encode_prompt(
+        TEXTS[0], "a ring", max_sequence_length=16
+    )
     assert torch.equal(embeds["prompt_embeds"][:1], theirs[0])
     assert torch.equal(embeds["negative_prompt_embeds"][:1], theirs[1])
     assert policy(expand, max_tokens=3).encode(TEXTS)[1] == 2  # three words and the end
@@ -168,10 +171,10 @@ def test_embeddings_do_not_depend_on_company(expand: Path) -> None:
 def test_grids(plain: Path, tmp_path: Path) -> None:
     p = policy(plain)
     released = policy(tiny.wan(tmp_path, unipc=True))
-    for made in (p, released):
-        made.pipe.scheduler.set_timesteps(10)
-        assert torch.equal(made.schedule(10).sigma, made.pipe.scheduler.sigmas)
-        assert torch.equal(made.schedule(10).time, made.pipe.scheduler.timesteps.float())
+    for each in (p, released):
+        each.pipe.scheduler.set_timesteps(10)
+        assert torch.equal(each.schedule(10).sigma, each.pipe.scheduler.sigmas)
+        assert torch.equal(each.schedule(10).time, each.pipe.scheduler.timesteps.float())
     assert 0.9999 < released.schedule(10).sigma[0] < 1
     assert torch.allclose(released.schedule(2, grid="linear").sigma, torch.tensor([1, 0.75, 0]))
     assert not torch.equal(released.schedule(10, shift=5.0).sigma, released.schedule(10).sigma)
@@ -202,7 +205,7 @@ def test_lora_opens_in_the_stock_pipelines(expand: Path, tmp_path: Path) -> None
     after = ode(p, x, embeds)
     assert (after - before).abs().max() > 1e-2
     p.export(tmp_path)
-    pipe = tiny.stock(expand, "WanImageToVideoPipeline")
+    pipe = parity.open_pipeline(expand, "WanImageToVideoPipeline")
     pipe.load_lora_weights(tmp_path)
     theirs = call(pipe, p, x, "latent", prompt=TEXTS[0], image=frames.float() / 255)
     assert (after - theirs).abs().max() <= 1e-5
@@ -220,7 +223,7 @@ def test_full_export_opens_in_the_stock_pipeline(expand: Path, tmp_path: Path) -
     p.export(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     assert index["expand_timesteps"] is True
-    theirs = call(tiny.stock(tmp_path, "WanPipeline"), p, x, "latent", prompt=TEXTS)
+    theirs = call(parity.open_pipeline(tmp_path, "WanPipeline"), p, x, "latent", prompt=TEXTS)
     assert (after - theirs).abs().max() <= 1e-5
     policy(tmp_path, **GIVEN)  # and what was exported still takes a first frame
     # A folder of the other class opens too.
@@ -230,16 +233,16 @@ def test_full_export_opens_in_the_stock_pipeline(expand: Path, tmp_path: Path) -
 
 
 def test_gradient_checkpointing_changes_nothing(expand: Path) -> None:
-    made = []
+    runs = []
     for checkpointing in (False, True):
         p = policy(expand, cfg=2.0, gradient_checkpointing=checkpointing, **GIVEN)
         train_a_little(p)
         embeds, _ = p.encode(TEXTS, pictures())
         out = p.predict(p.module, p.start(noise(p), embeds), torch.full((2,), 700.0), embeds)
         out.square().mean().backward()
-        made.append([out.detach(), *(w.grad for _, w in p.trainable())])
-    assert len(made[0]) == 33
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+        runs.append([out.detach(), *(w.grad for _, w in p.trainable())])
+    assert len(runs[0]) == 33
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
 def test_lower_precision_keeps_lora_and_autoencoder_in_float32(expand: Path) -> None:

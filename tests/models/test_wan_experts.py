@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlvis import schema as S
-from rlvis.models import kit, lora
+from rlvis.models import kit, lora, parity
 from rlvis.models.policy import Policy
 from rlvis.records import Advantages, PolicyUpdate
 from rlvis.rollout import plan
@@ -54,8 +54,8 @@ def test_they_do_what_the_stock_pipeline_does(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_from_a_frame(tmp_path: Path) -> None:
-    made = tiny_wan.experts(tmp_path, frame=True)
-    assert holds(kit.check("wan", made, frames=9, max_tokens=16, cfg_2=2.7, **GIVEN))
+    checkpoint = tiny_wan.experts(tmp_path, frame=True)
+    assert holds(kit.check("wan", checkpoint, frames=9, max_tokens=16, cfg_2=2.7, **GIVEN))
 
 
 def test_a_step_at_the_boundary_belongs_to_the_first(tmp_path: Path) -> None:
@@ -64,15 +64,15 @@ def test_a_step_at_the_boundary_belongs_to_the_first(tmp_path: Path) -> None:
     ratio = float(scheduler.timesteps[1]) / 1000
     p = policy(tiny_wan.experts(tmp_path, boundary=ratio), cfg=3.0, cfg_2=2.0)
     assert (p.schedule(3).time >= 1000 * ratio).tolist() == [True, True, False]
-    x = kit.noise(p)
-    theirs = kit.stock(p, kit.open_stock(p), x, "latent")
-    assert (kit.ode(p, x, kit.embedded(p)[0]) - theirs).abs().max() <= 1e-5
+    x = parity.noise(p)
+    theirs = parity.stock(p, parity.open_stock(p), x, "latent")
+    assert (parity.ode(p, x, parity.embedded(p)[0]) - theirs).abs().max() <= 1e-5
 
 
 def test_every_row_gets_its_expert(folder: Path) -> None:
     p = policy(folder, cfg=2.0, cfg_2=3.0)
-    embeds, _ = p.encode(kit.TEXTS)
-    x = kit.noise(p)
+    embeds, _ = p.encode(parity.TEXTS)
+    x = parity.noise(p)
     high, low = torch.full((3,), 1000.0), torch.full((3,), 500.0)
     with torch.no_grad():
         outs = [p.predict(p.module, x, time, embeds) for time in (high, low)]
@@ -91,9 +91,9 @@ def test_every_row_gets_its_expert(folder: Path) -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_only_the_expert_that_ran_gets_a_gradient(folder: Path, mixed: bool) -> None:
     p = policy(folder)
-    kit.train_a_little(p)
-    embeds, _ = p.encode(kit.TEXTS)
-    out = p.predict(p.module, kit.noise(p), torch.full((3,), 1000.0), embeds, mixed=mixed)
+    parity.train_a_little(p)
+    embeds, _ = p.encode(parity.TEXTS)
+    out = p.predict(p.module, parity.noise(p), torch.full((3,), 1000.0), embeds, mixed=mixed)
     torch.autograd.backward(out.square().mean())
     sums = grads(p)
     assert sums[True] > 0
@@ -106,19 +106,19 @@ def test_only_the_expert_that_ran_gets_a_gradient(folder: Path, mixed: bool) -> 
 def test_reference_and_checkpointing(folder: Path, adapters: S.LoraConfig | None) -> None:
     p = policy(folder, lora=adapters, keep_reference=True, gradient_checkpointing=True, cfg=2.0, cfg_2=1.5)
     plain = policy(folder, lora=adapters, cfg=2.0, cfg_2=1.5)
-    embeds, _ = p.encode(kit.TEXTS)
-    before = kit.one_step(p, embeds).detach()
-    made = []
+    embeds, _ = p.encode(parity.TEXTS)
+    before = parity.one_step(p, embeds).detach()
+    runs = []
     for q in (p, plain):
-        kit.train_a_little(q, 0.02)
-        out = kit.one_step(q, embeds)
+        parity.train_a_little(q, 0.02)
+        out = parity.one_step(q, embeds)
         torch.autograd.backward(out.square().mean())
-        made.append([out.detach(), *(w.grad for _, w in q.trainable())])
+        runs.append([out.detach(), *(w.grad for _, w in q.trainable())])
     with p.reference():
-        assert torch.equal(kit.one_step(p, embeds), before)
-    assert all(torch.equal(a, b) for a, b in zip(*made, strict=True))
+        assert torch.equal(parity.one_step(p, embeds), before)
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert min(grads(p).values()) > 0
-    assert (made[0][0] - before).abs().max() > 1e-3
+    assert (runs[0][0] - before).abs().max() > 1e-3
 
 
 class Case:
@@ -133,8 +133,8 @@ class Case:
     def run(self, prompts: int = 3) -> tuple[PolicyUpdate, dict[bool, float]]:
         """The update, and how far the weights of the two experts moved."""
         given = setting.prompts(self.policy, setting.TEXTS[:prompts])
-        made = plan.make(self.policy, self.config, step=0)
-        whole = rollout(self.policy, self.policy.module, given, range(4 * prompts), made)
+        batch = plan.make(self.policy, self.config, step=0)
+        whole = rollout(self.policy, self.policy.module, given, range(4 * prompts), batch)
         advantages = Advantages(
             term=torch.linspace(-1.5, 1.5, 4 * prompts, dtype=torch.float64).view(1, prompts, 4),
             coef=torch.ones(1, dtype=torch.float64),
@@ -180,7 +180,7 @@ def test_samples_with_steps_of_their_own_need_both(folder: Path) -> None:
 
 def test_exports_open_again(folder: Path, tmp_path: Path) -> None:
     p = policy(folder, cfg=3.0, cfg_2=2.0)
-    kit.train_a_little(p)
+    parity.train_a_little(p)
     p.export(tmp_path)
     files = [load_file(tmp_path / name) for name in lora.FILES]
     assert [len(file) for file in files] == [32, 32]
@@ -202,7 +202,7 @@ def test_exports_open_again(folder: Path, tmp_path: Path) -> None:
 
 def test_a_whole_export_keeps_the_boundary(folder: Path, tmp_path: Path) -> None:
     p = policy(folder, lora=None)
-    kit.train_a_little(p, 0.02)
+    parity.train_a_little(p, 0.02)
     p.export(tmp_path, {name: w.detach() * 2 for name, w in p.trainable()})
     index = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     assert index["boundary_ratio"] == tiny_wan.BOUNDARY
@@ -216,9 +216,9 @@ def test_two_steps_through_the_command_line(folder: Path, tmp_path: Path) -> Non
     words += ["model.max_tokens=16", "model.lora.rank=4", "model.lora.alpha=8"]
     # One branch a forward: with two, the CPU's last bits depend on a row's place among the six.
     words += ["model.cfg_grad=conditional", "model.gradient_checkpointing=false"]
-    made = two_steps(words, tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape[-3:] == (2, 8, 8)
+    advantages = two_steps(words, tmp_path / "run")
+    assert advantages.map is not None
+    assert advantages.map.shape[-3:] == (2, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -255,5 +255,5 @@ def test_a_module_without_weights_runs_one_expert() -> None:
             return (x / 2,)
 
     both = Experts(Half(), Half(), 500.0)
-    made = both(timestep=torch.ones(2, device="meta"), x=torch.ones(2, 3, device="meta"))[0]
-    assert made.shape == (2, 3)
+    out = both(timestep=torch.ones(2, device="meta"), x=torch.ones(2, 3, device="meta"))[0]
+    assert out.shape == (2, 3)

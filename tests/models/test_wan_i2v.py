@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvis.models import kit, wan_i2v
+from rlvis.models import kit, parity, wan_i2v
 from rlvis.models.policy import Policy
 from rlvis.schema import Condition, Dtype, LoraConfig
 from tests import tiny, tiny_wan
@@ -50,27 +50,27 @@ def test_without_an_image_encoder(length: int, tmp_path: Path) -> None:
 
 def test_the_mask_and_the_latents_stand_beside_the_noise() -> None:
     x, latents = torch.zeros(2, 4, 3, 2, 2), torch.full((2, 4, 3, 2, 2), 5.0)
-    made = wan_i2v.beside(x, latents, 4)
-    assert made.shape == (2, 12, 3, 2, 2)
-    assert not made[:, :4].any()
-    assert bool((made[:, 4:8, 0] == 1).all())
-    assert not made[:, 4:8, 1:].any()
-    assert bool((made[:, 8:] == 5).all())
+    inputs = wan_i2v.beside(x, latents, 4)
+    assert inputs.shape == (2, 12, 3, 2, 2)
+    assert not inputs[:, :4].any()
+    assert bool((inputs[:, 4:8, 0] == 1).all())
+    assert not inputs[:, 4:8, 1:].any()
+    assert bool((inputs[:, 8:] == 5).all())
 
 
 def test_every_position_moves_and_the_frame_reaches_the_clip(pictured: Path) -> None:
     p = policy(pictured, cfg=2.0)
     assert p.free.all()
-    embeds, _ = p.encode(kit.TEXTS[:2], frames())
+    embeds, _ = p.encode(parity.TEXTS[:2], frames())
     assert embeds[wan_i2v.LATENTS].shape == (2, 4, 2, 8, 12)
     assert embeds[wan_i2v.IMAGE].shape == (2, 5, tiny_wan.IMAGE_WIDTH)
     assert {k for k in embeds if k.startswith("negative_")} == {"negative_prompt_embeds"}
-    x = kit.noise(p, 2)
+    x = parity.noise(p, 2)
     assert torch.equal(p.start(x, embeds), x)
-    made = kit.ode(p, x, embeds)
+    latents = parity.ode(p, x, embeds)
     for name in (wan_i2v.LATENTS, wan_i2v.IMAGE):
-        other = kit.ode(p, x, embeds | {name: embeds[name].flip(0)})
-        assert (other - made).abs().max() > 1e-2, name
+        other = parity.ode(p, x, embeds | {name: embeds[name].flip(0)})
+        assert (other - latents).abs().max() > 1e-2, name
 
 
 def test_the_picture_s_attention_gets_adapters_and_opens_again(pictured: Path, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_the_picture_s_attention_gets_adapters_and_opens_again(pictured: Path, t
     trained = [name for name, _ in p.trainable()]
     assert len(trained) == 2 * 10 * 2  # blocks, layers, A and B
     assert sum("attn2.add_k_proj" in name for name in trained) == 4
-    kit.train_a_little(p)
+    parity.train_a_little(p)
     p.export(tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "WanImageToVideoPipeline.from_pretrained" in card
@@ -89,21 +89,21 @@ def test_lower_precision_keeps_encoders_of_the_frame_in_float32(pictured: Path) 
     p = policy(pictured, dtype=Dtype.bfloat16, cfg=2.0)
     assert p.pipe.image_encoder.dtype == p.pipe.vae.dtype == torch.float32
     assert p.pipe.text_encoder.dtype == torch.bfloat16
-    embeds, _ = p.encode(kit.TEXTS[:2], frames())
-    exact = policy(pictured).encode(kit.TEXTS[:2], frames())[0]
+    embeds, _ = p.encode(parity.TEXTS[:2], frames())
+    exact = policy(pictured).encode(parity.TEXTS[:2], frames())[0]
     assert all(torch.equal(embeds[name], exact[name]) for name in (wan_i2v.LATENTS, wan_i2v.IMAGE))
-    assert torch.isfinite(kit.ode(p, kit.noise(p, 2), embeds)).all()
+    assert torch.isfinite(parity.ode(p, parity.noise(p, 2), embeds)).all()
 
 
 @pytest.mark.parametrize("lora", [LoraConfig(4, 6), None])
 def test_the_reference_and_a_gradient_in_every_parameter(pictured: Path, lora: LoraConfig | None) -> None:
     p = policy(pictured, lora=lora, keep_reference=True, gradient_checkpointing=True)
-    embeds, _ = kit.embedded(p)
-    before = kit.one_step(p, embeds).detach()
-    kit.train_a_little(p, 0.02)
-    out = kit.one_step(p, embeds)
+    embeds, _ = parity.embedded(p)
+    before = parity.one_step(p, embeds).detach()
+    parity.train_a_little(p, 0.02)
+    out = parity.one_step(p, embeds)
     with p.reference():
-        assert torch.equal(kit.one_step(p, embeds), before)
+        assert torch.equal(parity.one_step(p, embeds), before)
     torch.autograd.backward(out.square().mean())
     assert [name for name, w in p.trainable() if w.grad is None or not w.grad.any()] == []
     assert (out - before).abs().max() > 1e-3
@@ -114,9 +114,9 @@ def test_two_steps_through_the_command_line(pictured: Path, tmp_path: Path) -> N
     words += ["data=shapes_i2v", "data.path=null", "model.gradient_checkpointing=false"]
     # One branch a forward: with two, the CPU's last bits depend on a row's place among the six.
     words += ["model.cfg_grad=conditional"]
-    made = two_steps([*words, "model.lora.rank=4", "model.lora.alpha=8"], tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape[-3:] == (2, 8, 8)
+    advantages = two_steps([*words, "model.lora.rank=4", "model.lora.alpha=8"], tmp_path / "run")
+    assert advantages.map is not None
+    assert advantages.map.shape[-3:] == (2, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def test_errors_say_what_to_do(pictured: Path, changes: dict[str, Any], message:
 def test_frames_that_are_missing_or_of_another_size(pictured: Path) -> None:
     p = policy(pictured)
     with pytest.raises(ValueError, match="these prompts bring none; type data=shapes_i2v"):
-        p.encode(kit.TEXTS)
+        p.encode(parity.TEXTS)
     with pytest.raises(ValueError, match="resize the frames"):
-        p.encode(kit.TEXTS[:2], frames(size=(16, 48)))
+        p.encode(parity.TEXTS[:2], frames(size=(16, 48)))
     long = "a red circle " * 200
     assert p.encode([long, "a ring"], frames())[1] == 1
 

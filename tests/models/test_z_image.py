@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlvis.models import kit
+from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
 from tests import tiny_z_image
-from tests.family import both_kinds_of_guidance, holds, policy_of, reference_and_checkpointing
-from tests.two_steps import two_steps
+from tests.family import holds, policy_of
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +39,10 @@ def test_guidance_is_counted_from_one(folder: Path) -> None:
 
 def test_embeddings_are_the_stock_ones_with_padding_behind(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode(kit.TEXTS)
+    embeds, truncated = p.encode(parity.TEXTS)
     assert truncated == 0
-    pipe = kit.open_stock(p)
-    for i, text in enumerate(kit.TEXTS):
+    pipe = parity.open_stock(p)
+    for i, text in enumerate(parity.TEXTS):
         (prompt,), _ = pipe.encode_prompt(text, max_sequence_length=32)
         assert torch.equal(embeds["prompt_embeds"][i, : len(prompt)], prompt)
         assert not embeds["prompt_embeds"][i, len(prompt) :].any()
@@ -52,13 +50,13 @@ def test_embeddings_are_the_stock_ones_with_padding_behind(folder: Path) -> None
 
 
 def test_texts_of_very_different_lengths(folder: Path) -> None:
-    """One text fills a block of 32 tokens, the other two: the picture's position moves with its own text."""
+    """One text fills a block of 32 tokens, the other two: the picture's position moves with its text."""
     p = policy(folder, max_tokens=64)
     long = "a red circle and " * 9
     embeds, truncated = p.encode([long, "a ring"])
     assert truncated == 0
     assert embeds["prompt_embeds_mask"].sum(1).tolist() == [39, 5]
-    x = kit.noise(p, 2)
+    x = parity.noise(p, 2)
     time = torch.full((2,), 700.0)
     with torch.no_grad():
         both = p.predict(p.module, x, time, embeds)
@@ -80,15 +78,6 @@ def test_noise_levels_are_shifted_by_the_scheduler(folder: Path) -> None:
     assert torch.equal(grid.time, p.pipe.scheduler.timesteps)
 
 
-def test_cfg_grad(folder: Path) -> None:
-    both_kinds_of_guidance(partial(policy, folder))
-
-
-@pytest.mark.parametrize("lora", [True, False])
-def test_reference_and_checkpointing(folder: Path, lora: bool) -> None:
-    reference_and_checkpointing(partial(policy, folder), **({} if lora else {"lora": None}))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -107,10 +96,3 @@ def test_errors_say_what_to_do(folder: Path, changes: dict[str, Any], message: s
     family = changes.pop("family", "z_image")
     with pytest.raises(ValueError, match=message):
         policy_of(family, folder, **changes)
-
-
-def test_two_training_steps(folder: Path, tmp_path: Path) -> None:
-    words = ["model=z_image", f"model.path={folder}", "model.height=16", "model.width=24"]
-    made = two_steps([*words, "model.max_tokens=32"], tmp_path / "run")
-    assert made.map is not None
-    assert made.map.shape == (6, 1, 4, 6)

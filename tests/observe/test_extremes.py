@@ -118,15 +118,15 @@ def test_two_ranks_write_what_one_writes(tmp_path: Path) -> None:
 
 
 def test_maps_and_clips(tmp_path: Path) -> None:
-    area = {place: torch.rand(2, 4, 4) for place in pictures()}
-    index = read(write(tmp_path, pictures(frames=4), maps=area))
+    maps = {place: torch.rand(2, 4, 4) for place in pictures()}
+    index = read(write(tmp_path, pictures(frames=4), maps=maps))
     ending = ".mp4" if video.playable() else ".gif"
     assert [m["sample"] for m in index["maps"]] == [2, 1, 0, 1]  # two of the best, two of the worst
     shown = index["maps"][0]
     assert (shown["file"], shown["map"]) == (f"p1234_s02{ending}", f"p1234_s02_map{ending}")
     for name in (shown["file"], shown["map"]):
         assert (tmp_path / "groups" / "step_000020" / name).stat().st_size > 0
-    still = read(write(tmp_path / "still", pictures(), maps={p: m[:1] for p, m in area.items()}))
+    still = read(write(tmp_path / "still", pictures(), maps={p: m[:1] for p, m in maps.items()}))
     with Image.open(tmp_path / "still" / "groups" / "step_000020" / still["maps"][0]["map"]) as picture:
         assert picture.size == (3 * 128 + 4, 128)
 

@@ -27,7 +27,7 @@ METADATA: list[dict[str, Any]] = [{}, {"n": 1}, {}, {}]
 
 
 class Counting:
-    """Mean brightness; counts the samples it was asked for. The prompt "c" fails; variances where told."""
+    """Mean brightness; counts the samples it was asked for. The prompt "c" fails; variances with `noise`."""
 
     def __init__(self, noise: bool = False, broken: bool = False) -> None:
         self.asked: list[int] = []
@@ -73,10 +73,10 @@ def test_the_scorer_is_asked_for_what_is_missing_alone(tmp_path: Path) -> None:
     inner, store = Counting(), Store(tmp_path)
     cached = Cached(inner, store, "it")
     cached(IMAGES[1:3], PROMPTS[1:3], METADATA[1:3])
-    found = cached(IMAGES[:3], PROMPTS[:3], METADATA[:3])
+    scores = cached(IMAGES[:3], PROMPTS[:3], METADATA[:3])
     assert inner.asked == [2, 1]
-    assert found.value.tolist() == IMAGES[:3].double().mean((1, 2, 3, 4)).tolist()
-    assert found.noise_var is None
+    assert scores.value.tolist() == IMAGES[:3].double().mean((1, 2, 3, 4)).tolist()
+    assert scores.noise_var is None
     assert cached.news() == (5, 2)
     assert cached.news() == (0, 0)
 
@@ -85,8 +85,8 @@ def test_a_wrong_number_of_scores_is_a_failure_as_without_a_cache(tmp_path: Path
     store = Store(tmp_path)
     Cached(Counting(), store, "it")(IMAGES[:1], PROMPTS[:1], METADATA[:1])
     broken = scorer.Term("t", Cached(Counting(broken=True), store, "it"), 1.0)
-    found = stage.score([broken], PROMPTS, METADATA, IMAGES)
-    assert found.valid.tolist() == [True, False, False, False]  # the first is known
+    scores = stage.score([broken], PROMPTS, METADATA, IMAGES)
+    assert scores.valid.tolist() == [True, False, False, False]  # the first is known
     assert stage.score([broken], PROMPTS[1:], METADATA[1:], IMAGES[1:]).failures == {"t/shape": 3}
 
 
@@ -100,9 +100,9 @@ def test_damaged_entries_are_left_out_and_told(tmp_path: Path, caplog: pytest.Lo
         number = cache.NUMBERS.unpack(content[cache.SUM :])
         changed = content[: cache.SUM] + cache.NUMBERS.pack(number[0] + 1, *number[1:])
         file.execute("UPDATE scores SET entry = ? WHERE key = ?", (changed, key))
-    found = cached(IMAGES[:2], PROMPTS[:2], METADATA[:2])
+    scores = cached(IMAGES[:2], PROMPTS[:2], METADATA[:2])
     assert inner.asked == [2, 1]
-    assert found.value.tolist() == IMAGES[:2].double().mean((1, 2, 3, 4)).tolist()
+    assert scores.value.tolist() == IMAGES[:2].double().mean((1, 2, 3, 4)).tolist()
     assert "1 damaged entries are left out" in caplog.text
 
 
@@ -130,8 +130,8 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    found = Store(tmp_path).get([i.to_bytes(4, "big") for i in range(120)])
-    assert [entry[0] for entry in found.values()] == [float(i) for i in range(120)]
+    entries = Store(tmp_path).get([i.to_bytes(4, "big") for i in range(120)])
+    assert [entry[0] for entry in entries.values()] == [float(i) for i in range(120)]
 
 
 def terms(folder: Path, **kwargs: Any) -> list[scorer.Term]:
@@ -140,13 +140,13 @@ def terms(folder: Path, **kwargs: Any) -> list[scorer.Term]:
 
 
 def test_a_run_s_terms_are_cached_by_the_frames_they_see(tmp_path: Path) -> None:
-    made = terms(tmp_path)
-    first = made[0].scorer(IMAGES, PROMPTS, METADATA)
+    built = terms(tmp_path)
+    first = built[0].scorer(IMAGES, PROMPTS, METADATA)
     changed = IMAGES.clone()
     changed[:, 1] = 0  # a frame that the scorer does not see
     again = terms(tmp_path)
     assert torch.equal(again[0].scorer(changed, PROMPTS, METADATA).value, first.value)
-    assert cache.metrics(made) == {"reward/jpeg/cached": 0.0}
+    assert cache.metrics(built) == {"reward/jpeg/cached": 0.0}
     assert cache.metrics(again) == {"reward/jpeg/cached": 1.0}
     assert cache.metrics(again) == {}
     other = terms(tmp_path, quality=50)
@@ -155,22 +155,22 @@ def test_a_run_s_terms_are_cached_by_the_frames_they_see(tmp_path: Path) -> None
 
 
 def test_bare_terms_ask_the_scorer(tmp_path: Path) -> None:
-    made = terms(tmp_path)
-    made[0].scorer(IMAGES, PROMPTS, METADATA)
-    bare = cache.bare(made)
+    cached = terms(tmp_path)
+    cached[0].scorer(IMAGES, PROMPTS, METADATA)
+    bare = cache.bare(cached)
     assert torch.equal(
-        bare[0].scorer(IMAGES, PROMPTS, METADATA).value, made[0].scorer(IMAGES, PROMPTS, METADATA).value
+        bare[0].scorer(IMAGES, PROMPTS, METADATA).value, cached[0].scorer(IMAGES, PROMPTS, METADATA).value
     )
     assert cache.metrics(bare) == {}
-    assert cache.metrics(made) == {"reward/jpeg/cached": 0.5}
+    assert cache.metrics(cached) == {"reward/jpeg/cached": 0.5}
 
 
 @pytest.mark.parametrize("mode", ["fresh", "frozen"])
 def test_fresh_noise_is_not_kept(tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture) -> None:
     noisy = {"scorer": "jpeg_compressibility", "mode": mode}
     term = RewardTerm("noisy", kwargs=noisy)
-    made = build(RewardConfig(terms={"noisy": term}, cache=str(tmp_path)))
-    twice = [made[0].scorer(IMAGES, PROMPTS, METADATA).value for _ in range(2)]
+    built = build(RewardConfig(terms={"noisy": term}, cache=str(tmp_path)))
+    twice = [built[0].scorer(IMAGES, PROMPTS, METADATA).value for _ in range(2)]
     assert torch.equal(*twice) is (mode == "frozen")
     assert ("scores of noisy are not kept: the noise is drawn anew" in caplog.text) is (mode == "fresh")
 

@@ -1,4 +1,4 @@
-"""Canaries: equal scores pass, a drift is told with both values, noise and failures are not taken for one."""
+"""Canaries: equal scores pass, a drift names both values, noise and failures are not taken for one."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Judge:
 
 
 def kept(folder: Path, judge: Judge, tolerance: float = 1e-3) -> Canaries:
-    made = Canaries(folder, [Term("steady", Judge(), 1.0), Term("judge", judge, 1.0)], tolerance, 0)
-    made.begin(MEDIA, PROMPTS, METADATA)
-    return made
+    canaries = Canaries(folder, [Term("steady", Judge(), 1.0), Term("judge", judge, 1.0)], tolerance, 0)
+    canaries.begin(MEDIA, PROMPTS, METADATA)
+    return canaries
 
 
 def test_an_unchanged_scorer_passes_and_is_kept_for_a_resumed_run(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_a_drift_names_term_sample_and_both_values(tmp_path: Path) -> None:
     assert canaries.kept is not None
     before = canaries.kept.value[:, 1]
     judge.shift = 0.5
-    found = canaries.look(20)
-    assert found is not None
-    assert "after training step 20 the reward judge has drifted" in found
-    i = PROMPTS.index(found.split("('")[1][0])
-    assert f"scored {float(before[i]):.8g} at first and scores {float(before[i]) + 0.5:.8g} now" in found
-    assert "4 of 4 canaries" in found
-    assert f"resume={tmp_path}" in found
+    message = canaries.look(20)
+    assert message is not None
+    assert "after training step 20 the reward judge has drifted" in message
+    i = PROMPTS.index(message.split("('")[1][0])
+    assert f"scored {float(before[i]):.8g} at first and scores {float(before[i]) + 0.5:.8g} now" in message
+    assert "4 of 4 canaries" in message
+    assert f"resume={tmp_path}" in message
 
 
 def test_the_tolerance_is_in_units_of_the_spread(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_stated_noise_widens_the_tolerance(tmp_path: Path, repeats: int) -> None
     canaries = kept(tmp_path, judge)
     assert all(canaries.look(i) is None for i in range(300))
     judge.shift = 60.0
-    found = canaries.look(300)
-    assert found is not None
-    assert "by the noise that it states" in found
+    message = canaries.look(300)
+    assert message is not None
+    assert "by the noise that it states" in message
 
 
 def test_a_failure_is_no_drift_and_a_late_score_is_taken(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlvis import schema as S
-from rlvis.training import loop
+from rlvis.training import loop, run_step
 from tests import setting
 
 JUDGE = """
@@ -35,8 +35,8 @@ def test_a_drift_stops_the_run_and_its_continuation(
     config = setting.config(sd3_folder, reward=reward, train={"steps": 2, "shard": 2, "updates_per_step": 1})
     config.run_dir = str(tmp_path / "run")
     assert loop.train(config, []).exit_code == 0
-    told = json.loads((tmp_path / "run" / "canary.json").read_text())
-    assert (len(told["prompts"]), told["terms"]) == (3, ["judge"])  # of two shards
+    content = json.loads((tmp_path / "run" / "canary.json").read_text())
+    assert (len(content["prompts"]), content["terms"]) == (3, ["judge"])  # of two shards
 
     again = replace(config, run_dir=None, resume=config.run_dir, train=replace(config.train, steps=4))
     file.write_text("5")
@@ -49,7 +49,7 @@ def test_a_drift_stops_the_run_and_its_continuation(
         return step(*args)
 
     file.write_text("0")
-    step = loop.train_step
-    monkeypatch.setattr(loop, "train_step", drifts)
+    step = run_step.train_step
+    monkeypatch.setattr(run_step, "train_step", drifts)
     with pytest.raises(RuntimeError, match=r"after training step 4 the reward judge has drifted"):
         loop.train(again, [])

@@ -11,14 +11,13 @@ import pytest
 import torch
 
 from rlvis.reward import execute
-from rlvis.reward.execute import Inline, Threaded
 from rlvis.schema import Executor
 
 
 def test_every_executor_but_inline_has_a_thread() -> None:
     for executor in Executor:
         with execute.opened(executor) as scoring:
-            assert isinstance(scoring, Inline if executor is Executor.inline else Threaded)
+            assert (scoring.pool is None) == (executor is Executor.inline)
             where = scoring.submit(threading.current_thread).result()
         assert (where is threading.current_thread()) == (executor is Executor.inline)
 
@@ -32,13 +31,13 @@ def test_results_are_of_their_own_job_and_the_time_is_counted(executor: Executor
 
 
 def test_a_thread_works_while_the_caller_does() -> None:
-    go, seen = threading.Event(), []
+    go, events = threading.Event(), []
     with execute.opened(Executor.thread) as scoring:
-        job = scoring.submit(lambda: (go.wait(5), seen.append("scored")))
-        seen.append("rolled out")
+        job = scoring.submit(lambda: (go.wait(5), events.append("scored")))
+        events.append("rolled out")
         go.set()
         job.result()
-    assert seen == ["rolled out", "scored"]
+    assert events == ["rolled out", "scored"]
 
 
 @pytest.mark.parametrize("executor", [Executor.inline, Executor.thread])
@@ -51,7 +50,7 @@ def test_what_a_job_raises_reaches_the_caller(executor: Executor) -> None:
 
 
 def test_the_next_shard_waits_for_the_one_before() -> None:
-    """So the frames of two shards exist: the one that is scored and the one that was made meanwhile."""
+    """So the frames of two shards exist: the one that is scored and the one that was rolled out meanwhile."""
     alive, most = weakref.WeakSet(), []
 
     class Frames:

@@ -40,9 +40,9 @@ def brightness(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[s
 def test_a_scorer_sees_the_chosen_frames(frames: Any, chosen: list[int]) -> None:
     assert positions(frames, 9) == chosen
     term = RewardTerm(scorer=f"{__name__}.brightness", frames=frames)
-    (made,) = scorer.build(RewardConfig(terms={"b": term}))
-    found = made.scorer(CLIP, ["a", "b"], [{}, {}])
-    assert found.value.tolist() == pytest.approx([sum(chosen) / len(chosen)] * 2)
+    (built,) = scorer.build(RewardConfig(terms={"b": term}))
+    scores = built.scorer(CLIP, ["a", "b"], [{}, {}])
+    assert scores.value.tolist() == pytest.approx([sum(chosen) / len(chosen)] * 2)
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def test_failures_are_said_in_one_line(
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
-    with pytest.raises(ValueError, match=words) as found:
+    with pytest.raises(ValueError, match=words) as error:
         weights.file("some/where", "w.pt", "abc")
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="some/where"):
         weights.folder("some/where", "abc", ["w.pt"])
 

@@ -1,4 +1,4 @@
-"""Pictures for CLIP-like judges against PIL's own path, and the mean over frames, each with its owner."""
+"""Pictures for CLIP-like judges against PIL's path, and the mean over frames, each with its owner."""
 
 import pytest
 import torch
@@ -53,14 +53,14 @@ def test_the_two_crops_differ_by_a_pixel_where_margins_are_odd() -> None:
 
 def test_judge_gives_each_frame_with_its_owner_and_averages() -> None:
     images = torch.arange(6, dtype=torch.uint8).reshape(3, 2, 1, 1, 1).expand(3, 2, 3, 4, 4)
-    seen = []
+    calls = []
 
     def score(frames: Tensor, rows: list[int]) -> Tensor:
-        seen.append((frames[:, 0, 0, 0].tolist(), rows))
+        calls.append((frames[:, 0, 0, 0].tolist(), rows))
         return frames[:, 0, 0, 0].float()
 
     scores = pictures.judge(images, 4, score)
-    assert seen == [([0, 1, 2, 3], [0, 0, 1, 1]), ([4, 5], [2, 2])]
+    assert calls == [([0, 1, 2, 3], [0, 0, 1, 1]), ([4, 5], [2, 2])]
     assert scores.value.tolist() == [0.5, 2.5, 4.5]
     assert scores.value.dtype == torch.float64
 

@@ -45,17 +45,17 @@ def test_every_command_composes_and_scores(here: Path, command: str) -> None:
     if "reward=vlm" in command:
         return  # it asks an endpoint; see scorers/test_vlm.py
     terms = [term for term in build(config.reward) if term.name != "checker"]  # which knows its own size only
-    found = stage.score(terms, TEXTS, METADATA, IMAGES)
-    value = found.value[:, 0]
+    local = stage.score(terms, TEXTS, METADATA, IMAGES)
+    value = local.value[:, 0]
     if "my_rewards" in command:
         torch.testing.assert_close(value, torch.tensor([0, 0.2, 1], dtype=torch.float64), atol=1e-6, rtol=0)
     elif "length_rewards" in command:
         assert value[:2].tolist() == [0, -2]
-        assert found.valid.tolist() == [True, True, False]
+        assert local.valid.tolist() == [True, True, False]
     elif "unsure_rewards" in command:
-        assert found.noise_var is not None
-        assert found.noise_dof is not None
-        assert found.noise_dof[:, 0].tolist() == [2.0] * 3
+        assert local.noise_var is not None
+        assert local.noise_dof is not None
+        assert local.noise_dof[:, 0].tolist() == [2.0] * 3
     else:
         torch.testing.assert_close(
             value, torch.tensor([0.5, 0.7, 1.5], dtype=torch.float64), atol=1e-6, rtol=0

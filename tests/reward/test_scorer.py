@@ -109,10 +109,10 @@ ELSEWHERE = (
 @pytest.mark.parametrize("name", [name for name in KNOWN if name not in ELSEWHERE])
 def test_known_names_score(name: str) -> None:
     config = RewardConfig(terms={"mine": RewardTerm(scorer=name, kwargs=NEEDED.get(name, {}))})
-    found = build(config)[0].scorer(torch.full((2, 1, 3, 32, 32), 128, dtype=torch.uint8), PROMPTS, METADATA)
-    assert found.value.shape == (2,)
-    assert found.value.dtype == torch.float64
-    assert bool(found.valid.all())
+    result = build(config)[0].scorer(torch.full((2, 1, 3, 32, 32), 128, dtype=torch.uint8), PROMPTS, METADATA)
+    assert result.value.shape == (2,)
+    assert result.value.dtype == torch.float64
+    assert bool(result.valid.all())
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,18 @@ def test_known_names_score(name: str) -> None:
     ],
 )
 def test_user_function_by_dotted_path(module: str, function: str, kwargs: dict, wanted: list[float]) -> None:
-    found = scores(f"{module}.{function}", **kwargs)
-    assert found.value.dtype == torch.float64
-    assert not found.value.requires_grad
-    assert found.value.tolist() == wanted
-    assert found.valid.tolist() == [True, True]
+    result = scores(f"{module}.{function}", **kwargs)
+    assert result.value.dtype == torch.float64
+    assert not result.value.requires_grad
+    assert result.value.tolist() == wanted
+    assert result.valid.tolist() == [True, True]
 
 
 def test_none_in_a_list_is_a_sample_that_was_not_judged(module: str) -> None:
-    found = scores(f"{module}.from_metadata")
-    assert found.valid.tolist() == [True, False]
-    assert float(found.value[0]) == 1 / 3
-    assert bool(found.value[1].isnan())
+    result = scores(f"{module}.from_metadata")
+    assert result.valid.tolist() == [True, False]
+    assert float(result.value[0]) == 1 / 3
+    assert bool(result.value[1].isnan())
 
 
 def test_scores_pass_through(module: str) -> None:
@@ -147,10 +147,10 @@ def test_scores_pass_through(module: str) -> None:
 
 
 def test_a_class_is_constructed_once(module: str) -> None:
-    made = term(f"{module}.Loaded").scorer
-    made(IMAGES, PROMPTS, METADATA)
-    made(IMAGES, PROMPTS, METADATA)
-    assert type(made.function).built == 1
+    loaded = term(f"{module}.Loaded").scorer
+    loaded(IMAGES, PROMPTS, METADATA)
+    loaded(IMAGES, PROMPTS, METADATA)
+    assert type(loaded.function).built == 1
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,10 @@ def values(local: LocalScores, r: int = 0) -> list[float]:
 
 
 def test_good_scores_arrive_as_they_are() -> None:
-    seen: list[tuple[list[str], list[dict]]] = []
+    calls: list[tuple[list[str], list[dict]]] = []
 
     def honest(images: Tensor, prompts: list[str], metadata: list[dict]) -> list[float]:
-        seen.append((prompts, metadata))
+        calls.append((prompts, metadata))
         return pixel(images)
 
     local = run(term(honest))
@@ -49,7 +49,7 @@ def test_good_scores_arrive_as_they_are() -> None:
     assert local.value.dtype == torch.float64
     assert local.valid.tolist() == [True] * N
     assert (local.failures, local.retried, local.noise_var, local.noise_dof) == ({}, 0, None, None)
-    assert seen == [(TEXTS, METADATA)]
+    assert calls == [(TEXTS, METADATA)]
 
 
 def test_one_image_that_raises_costs_one_sample(caplog: pytest.LogCaptureFixture) -> None:
@@ -283,11 +283,11 @@ def test_two_ranks_see_the_same_rewards() -> None:
     for parts, prompt, sample in ranks:
         gather(parts, torch.tensor(prompt), torch.tensor(sample), TERM, 2, 3, collect)
     together = torch.cat(tables)
-    seen = [
+    gathered = [
         gather(parts, torch.tensor(prompt), torch.tensor(sample), TERM, 2, 3, lambda rows: together)
         for parts, prompt, sample in ranks
     ]
-    for rewards in seen:
+    for rewards in gathered:
         assert rewards.valid.tolist() == [[True, True, False], [True, True, False]]  # (1, 2) was never scored
         assert rewards.term[rewards.valid].flatten().tolist() == [1, 2, 4, 5]
         assert bool(rewards.term[~rewards.valid].isnan().all())
@@ -295,7 +295,7 @@ def test_two_ranks_see_the_same_rewards() -> None:
         assert float(rewards.noise_var[1, 0, 0]) == 0.1
         assert int(rewards.noise_var.isnan().sum()) == 5
         assert (rewards.names, rewards.weights) == (("mine",), (0.5,))
-    assert [r.latency for r in seen] == [(3.0,), (1.5,)]
+    assert [r.latency for r in gathered] == [(3.0,), (1.5,)]
 
 
 def test_a_rank_without_rows_still_gathers() -> None:

@@ -47,9 +47,9 @@ def test_tensors_of_both_formats(tmp_path: Path) -> None:
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "nested.pt")
     torch.save(state, tmp_path / "flat.pt")
     for name in ("w.safetensors", "nested.pt", "flat.pt"):
-        found = weights.state_dict(tmp_path / name, key="state_dict")
-        assert found.keys() == state.keys()
-        torch.testing.assert_close(found["a"], state["a"])
+        tensors = weights.state_dict(tmp_path / name, key="state_dict")
+        assert tensors.keys() == state.keys()
+        torch.testing.assert_close(tensors["a"], state["a"])
     with pytest.raises(ValueError, match=r"is no state dict: \['state_dict', 'epoch'\] is no tensor"):
         weights.state_dict(tmp_path / "nested.pt")
 
@@ -92,8 +92,8 @@ def test_a_transformers_model_must_be_complete(tmp_path: Path) -> None:
     sizes |= {"vocab_size": 8, "max_position_embeddings": 4, "bos_token_id": 0, "eos_token_id": 1}
     model = CLIPTextModel(CLIPTextConfig(**sizes))
     model.save_pretrained(tmp_path)
-    found = weights.pretrained(CLIPTextModel, "here", tmp_path)
-    assert not any(p.requires_grad for p in found.parameters())
+    model = weights.pretrained(CLIPTextModel, "here", tmp_path)
+    assert not any(p.requires_grad for p in model.parameters())
     file = tmp_path / "model.safetensors"
     state = weights.state_dict(file)
     name = next(name for name in state if "final_layer_norm.bias" in name)

@@ -65,11 +65,11 @@ def read(images: Tensor) -> list[tuple[str, str]]:
     images: float [B, 3, Y, X] in [0, 1]. Returns B pairs of names.
     """
     check_images(images, len(images))
-    seen = regions.find(images)
-    colour, shape = seen.colour[:, 0].argmax(dim=1).tolist(), seen.overlap[:, 0].argmax(dim=1).tolist()
+    largest = regions.find(images)
+    colour, shape = largest.colour[:, 0].argmax(dim=1).tolist(), largest.overlap[:, 0].argmax(dim=1).tolist()
     return [
         (list(COLOURS)[c], SHAPES[s]) if there else NOTHING
-        for c, s, there in zip(colour, shape, (seen.presence[:, 0] >= 0.5).tolist(), strict=True)
+        for c, s, there in zip(colour, shape, (largest.presence[:, 0] >= 0.5).tolist(), strict=True)
     ]
 
 
@@ -98,7 +98,7 @@ def _wanted(prompt: str) -> tuple[int, list[list[int]], int]:
     return len(request.things), rows, -1 if request.relation is None else RELATIONS.index(request.relation)
 
 
-def match(seen: Regions, prompts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+def match(blobs: Regions, prompts: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
     """Degrees and verdicts, float64 [B] of every attribute (NaN: not asked), and the assignment int64 [B, 3].
 
     Regions are assigned to the things of the prompt so that the sum of all degrees is largest.
@@ -108,12 +108,12 @@ def match(seen: Regions, prompts: Sequence[str]) -> tuple[dict[str, Tensor], dic
     want = torch.tensor([row[1] for row in wanted], dtype=torch.long).reshape(-1, MOST_THINGS, 3)
     relation = torch.tensor([row[2] for row in wanted], dtype=torch.long)
 
-    there = seen.presence >= 0.5
+    there = blobs.presence >= 0.5
     degrees, verdicts = {}, {}  # [B, 3 things, K regions]
-    sharp = {"colour": seen.colour, "shape": seen.overlap, "size": seen.size}
+    sharp = {"colour": blobs.colour, "shape": blobs.overlap, "size": blobs.size}
     for k, name in enumerate(("colour", "shape", "size")):
         index = want[:, :, k].clamp_min(0)[:, :, None].expand(-1, -1, KEPT)
-        soft = getattr(seen, name).transpose(1, 2).gather(1, index) * seen.presence[:, None]
+        soft = getattr(blobs, name).transpose(1, 2).gather(1, index) * blobs.presence[:, None]
         asked = want[:, :, k, None] >= 0
         degrees[name] = torch.where(asked, soft.double(), math.nan)
         verdicts[name] = (sharp[name].argmax(dim=2)[:, None] == want[:, :, k, None]) & there[:, None]
@@ -121,17 +121,17 @@ def match(seen: Regions, prompts: Sequence[str]) -> tuple[dict[str, Tensor], dic
     # All ways to assign regions to three things; a prompt of fewer things has ties, which change nothing.
     ways = torch.tensor(list(permutations(range(KEPT), MOST_THINGS)))  # [P, 3]
     things = torch.arange(MOST_THINGS)
-    table = sum(d.nan_to_num(0.0) for d in degrees.values()) + 1e-6 * seen.presence[:, None]
+    table = sum(d.nan_to_num(0.0) for d in degrees.values()) + 1e-6 * blobs.presence[:, None]
     table = table * (things < number[:, None])[:, :, None]
-    stands, clearly = _relations(seen, ways, relation)
+    stands, clearly = _relations(blobs, ways, relation)
     score = table[:, things, ways].sum(dim=2) + stands * (relation >= 0)[:, None]
     best = score.argmax(dim=1)
     row = torch.arange(len(best))
 
     # As many regions as asked for, and as many of them things.
-    n, like = seen.number.double(), (seen.presence.double().sum(dim=1) / number).clamp(max=1)
+    n, like = blobs.number.double(), (blobs.presence.double().sum(dim=1) / number).clamp(max=1)
     degree = {"count": torch.exp(-(((n - number) / COUNT_WIDTH) ** 2)) * like}
-    right = {"count": ((seen.large == number) & (there.sum(dim=1) == number)).double()}
+    right = {"count": ((blobs.large == number) & (there.sum(dim=1) == number)).double()}
     chosen = ways[best][:, :, None]
     for name in degrees:
         asked = ~degrees[name][:, :, 0].isnan()
@@ -143,16 +143,16 @@ def match(seen: Regions, prompts: Sequence[str]) -> tuple[dict[str, Tensor], dic
     return degree, right, ways[best]
 
 
-def _relations(seen: Regions, ways: Tensor, relation: Tensor) -> tuple[Tensor, Tensor]:
+def _relations(blobs: Regions, ways: Tensor, relation: Tensor) -> tuple[Tensor, Tensor]:
     """Degree and verdict [B, P] of the relation between the first two regions of every assignment."""
     assert RELATIONS == ("left of", "right of", "above", "below")
     first, second = ways[:, 0], ways[:, 1]
-    offset = seen.centre[:, second] - seen.centre[:, first]  # [B, P, 2]
+    offset = blobs.centre[:, second] - blobs.centre[:, first]  # [B, P, 2]
     axis, sign = (relation.clamp_min(0) // 2), 1.0 - 2.0 * (relation.clamp_min(0) % 2)
     along = offset.gather(2, axis[:, None, None].expand(-1, len(ways), 1))[..., 0] * sign[:, None]
-    both = (seen.presence[:, first] * seen.presence[:, second]).double()
+    both = (blobs.presence[:, first] * blobs.presence[:, second]).double()
     degree = torch.sigmoid((along.double() - RELATION_OFFSET) / RELATION_WIDTH) * both
-    there = seen.presence >= 0.5
+    there = blobs.presence >= 0.5
     return degree, (along > RELATION_OFFSET) & there[:, first] & there[:, second]
 
 

@@ -19,12 +19,12 @@ PICTURE_KINDS: tuple[str, ...] = ("patch", "blotch", "speck", "texture", "tint")
 KINDS: tuple[str, ...] = (*PICTURE_KINDS, "flash", "flicker", "static")
 ON_THINGS = ("patch", "texture", "flicker")
 
-SIDES = (5, 6)  # pixels of a 32 px side: height and width of a patch, blotch or speck, each drawn on its own
+SIDES = (5, 6)  # pixels of a 32 px side: height and width of a patch, blotch or speck, each drawn apart
 WINDOW = 9  # side of the square in which a thing is textured: one pixel in two, where the thing is
 BLACK, WHITE = 0.04, 0.96
 CELL = 2  # pixels of a checkered blemish; the texture's are 1
 FLICKER = 0.9  # opacity of the blink
-LATENT_FRAMES = 4  # frames of a clip behind one latent frame; the first frame has one of its own
+LATENT_FRAMES = 4  # frames of a clip behind one latent frame; the first frame has one for itself
 TINT = 0.16  # length of the cast in RGB: a quarter of the way from grey to a palette colour
 CAST_WEIGHT = 1.2  # makes a full tint as severe as a blemish of 3 % of the area
 # Pixels this close to black or white are spoiled; every blend of grey with a palette colour is 0.70 away.
@@ -44,8 +44,8 @@ def add(clips: Tensor, kind: str, generator: torch.Generator, share: float = 1.0
     of KINDS; generator, a CPU generator, advanced by B (NUMBERS + 2 M) uniform numbers; share, probability
     that a sample is spoiled.
     Returns new clips float32 and the mask bool [B, M, S, S] of what was painted (all of it for the tint).
-    Raises ValueError on another kind, a share outside [0, 1], and where the defect needs a thing and none is
-    seen.
+    Raises ValueError on another kind, a share outside [0, 1], and where the defect needs a thing and there is
+    none.
     """
     _check(clips, kind, share)
     count, frames, _, side, _ = clips.shape
@@ -170,8 +170,8 @@ def _on_things(clips: Tensor, things: Tensor, kind: str, uniform: Tensor) -> Ten
     if kind == "flicker":
         return solid & (torch.arange(frames) % 2 == 1)[:, None, None]
     row, column = _pick(things[:, 0] > 0.75, uniform[:, 7])
-    seen = regions.find(clips.flatten(0, 1)).centre[:, 0].reshape(count, frames, 2) * side / SIZE
-    moved = (seen - seen[:, :1]).round().long()
+    centre = regions.find(clips.flatten(0, 1)).centre[:, 0].reshape(count, frames, 2) * side / SIZE
+    moved = (centre - centre[:, :1]).round().long()
     row, column = row[:, None] + moved[..., 1], column[:, None] + moved[..., 0]
     if kind == "patch":
         height, width = _sizes(uniform, side)
@@ -190,9 +190,11 @@ def _anywhere(things: Tensor, kind: str, uniform: Tensor) -> Tensor:
     height, width = _sizes(uniform, side)
     present = torch.ones_like(things, dtype=torch.bool)
     if kind in ("speck", "static"):
-        own = uniform[:, NUMBERS:] if kind == "speck" else uniform[:, NUMBERS : NUMBERS + 2].repeat(1, frames)
-        top = (own[:, 0::2] * (side - height + 1)[:, None]).long()
-        left = (own[:, 1::2] * (side - width + 1)[:, None]).long()
+        places = uniform[:, NUMBERS:]
+        if kind == "static":
+            places = places[:, :2].repeat(1, frames)
+        top = (places[:, 0::2] * (side - height + 1)[:, None]).long()
+        left = (places[:, 1::2] * (side - width + 1)[:, None]).long()
     else:
         if kind == "flash":
             latent = (torch.arange(frames) + LATENT_FRAMES - 1) // LATENT_FRAMES

@@ -1,7 +1,7 @@
 """Pictures and clips of the shapes world: antialiased signed-distance drawings, a whole batch at a time.
 
 A prompt is completed at random to a scene (what it leaves open is drawn, see `scenes`), placed without
-overlap in regions of its own, and rendered in torch alone, so the truth about every pixel is known and a seed
+overlap in regions apart, and rendered in torch alone, so the truth about every pixel is known and a seed
 gives the same picture everywhere. Rows count from the top.
 """
 
@@ -82,7 +82,7 @@ def _complete(
     """(colour, shape, present), (half, x, y) of three things, and the path [M, 2] of the first."""
     if request.motion is not None and frames == 1:
         raise ValueError(f"{prompt!r} moves, which one frame cannot show: draw it with frames={FRAMES}")
-    shared, own = uniform[:8], [uniform[8 + 6 * i : 14 + 6 * i] for i in range(MOST_THINGS)]
+    shared, each = uniform[:8], [uniform[8 + 6 * i : 14 + 6 * i] for i in range(MOST_THINGS)]
     path = [[0.0, 0.0]] * frames if request.motion is None else _path(request, shared, frames)
     alone = len(request.things) == 1
     regions = _regions(request, shared)
@@ -92,7 +92,7 @@ def _complete(
             look.append([0, 0, 0])
             place.append([1.0, 0.0, 0.0])
             continue
-        thing, u = request.things[i], own[i]
+        thing, u = request.things[i], each[i]
         colour = _pick(tuple(COLOURS), thing.colour, u[0])
         shape = _pick(SHAPES, thing.shape, u[1])
         look.append([colour, shape, 1])
@@ -212,10 +212,10 @@ def signed_distance(kinds: Tensor, x: Tensor, y: Tensor, half: Tensor, size: int
         "triangle": torch.maximum(sides, box),
         "ring": (radius - 0.75 * h).abs() - 0.25 * h,
     }
-    made = torch.empty_like(box)
+    chosen = torch.empty_like(box)
     for i, shape in enumerate(SHAPES):
-        made[kinds == i] = distances[shape][kinds == i]
-    return made
+        chosen[kinds == i] = distances[shape][kinds == i]
+    return chosen
 
 
 assert set(ALONE) - {None} == set(SIZES)

@@ -2,7 +2,7 @@
 
 A prompt names one to three things (colour, shape, size), perhaps how two of them stand to each other, and
 for clips how the thing moves. What it leaves open is None: the renderer fills it in at random and the checker
-does not look at it. `kind` tags every prompt, so that clear, underspecified and ambiguous ones can be told
+does not look at it. `kind` tags every prompt, so that clear, underspecified and ambiguous ones can be kept
 apart.
 """
 

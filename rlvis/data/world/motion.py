@@ -1,6 +1,6 @@
 """The checker of clips: every frame judged as a picture, and the path of the prompt's thing through them.
 
-Paths are told apart by what they cover: its extents along both axes, the distance between the ends and the
+Paths differ by what they cover: its extents along both axes, the distance between the ends and the
 length of the way. All of it is smooth in the thing's centroid, which is known to a fraction of a pixel; what
 jumps about is no path. Lengths are pixels of a 32 px side.
 """
@@ -70,8 +70,8 @@ def judge_clips(clips: Tensor, prompts: Sequence[str], first: Tensor | None = No
         )
     count, frames = clips.shape[:2]
     checker.check_images(clips.flatten(0, 1), len(prompts) * frames)
-    seen = regions.find(clips.flatten(0, 1))
-    degrees, rights, chosen = match(seen, [prompt for prompt in prompts for _ in range(frames)])
+    shown = regions.find(clips.flatten(0, 1))
+    degrees, rights, chosen = match(shown, [prompt for prompt in prompts for _ in range(frames)])
     degree = {name: value.reshape(count, frames).mean(dim=1) for name, value in degrees.items()}
     right = {}
     for name, value in rights.items():
@@ -79,8 +79,8 @@ def judge_clips(clips: Tensor, prompts: Sequence[str], first: Tensor | None = No
         right[name] = torch.where(share.isnan(), share, (share >= FRAMES_RIGHT).double())
 
     rows = torch.arange(count * frames)
-    centre = seen.centre[rows, chosen[:, 0]].double().reshape(count, frames, 2)
-    presence = seen.presence[rows, chosen[:, 0]].double().reshape(count, frames)
+    centre = shown.centre[rows, chosen[:, 0]].double().reshape(count, frames, 2)
+    presence = shown.presence[rows, chosen[:, 0]].double().reshape(count, frames)
     for name, (soft, sharp) in _motion(_filled(centre, presence >= 0.5), prompts).items():
         # A thing that is not there in every frame has no path that one could trust.
         degree[name] = soft * presence.mean(dim=1)
@@ -131,9 +131,9 @@ def _motion(centre: Tensor, prompts: Sequence[str]) -> dict[str, tuple[Tensor, T
         return torch.where(condition, values, math.nan)
 
     best = kinds.amax(dim=1)
-    own = kinds.gather(1, path.clamp_min(0)[:, None])[:, 0]
+    asked_kind = kinds.gather(1, path.clamp_min(0)[:, None])[:, 0]
     return {
-        "path": (where_asked(path >= 0, own), (own == best) & (own >= 0.25)),
+        "path": (where_asked(path >= 0, asked_kind), (asked_kind == best) & (asked_kind >= 0.25)),
         "moves": (where_asked(must, moves), extent > REST),
         "direction": (
             where_asked(~wanted[:, 0].isnan(), ((1 + cosine) / 2) ** 4 * goes),
@@ -156,13 +156,13 @@ def _paths(distance: Tensor, extent: Tensor, across: Tensor, way: Tensor) -> Ten
     def steady(kind: str) -> Tensor:
         return torch.sigmoid((DETOUR - way / (WAY[kind] * size)) / DETOUR_WIDTH)
 
-    made = {
+    degrees = {
         "straight": moves * (1 - back) * (1 - wide) * steady("straight"),
         "circling": moves * back * wide * steady("circling"),
         "bouncing": moves * back * (1 - wide) * steady("bouncing"),
         "resting": 1 - moves,
     }
-    return torch.stack([made[kind] for kind in PATHS], dim=1)
+    return torch.stack([degrees[kind] for kind in PATHS], dim=1)
 
 
 def _first_frame(shown: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ AREA_WIDTH = 1.5  # pixels
 # A region that overlaps no template this well is clutter: it counts as a region, but is no thing that was
 # asked for. Noise comes to 0.36.
 LIKENESS, LIKENESS_WIDTH = 0.50, 0.03
-# Real drawings overlap their own template by 0.98 or more and that of another shape by 0.84 or less.
+# Real drawings overlap their template by 0.98 or more and that of another shape by 0.84 or less.
 OVERLAP, OVERLAP_WIDTH, OVERLAP_MARGIN = 0.70, 0.06, 0.04
 SIZE_WIDTH = 0.45  # pixels of half extent
 # Area over the squared half extent, and how far the centroid lies below the box's middle in half extents.
@@ -153,7 +153,7 @@ def _colours(images: Tensor, mask: Tensor) -> Tensor:
 def _shapes(mask: Tensor, area: Tensor, unit: float) -> tuple[Tensor, Tensor, Tensor]:
     """Overlap [N, 4] with every shape's template, half extent [N] and centroid [N, 2] of masks [N, Y, X].
 
-    A template is the drawing with the region's own area and centroid; overlap is sum(min) / sum(max). The
+    A template is the drawing with the region's area and centroid; overlap is sum(min) / sum(max). The
     half extent is that of the template which fits best, blended smoothly near a tie.
     """
     count, side = mask.shape[0], mask.shape[-1]
@@ -164,8 +164,8 @@ def _shapes(mask: Tensor, area: Tensor, unit: float) -> tuple[Tensor, Tensor, Te
     half = (area.clamp_min(1e-9)[:, None] / ratio).sqrt()  # [N, 4]
     overlaps = []
     for i, shape in enumerate(SHAPES):
-        own = half[:, i] * unit
-        distance = signed_distance(torch.full((count,), i), x, y - DROP[shape] * own, own, side)
+        size = half[:, i] * unit
+        distance = signed_distance(torch.full((count,), i), x, y - DROP[shape] * size, size, side)
         template = (0.5 - distance).clamp(0, 1)
         shared = torch.minimum(mask, template).sum(dim=(1, 2))
         overlaps.append(shared / (total + template.sum(dim=(1, 2)) - shared))
@@ -175,7 +175,7 @@ def _shapes(mask: Tensor, area: Tensor, unit: float) -> tuple[Tensor, Tensor, Te
 
 
 def _shape_degrees(overlap: Tensor) -> Tensor:
-    """Degree [N, 4] of every shape: a good overlap of its own that is better than any other shape's."""
+    """Degree [N, 4] of every shape: a good overlap that is better than any other shape's."""
     others = torch.stack(
         [overlap[:, [j for j in range(len(SHAPES)) if j != i]].amax(dim=1) for i in range(len(SHAPES))], dim=1
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from rlvis.findings import Finding, Severity
-from rlvis.observe.health.symptom import WINDOW, above_zero, last_stretch, mean_above, symptom
+from rlvis.observe.health.symptom import WINDOW, counted, last_stretch, mean_above, symptom
 from rlvis.observe.history import RunHistory, rolling, window_of
 
 ZERO_VARIANCE = 0.5
@@ -50,7 +50,7 @@ def constant(history: RunHistory) -> Iterator[Finding]:
 
 def _constant(history: RunHistory, term: str) -> Iterator[Finding]:
     series = history.series(f"reward/{term}/std").finite
-    moving = above_zero(series)
+    moving = np.nonzero(series.value > 0)[0]
     start = int(moving[-1]) + 1 if len(moving) else 0
     still = len(series) - start
     if still < (3 if start else 5):
@@ -76,19 +76,12 @@ def _constant(history: RunHistory, term: str) -> Iterator[Finding]:
 
 def invalid(history: RunHistory) -> Iterator[Finding]:
     """Every sample gets its scores."""
-    series = history.series("reward/invalid_count").finite
     share = history.series("reward/valid_fraction").finite
-    bad = above_zero(series)
-    if not len(bad):
-        return
     lost = 1.0 - float(share.value.mean()) if len(share) else 0.0
-    yield symptom(
-        series,
-        bad[0],
+    yield from counted(
+        history.series("reward/invalid_count").finite,
+        f"{{total}} samples ({lost:.1%}) in {{steps}} steps have no valid reward and are not trained",
         severity=Severity.failure if lost > INVALID else Severity.warning,
-        what=f"{int(series.value.sum())} samples ({lost:.1%}) in {len(bad)} of {len(series)} steps have no "
-        "valid reward and are not trained",
-        wanted="0",
         why="a scorer fails, runs out of time or returns NaN for some samples; the log names which and why",
         type="train.score_retries=5 where it fails at random; else mend the scorer (reward.terms.<name>)",
     )
@@ -121,15 +114,9 @@ def collapse(history: RunHistory) -> Iterator[Finding]:
 
 def truncated(history: RunHistory) -> Iterator[Finding]:
     """Prompts reach the policy whole."""
-    series = history.series("data/truncated_prompts").finite
-    bad = above_zero(series)
-    if not len(bad):
-        return
-    yield symptom(
-        series,
-        bad[0],
-        what=f"{int(series.value.sum())} prompts in {len(bad)} of {len(series)} steps lost their ends",
-        wanted="0",
+    yield from counted(
+        history.series("data/truncated_prompts").finite,
+        "{total} prompts in {steps} steps lost their ends",
         why="they are longer than the text encoders take, while the reward judges the whole text",
         type="model.max_tokens: more, where the family takes it; else shorter prompts",
     )

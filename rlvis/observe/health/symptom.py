@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from rlvis.findings import Finding, Severity
@@ -40,9 +42,18 @@ def symptom(
     )
 
 
-def above_zero(series: Series) -> np.ndarray:
-    """Positions of the values above 0."""
-    return np.nonzero(series.value > 0)[0]
+def counted(
+    series: Series, what: str, *, why: str, type: str, severity: Severity = Severity.warning
+) -> Iterator[Finding]:
+    """The finding where a count that should be 0 first is not.
+
+    what: with {total}, the sum over all steps, and {steps}, as in "3 of 120", in their places.
+    """
+    bad = np.nonzero(series.value > 0)[0]
+    if not len(bad):
+        return
+    text = what.format(total=int(series.value.sum()), steps=f"{len(bad)} of {len(series)}")
+    yield symptom(series, bad[0], what=text, wanted="0", why=why, type=type, severity=severity)
 
 
 def mean_above(series: Series, limit: float) -> tuple[int, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlvis.findings import Finding
-from rlvis.observe.health.symptom import WINDOW, above_zero, mean_above, mean_below, symptom
+from rlvis.observe.health.symptom import WINDOW, counted, mean_above, mean_below, symptom
 from rlvis.observe.history import RunHistory, Series
 
 EFFECTIVE = 0.25  # of the prompts of a step
@@ -70,15 +70,9 @@ def order(history: RunHistory) -> Iterator[Finding]:
 
 def maps_failed(history: RunHistory) -> Iterator[Finding]:
     """Every sample gets a map."""
-    series = history.series("map/failed").finite
-    bad = above_zero(series)
-    if not len(bad):
-        return
-    yield symptom(
-        series,
-        bad[0],
-        what=f"{int(series.value.sum())} samples in {len(bad)} of {len(series)} steps got a map of ones",
-        wanted="0",
+    yield from counted(
+        history.series("map/failed").finite,
+        "{total} samples in {steps} steps got a map of ones",
         why="the backbone's features are not finite for them: its dtype is too narrow or pictures are broken",
         type="advantage.map.backbone_dtype=float32",
     )

@@ -49,9 +49,9 @@ def write(runs: Sequence[Path], to: Path | None = None) -> Path:
 
     def text(room: float) -> str:
         heading = f"{parent}: {len(members)} runs compared" if parent else f"{len(members)} runs compared"
-        return html.render(html.Page(heading, [count], html.filled(TABS, replace(several, room=room))))
+        return html.render(html.Page(heading, [count], html.fill(TABS, replace(several, room=room))))
 
-    return html.save(html.fitting(text), page)
+    return html.save(html.fit(text), page)
 
 
 def target(runs: Sequence[Path]) -> Path:

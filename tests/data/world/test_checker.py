@@ -35,8 +35,8 @@ def degraded(images: Tensor, width: float = 0.6, noise: float = 0.05) -> Tensor:
 def agrees(scene: Scenes, b: int, prompt: str) -> bool:
     """Whether scene b is what another prompt asks for, from the scene and not from pixels."""
     request = parse(prompt)
-    seen = [i for i in range(3) if scene.present[b, i]]
-    if len(seen) != len(request.things):
+    present = [i for i in range(3) if scene.present[b, i]]
+    if len(present) != len(request.things):
         return False
 
     def fits(order: tuple[int, ...]) -> bool:
@@ -53,7 +53,7 @@ def agrees(scene: Scenes, b: int, prompt: str) -> bool:
         # The margin within which the checker calls neither.
         return (offset if request.relation in ("left of", "above") else -offset) > checker.RELATION_OFFSET
 
-    orders = {1: [(0,)], 2: [(0, 1), (1, 0)], 3: [(0, 1, 2)]}[len(seen)]
+    orders = {1: [(0,)], 2: [(0, 1), (1, 0)], 3: [(0, 1, 2)]}[len(present)]
     return any(fits(order) for order in orders)
 
 

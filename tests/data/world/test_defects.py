@@ -119,7 +119,7 @@ def test_share_and_seed_choose_the_samples() -> None:
     assert 0.6 < hit.double().mean() < 0.8
     assert torch.equal(spoiled[~hit], clean[~hit])
     assert not add(clean, "speck", seeded(8), share=0.0)[1].any()
-    # A sample's own row of numbers decides.
+    # A sample's row of numbers decides.
     torch.testing.assert_close(add(clean[:3], "speck", seeded(8), share=0.7)[0], spoiled[:3])
 
 

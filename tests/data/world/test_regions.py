@@ -12,27 +12,27 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_half_extents_and_centres_are_those_of_the_scene() -> None:
     scene = draw.scenes(["something"] * 200, seeded())
-    seen = regions.find(draw.paint(scene)[:, 0])
+    blobs = regions.find(draw.paint(scene)[:, 0])
     half, shape = scene.half[:, 0], scene.shape[:, 0]
     # A triangle's tip is drawn a little full, and its corners a little empty.
-    torch.testing.assert_close(seen.half[:, 0], half, rtol=0.0, atol=0.1)
+    torch.testing.assert_close(blobs.half[:, 0], half, rtol=0.0, atol=0.1)
     drop = torch.tensor([regions.DROP[name] for name in SHAPES])[shape] * half
     centroid = scene.centre[:, 0, 0] + torch.stack([torch.zeros_like(drop), drop], dim=1)
-    torch.testing.assert_close(seen.centre[:, 0], centroid, rtol=0.0, atol=0.1)
-    assert torch.equal(seen.overlap[:, 0].argmax(dim=1), shape)
-    assert torch.equal(seen.colour[:, 0].argmax(dim=1), scene.colour[:, 0])
-    assert len(COLOURS) == seen.colour.shape[2]
+    torch.testing.assert_close(blobs.centre[:, 0], centroid, rtol=0.0, atol=0.1)
+    assert torch.equal(blobs.overlap[:, 0].argmax(dim=1), shape)
+    assert torch.equal(blobs.colour[:, 0].argmax(dim=1), scene.colour[:, 0])
+    assert len(COLOURS) == blobs.colour.shape[2]
 
 
 def test_all_things_are_found_largest_first() -> None:
     texts = prompts(kinds=("count", "relation"))
     scene = draw.scenes(texts, seeded(1))
-    seen = regions.find(draw.paint(scene)[:, 0])
+    blobs = regions.find(draw.paint(scene)[:, 0])
     number = scene.present.sum(dim=1)
-    assert torch.equal(seen.large, number)
-    torch.testing.assert_close(seen.number, number.float(), rtol=0.0, atol=1e-3)
-    assert torch.equal((seen.presence > 0.5).sum(dim=1), number)
-    area = seen.half**2 * torch.tensor([regions.AREA[s] for s in SHAPES])[seen.overlap.argmax(dim=2)]
+    assert torch.equal(blobs.large, number)
+    torch.testing.assert_close(blobs.number, number.float(), rtol=0.0, atol=1e-3)
+    assert torch.equal((blobs.presence > 0.5).sum(dim=1), number)
+    area = blobs.half**2 * torch.tensor([regions.AREA[s] for s in SHAPES])[blobs.overlap.argmax(dim=2)]
     assert (area.diff(dim=1) < 0.5).all()
 
 

@@ -23,11 +23,11 @@ Reply = str | tuple[int, str, dict[str, str]]
 
 @dataclass
 class Endpoint:
-    """reply: called with a question's texts and pictures; seen: bodies, headers: of all requests so far."""
+    """reply: called with a question's texts and pictures; requests, headers: bodies and headers so far."""
 
     url: str = ""
     reply: Callable[[list[str], list[Tensor]], Reply] = lambda texts, pictures: "Final Score: 3"
-    seen: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -53,7 +53,7 @@ def serving() -> Iterator[Endpoint]:
     async def complete(request: Request) -> Response:
         body = json.loads(await request.body())
         with here.lock:
-            here.seen.append(body)
+            here.requests.append(body)
             here.headers.append(dict(request.headers))
         parts = body["messages"][0]["content"]
         texts = [part["text"] for part in parts if part["type"] == "text"]

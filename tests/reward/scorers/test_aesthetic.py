@@ -1,4 +1,4 @@
-"""The aesthetic heads on a tiny CLIP, against transformers' own vectors and one affine function of them."""
+"""The aesthetic heads on a tiny CLIP, against transformers' vectors and one affine function of them."""
 
 from functools import cache
 from pathlib import Path
@@ -56,7 +56,7 @@ def values(judge: Aesthetic, images: Tensor) -> Tensor:
 
 
 def vectors(folder: Path, images: Tensor) -> Tensor:
-    """Unit vectors of the whole CLIPModel, of pictures prepared as OpenAI's own transform does."""
+    """Unit vectors of the whole CLIPModel, of pictures prepared as OpenAI's transform does."""
     from transformers import CLIPModel
 
     bicubic = tv.InterpolationMode.BICUBIC

@@ -1,4 +1,4 @@
-"""CLIPScore with the embedded judge: what it says, open_clip's own preparation, frames, errors that help."""
+"""CLIPScore with the embedded judge: what it says, open_clip's preparation, frames, errors that help."""
 
 import logging
 from pathlib import Path
@@ -40,8 +40,8 @@ def test_the_score_is_open_clips_own_cosine(judge: Clip) -> None:
     images = drawn(prompts)
     stacked = torch.stack([prepare(pil.to_pil_image(image[0])) for image in images])
     with torch.no_grad():
-        seen = model.eval().encode_image(stacked, normalize=True)
-        wanted = (seen * model.encode_text(tokens(prompts), normalize=True)).sum(1)
+        vectors = model.eval().encode_image(stacked, normalize=True)
+        wanted = (vectors * model.encode_text(tokens(prompts), normalize=True)).sum(1)
     scores = judge(images, prompts, [{}] * 4)
     assert scores.value.dtype == torch.float64
     assert scores.valid.all()
@@ -53,9 +53,9 @@ def test_the_score_is_open_clips_own_cosine(judge: Clip) -> None:
 def test_right_prompts_score_above_wrong_ones(judge: Clip) -> None:
     clear = language.prompts(kinds=("single", "size", "count", "relation"))
     images = drawn(clear)
-    own = cosines(judge, images, clear)
+    matching = cosines(judge, images, clear)
     other = cosines(judge, images, clear[37:] + clear[:37])
-    assert float((own > other).double().mean()) > 0.95
+    assert float((matching > other).double().mean()) > 0.95
     table = judge.encode_images(images[:, 0]) @ judge.encode_texts(clear).T
     right = table.argmax(1) == torch.arange(len(clear))
     assert float(right.double().mean()) > TOP1

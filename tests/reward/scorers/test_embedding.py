@@ -78,9 +78,9 @@ def test_a_chat_is_pooled_over_its_tokens(chat: Path, pooling: str) -> None:
             states = scorer.model(**inputs).last_hidden_state[0]
         return F.normalize(states[-1] if pooling == "last" else states.mean(0), dim=0)
 
-    seen = [embed("Look.", {"type": "image"}, images=[stock(image)]) for image in images[:, 0]]
+    vectors = [embed("Look.", {"type": "image"}, images=[stock(image)]) for image in images[:, 0]]
     read = [embed("Read.", {"type": "text", "text": prompt}) for prompt in PROMPTS]
-    expected = (torch.stack(seen) * torch.stack(read)).sum(1).double()
+    expected = (torch.stack(vectors) * torch.stack(read)).sum(1).double()
     torch.testing.assert_close(scorer(images, PROMPTS, [{}] * 3).value, expected, atol=1e-4, rtol=0)
     assert expected.std() > 1e-3
 

@@ -39,9 +39,9 @@ def pictures(count: int) -> Tensor:
 def test_any_detector_finds_what_transformers_finds(make: Callable[[Path], Path], tmp_path: Path) -> None:
     scorer = opened(make(tmp_path), query="a {}", batch=3, **LOW)
     images, names = pictures(4), ["cat", "cat dog", "cat", "dog"]  # of unequal lengths, in one batch
-    found = scorer.detect(list(images), names)
-    assert sum(len(boxes) for boxes in found) > 4
-    for image, name, boxes in zip(images, names, found, strict=True):
+    tables = scorer.detect(list(images), names)
+    assert sum(len(boxes) for boxes in tables) > 4
+    for image, name, boxes in zip(images, names, tables, strict=True):
         torch.testing.assert_close(scorer.detect([image], [name])[0], boxes, atol=1e-4, rtol=1e-4)
         stock = Image.fromarray(image.permute(1, 2, 0).numpy())
         inputs = scorer.processor(images=stock, text=[[f"a {name}"]], return_tensors="pt")
@@ -131,13 +131,13 @@ def test_boxes_that_count() -> None:
         [[0, 0, 10, 10, 0.5], [1, 0, 11, 10, 0.9], [20, 0, 30, 10, 0.3], [40, 0, 50, 10, 0.6]]
     )
     dogs = torch.tensor([[0, 1, 10, 11, 0.8]])
-    seen = {"cat": cats, "dog": dogs}
-    everything = geneval.select(seen, 0.3, 1.0, 16)
+    detections = {"cat": cats, "dog": dogs}
+    everything = geneval.select(detections, 0.3, 1.0, 16)
     assert [box[4] for box in everything["cat"]] == pytest.approx([0.9, 0.6, 0.5])
-    apart = geneval.select(seen, 0.3, 0.5, 16)
+    apart = geneval.select(detections, 0.3, 0.5, 16)
     assert list(apart) == ["cat"]  # the dog lies on the surer cat
     assert [box[0] for box in apart["cat"]] == [1, 40]
-    assert len(geneval.select(seen, 0.1, 1.0, 2)["cat"]) == 2
+    assert len(geneval.select(detections, 0.1, 1.0, 2)["cat"]) == 2
 
 
 def test_what_is_cut_out_lies_on_grey() -> None:

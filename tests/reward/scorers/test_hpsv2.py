@@ -38,8 +38,8 @@ def values(judge: HPSv2, images: Tensor, prompts: list[str]) -> Tensor:
     return scores.value
 
 
-def seen(image: Tensor, size: int = 32) -> Tensor:
-    """The published transform of a picture uint8 [3, Y, X] as torchvision's own steps."""
+def prepared(image: Tensor, size: int = 32) -> Tensor:
+    """The published transform of a picture uint8 [3, Y, X] as torchvision's steps."""
     pixels = tv.ToTensor()(pil.to_pil_image(image))
     scale = size / max(pixels.shape[1:])
     high, wide = (round(side * scale) for side in pixels.shape[1:])
@@ -54,7 +54,7 @@ def test_the_score_is_open_clips_own_cosine(folder: Path, version: str) -> None:
     images = tiny_clip.pictures(4)
     model = network(list(FILES).index(version))
     with torch.no_grad():
-        inputs = torch.stack([seen(image[0]) for image in images])
+        inputs = torch.stack([prepared(image[0]) for image in images])
         image = model.encode_image(inputs, normalize=True)
         text = model.encode_text(open_clip.get_tokenizer(NAME)(PROMPTS), normalize=True)
     wanted = (image @ text.T).diagonal().double()

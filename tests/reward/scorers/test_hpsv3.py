@@ -61,8 +61,8 @@ def reference(files: Path, image: Tensor, prompt: str) -> Tensor:
     inputs = processor(text=[text], images=[shown], return_tensors="pt")
     with torch.no_grad():
         embeds = model.get_input_embeddings()(inputs["input_ids"])
-        seen = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
-        embeds[inputs["input_ids"] == config.image_token_id] = seen
+        patches = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+        embeds[inputs["input_ids"] == config.image_token_id] = patches
         states = model.model.language_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"])
         where = inputs["input_ids"] == processor.tokenizer.convert_tokens_to_ids(TOKEN)
         return head(states.last_hidden_state[where])[0]

@@ -65,12 +65,12 @@ def vision(state: dict[str, Tensor], pixels: Tensor) -> Tensor:
     model = VisionTransformer(num_classes=0, global_pool="", **sizes).eval()
     prefix = "blip.visual_encoder."
     model.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    found: Tensor = model(pixels)
-    return found
+    states: Tensor = model(pixels)
+    return states
 
 
-def text(state: dict[str, Tensor], ids: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
-    """A BERT that looks at `seen` after each self-attention: its first token [n, TEXT]."""
+def text(state: dict[str, Tensor], ids: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
+    """A BERT that looks at `patches` after each self-attention: its first token [n, TEXT]."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
@@ -94,7 +94,7 @@ def text(state: dict[str, Tensor], ids: Tensor, mask: Tensor, seen: Tensor) -> T
     for i in range(LAYERS):
         name = f"{base}.encoder.layer.{i}"
         x = attend(f"{name}.attention", x, x, mask.bool()[:, None, None])
-        x = attend(f"{name}.crossattention", x, seen, None)
+        x = attend(f"{name}.crossattention", x, patches, None)
         inner = F.gelu(linear(f"{name}.intermediate.dense", x))
         x = norm(f"{name}.output.LayerNorm", linear(f"{name}.output.dense", inner) + x)
     return x[:, 0]
@@ -107,8 +107,8 @@ def reference(images: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     transform = tv.Compose([*steps, tv.Normalize(pictures.MEAN, pictures.STD)])
     state = state_dict()
     with torch.no_grad():
-        seen = vision(state, torch.stack([transform(pil.to_pil_image(image[0])) for image in images]))
-        x = text(state, ids, mask, seen)
+        patches = vision(state, torch.stack([transform(pil.to_pil_image(image[0])) for image in images]))
+        x = text(state, ids, mask, patches)
         for place in "02467":
             x = F.linear(x, state[f"mlp.layers.{place}.weight"], state[f"mlp.layers.{place}.bias"])
     return ((x[:, 0] - 0.16717362830052426) / 1.0333394966054072).double()

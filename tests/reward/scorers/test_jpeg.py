@@ -39,8 +39,8 @@ def test_noise_is_larger_than_a_plain_image_and_the_signs_are_opposite() -> None
 
 def test_quality_is_passed_on() -> None:
     images = noise(1, 1, 3, 32, 32)
-    found = jpeg_incompressibility(images, [""], [{}], quality=30)
-    assert float(found) == kilobytes(images[0, 0], 30) < kilobytes(images[0, 0])
+    sizes = jpeg_incompressibility(images, [""], [{}], quality=30)
+    assert float(sizes) == kilobytes(images[0, 0], 30) < kilobytes(images[0, 0])
 
 
 @settings(deadline=None, max_examples=20)

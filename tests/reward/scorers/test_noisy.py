@@ -25,8 +25,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Noisy around a function of this file, whichever name pytest gave the module."""
     from rlvis.reward import function
 
-    found = {"level": level, "estimated": Estimated}
-    monkeypatch.setattr(function, "find", lambda dotted, path, known, where: found[path])
+    scorers = {"level": level, "estimated": Estimated}
+    monkeypatch.setattr(function, "find", lambda dotted, path, known, where: scorers[path])
     return lambda scorer="level", **kwargs: Noisy(scorer, **kwargs)
 
 

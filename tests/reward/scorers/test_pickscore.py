@@ -1,4 +1,4 @@
-"""PickScore on a tiny checkpoint with the published names, against transformers' own model and processor."""
+"""PickScore on a tiny checkpoint with the published names, against transformers' model and processor."""
 
 import logging
 from functools import cache
@@ -33,7 +33,7 @@ def values(judge: PickScore, images: Tensor, prompts: list[str]) -> Tensor:
 
 
 def published(folder: Path, images: Tensor, prompts: list[str]) -> Tensor:
-    """logits_per_image of each picture and its own caption: the raw score of the model's card."""
+    """logits_per_image of each picture and its caption: the raw score of the model's card."""
     from transformers import CLIPModel
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -74,8 +74,8 @@ def test_variants_are_what_other_codebases_call_pickscore(folder: Path) -> None:
         "cosine": raw / judge.logit_scale,
     }.items():
         torch.testing.assert_close(values(scorer(folder, variant=variant), images, PROMPTS), wanted)
-    own = values(scorer(folder, variant="raw", shift=3.0, scale=2.0), images, PROMPTS)
-    torch.testing.assert_close(own, (raw - 3) / 2)
+    shifted = values(scorer(folder, variant="raw", shift=3.0, scale=2.0), images, PROMPTS)
+    torch.testing.assert_close(shifted, (raw - 3) / 2)
 
 
 def test_each_picture_meets_its_own_caption_whatever_the_batch(folder: Path) -> None:

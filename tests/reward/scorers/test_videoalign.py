@@ -65,10 +65,10 @@ def reference(files: Path, clip: Tensor, prompt: str) -> Tensor:
     inputs = processor(text=[text], videos=[shown], return_tensors="pt")
     with torch.no_grad():
         embeds = model.get_input_embeddings()(inputs["input_ids"])
-        seen = model.model.visual(
+        patches = model.model.visual(
             inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"]
         ).pooler_output
-        embeds[inputs["input_ids"] == config.video_token_id] = seen
+        embeds[inputs["input_ids"] == config.video_token_id] = patches
         states = model.model.language_model(inputs_embeds=embeds, attention_mask=inputs["attention_mask"])
         places = torch.isin(
             inputs["input_ids"], torch.tensor(processor.tokenizer.convert_tokens_to_ids(TOKENS))

@@ -60,8 +60,8 @@ def test_texts_are_encoded_as_by_clips_transformer(folder: Path, state: dict[str
     texts = ["a cat", "two dogs " * 30]
     ids = SimpleTokenizer(context_length=CONTEXT)(texts)
     kept = torch.arange(CONTEXT)[:, None] < 20
-    own, stretched = state["text_model.positional_embedding"], state["text_model.positional_embedding_res"]
-    x = state["text_model.token_embedding.weight"][ids] + torch.where(kept, own, stretched)
+    plain, stretched = state["text_model.positional_embedding"], state["text_model.positional_embedding_res"]
+    x = state["text_model.token_embedding.weight"][ids] + torch.where(kept, plain, stretched)
     with torch.no_grad():
         x = tower(x, attn_mask=torch.full((CONTEXT, CONTEXT), -torch.inf).triu(1))
     x = F.layer_norm(x, (WIDTH,), state["text_model.ln_final.weight"], state["text_model.ln_final.bias"])

@@ -39,7 +39,7 @@ def running() -> Iterator[Endpoint]:
 
 @pytest.fixture
 def endpoint(running: Endpoint) -> Endpoint:
-    running.seen, running.headers = [], []
+    running.requests, running.headers = [], []
     running.reply = lambda texts, pictures: "Final Score: 3"
     return running
 
@@ -72,7 +72,7 @@ def test_it_asks_with_the_pictures_and_reads_the_score(endpoint: Endpoint) -> No
         tuple(level(frame) for frame in image) for image in images
     )
     question = next(
-        body for body in endpoint.seen if "a {media} x" in body["messages"][0]["content"][2]["text"]
+        body for body in endpoint.requests if "a {media} x" in body["messages"][0]["content"][2]["text"]
     )
     assert {k: question[k] for k in ("model", "temperature", "max_tokens", "top_p")} == {
         "model": "judge-1",
@@ -102,12 +102,12 @@ def test_answers_are_read_as_unified_reward_reads_them(endpoint: Endpoint) -> No
     """Upstream scores an answer it cannot read 0; here that sample is invalid."""
     texts, theirs = json.loads(bytes(DATA["texts"])), torch.from_numpy(DATA["score"])
     endpoint.reply = lambda words, pictures: texts[LEVELS.index(round(level(pictures[0])))]
-    found = judge(endpoint)(IMAGES[: len(texts)], PROMPTS[: len(texts)], METADATA[: len(texts)])
+    scores = judge(endpoint)(IMAGES[: len(texts)], PROMPTS[: len(texts)], METADATA[: len(texts)])
     read = torch.tensor([_pattern(PATTERNS["pointwise"]).search(text) is not None for text in texts])
-    assert torch.equal(found.valid, read)
+    assert torch.equal(scores.valid, read)
     assert torch.equal(theirs[~read], torch.zeros(2, dtype=torch.float64))
-    assert torch.equal(found.value[read], theirs[read] / 5)
-    assert bool(found.value[~read].isnan().all())
+    assert torch.equal(scores.value[read], theirs[read] / 5)
+    assert bool(scores.value[~read].isnan().all())
 
 
 def test_repeats_give_the_mean_and_its_noise(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,20 +115,20 @@ def test_repeats_give_the_mean_and_its_noise(endpoint: Endpoint, caplog: pytest.
     says = {10.0: ["1", "2", "4"], 60.0: ["3", "nothing", "5"], 110.0: ["?", "?", "2"]}
 
     def reply(texts: list[str], pictures: list[Tensor]) -> str:
-        own = level(pictures[0])
-        turns[own] += 1
-        return f"Final Score: {says[own][turns[own] - 1]}"
+        grey = level(pictures[0])
+        turns[grey] += 1
+        return f"Final Score: {says[grey][turns[grey] - 1]}"
 
     endpoint.reply = reply
     vlm = judge(endpoint, repeats=3, temperature=0.7, concurrency=1)
-    found = stage.score([Term("vlm", vlm, 1.0)], PROMPTS[:3], METADATA[:3], IMAGES[:3])
-    assert found.valid.tolist() == [True, True, False]
-    assert found.value[:2, 0].tolist() == pytest.approx([7 / 15, 0.8])
-    assert found.noise_var is not None
-    assert found.noise_dof is not None
+    scores = stage.score([Term("vlm", vlm, 1.0)], PROMPTS[:3], METADATA[:3], IMAGES[:3])
+    assert scores.valid.tolist() == [True, True, False]
+    assert scores.value[:2, 0].tolist() == pytest.approx([7 / 15, 0.8])
+    assert scores.noise_var is not None
+    assert scores.noise_dof is not None
     # s^2 of (0.2, 0.4, 0.8) over 3, and of (0.6, 1.0) over 2
-    assert found.noise_var[:2, 0].tolist() == pytest.approx([0.28 / 9, 0.04])
-    assert found.noise_dof[:2, 0].tolist() == [2.0, 1.0]
+    assert scores.noise_var[:2, 0].tolist() == pytest.approx([0.28 / 9, 0.04])
+    assert scores.noise_dof[:2, 0].tolist() == [2.0, 1.0]
     assert "3 of 9 questions have no usable answer" in caplog.text
     assert "nothing to read in 'Final Score: ?'" in caplog.text
 
@@ -144,13 +144,13 @@ def test_what_may_pass_is_tried_again(endpoint: Endpoint) -> None:
     }
 
     def reply(texts: list[str], pictures: list[Tensor]) -> Any:
-        own = level(pictures[0])
-        turns[own] += 1
-        return fails[own] if turns[own] < 3 else "Final Score: 5"
+        grey = level(pictures[0])
+        turns[grey] += 1
+        return fails[grey] if turns[grey] < 3 else "Final Score: 5"
 
     endpoint.reply = reply
-    found = judge(endpoint, sleep=pauses.append)(IMAGES[:4], PROMPTS[:4], METADATA[:4])
-    assert found.value.tolist() == [1.0] * 4
+    scores = judge(endpoint, sleep=pauses.append)(IMAGES[:4], PROMPTS[:4], METADATA[:4])
+    assert scores.value.tolist() == [1.0] * 4
     assert set(turns.values()) == {3}
     assert sorted(pauses) == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 7.0, 7.0]
 
@@ -159,24 +159,24 @@ def test_what_does_not_pass_costs_its_sample_alone(
     endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     def reply(texts: list[str], pictures: list[Tensor]) -> Any:
-        own = level(pictures[0])
-        if own == 10.0:
+        grey = level(pictures[0])
+        if grey == 10.0:
             return 500, "always", {}
-        if own == 60.0:
+        if grey == 60.0:
             return 400, "picture too small", {}
-        if own == 110.0:
+        if grey == 110.0:
             return 200, json.dumps({"choices": [{"message": {"content": None}}]}), {}
-        if own == 160.0:
-            time.sleep(0.5)
+        if grey == 160.0:
+            time.sleep(3.0)
         return "Final Score: 2.25 out of 5"
 
     endpoint.reply = reply
-    vlm = judge(endpoint, attempts=2, timeout=0.2)
-    found = stage.score([Term("vlm", vlm, 1.0)], PROMPTS[:5], METADATA[:5], IMAGES[:5])
-    assert found.valid.tolist() == [False] * 4 + [True]
-    assert float(found.value[4, 0]) == 0.45
-    assert found.failures == {"vlm/not_finite": 4}
-    asked = Counter(level(_first(body)) for body in endpoint.seen)
+    vlm = judge(endpoint, attempts=2, timeout=1.5)
+    scores = stage.score([Term("vlm", vlm, 1.0)], PROMPTS[:5], METADATA[:5], IMAGES[:5])
+    assert scores.valid.tolist() == [False] * 4 + [True]
+    assert float(scores.value[4, 0]) == 0.45
+    assert scores.failures == {"vlm/not_finite": 4}
+    asked = Counter(level(_first(body)) for body in endpoint.requests)
     assert asked == {10.0: 2, 60.0: 1, 110.0: 1, 160.0: 2, 210.0: 1}
     assert "4 of 5 questions have no usable answer" in caplog.text
 
@@ -236,11 +236,11 @@ def pairs(endpoint: Endpoint, **kwargs: Any) -> Vlm:
 def test_pairwise_scores_are_win_rates_of_the_group(endpoint: Endpoint) -> None:
     endpoint.reply = brighter
     prompts = ["x", "x", "x", "y", "y", "y"]
-    found = pairs(endpoint, group=3)(IMAGES, prompts, METADATA)
+    scores = pairs(endpoint, group=3)(IMAGES, prompts, METADATA)
     # levels 10, 60, 110: ties between neighbours; 160, 210, 250: only the ends are far apart
-    assert found.value.tolist() == [0.25, 0.5, 0.75] * 2
-    assert len(endpoint.seen) == 2 * 3 * 2  # groups, pairs, both ways
-    words = [part.get("text") for part in endpoint.seen[0]["messages"][0]["content"]]
+    assert scores.value.tolist() == [0.25, 0.5, 0.75] * 2
+    assert len(endpoint.requests) == 2 * 3 * 2  # groups, pairs, both ways
+    words = [part.get("text") for part in endpoint.requests[0]["messages"][0]["content"]]
     assert words[0] == "A:"
     assert words[2] == "B:"
     assert words[4] is not None
@@ -254,8 +254,8 @@ def test_a_liking_for_the_first_picture_cancels_and_is_told(
         brighter(texts, pictures) if abs(level(pictures[0]) - level(pictures[1])) > 100 else "Better: A"
     )
     with caplog.at_level(logging.INFO):
-        found = pairs(endpoint, group=4)(IMAGES[:4], ["x"] * 4, METADATA[:4])
-    assert found.value.tolist() == pytest.approx([1 / 3, 0.5, 0.5, 2 / 3], abs=1e-12)  # only the ends differ
+        scores = pairs(endpoint, group=4)(IMAGES[:4], ["x"] * 4, METADATA[:4])
+    assert scores.value.tolist() == pytest.approx([1 / 3, 0.5, 0.5, 2 / 3], abs=1e-12)  # only the ends differ
     assert "of 6 comparisons, made both ways, the first picture won 92 %" in caplog.text
     assert "position bias +0.42, cancelled" in caplog.text
     assert "both ways agree in 17 %" in caplog.text
@@ -265,8 +265,8 @@ def test_a_group_that_is_not_whole_is_refused_in_words(
     endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint.reply = brighter
-    found = pairs(endpoint, group=2)(IMAGES[:5], ["x", "x", "y", "z", "z"], METADATA[:5])
-    assert found.valid.tolist() == [True, True, False, True, True]
+    scores = pairs(endpoint, group=2)(IMAGES[:5], ["x", "x", "y", "z", "z"], METADATA[:5])
+    assert scores.valid.tolist() == [True, True, False, True, True]
     assert "1 of 5 samples have no whole group of 2 of their prompt in this call" in caplog.text
     assert "train.shard" in caplog.text
     assert pairs(endpoint)(IMAGES[:1], ["x"], [{}]).valid.tolist() == [False]
@@ -280,8 +280,8 @@ def test_failed_comparisons_are_left_out(endpoint: Endpoint) -> None:
         return "I cannot say" if bad else brighter(texts, pictures)
 
     endpoint.reply = reply
-    found = pairs(endpoint, group=3)(IMAGES[[0, 2, 4]], ["x"] * 3, METADATA[:3])
-    assert found.value.tolist() == [0.0, 0.5, 1.0]  # of 1, 2 and 1 pairs
+    scores = pairs(endpoint, group=3)(IMAGES[[0, 2, 4]], ["x"] * 3, METADATA[:3])
+    assert scores.value.tolist() == [0.0, 0.5, 1.0]  # of 1, 2 and 1 pairs
     endpoint.reply = lambda texts, pictures: "I cannot say"
     assert not pairs(endpoint)(IMAGES, ["x"] * 6, METADATA).valid.any()
 
@@ -303,10 +303,10 @@ def test_win_rates_and_repeats_by_hand() -> None:
     assert rates[0].tolist() == [1.0, 0.25, 0.5]
     assert rates[1, :2].tolist() == [0.0, 1.0]
     assert bool(rates[1, 2].isnan())
-    found = summary(torch.tensor([[1.0, nan], [2.0, nan], [3.0, 1.0]], dtype=torch.float64))
-    assert found.valid.tolist() == [True, False]
-    assert found.noise_var is not None
-    assert float(found.noise_var[0]) == pytest.approx(1 / 3)
+    scores = summary(torch.tensor([[1.0, nan], [2.0, nan], [3.0, 1.0]], dtype=torch.float64))
+    assert scores.valid.tolist() == [True, False]
+    assert scores.noise_var is not None
+    assert float(scores.noise_var[0]) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-# What Qwen's own template writes, in short.
+# What Qwen's template writes, in short.
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}"

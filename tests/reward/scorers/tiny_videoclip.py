@@ -1,4 +1,4 @@
-"""VideoCLIP-XL's file with every released name, at tiny width; the vocabulary is CLIP's own."""
+"""VideoCLIP-XL's file with every released name, at tiny width; the vocabulary is CLIP's."""
 
 from __future__ import annotations
 

@@ -106,11 +106,11 @@ def host(
 def remote(net: Net, **kwargs: Any) -> Iterator[Remote]:
     """A client of all hosts of `net`, on a clock that does not wait."""
     urls = [f"https://{name}" for name in net.hosts]
-    made = Remote(urls, transport=net, loop=Hurried, **({"token_env": None} | kwargs))
+    scorer = Remote(urls, transport=net, loop=Hurried, **({"token_env": None} | kwargs))
     try:
-        yield made
+        yield scorer
     finally:
-        made.close()
+        scorer.close()
 
 
 def later(client: Remote, seconds: float = 30.0) -> Callable[..., Any]:
@@ -132,6 +132,6 @@ def served(terms: Sequence[Term], token: str | None = TOKEN, port: int = 0, **kw
         yield address
 
 
-def told(response: httpx.Response) -> dict[str, Any]:
+def content(response: httpx.Response) -> dict[str, Any]:
     """The JSON of an answer."""
     return json.loads(response.content)

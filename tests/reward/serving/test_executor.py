@@ -1,4 +1,4 @@
-"""reward.executor: which scorers a run gets, and what it is told when they are not there."""
+"""reward.executor: which scorers a run gets, and its message when they are not there."""
 
 from __future__ import annotations
 

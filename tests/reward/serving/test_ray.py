@@ -86,8 +86,8 @@ class StandIn(types.SimpleNamespace):
             return types.SimpleNamespace(remote=lambda *args: lambda: function(*args))
 
         def actor(cls: type, args: tuple[Any, ...]) -> Any:
-            made = cls(*args)
-            return types.SimpleNamespace(ready=method(made.ready), score=method(made.score))
+            instance = cls(*args)
+            return types.SimpleNamespace(ready=method(instance.ready), score=method(instance.score))
 
         return lambda cls: types.SimpleNamespace(remote=lambda *args: actor(cls, args))
 
@@ -116,10 +116,10 @@ def pool(monkeypatch: pytest.MonkeyPatch, path: str, ray: Any = None, **kwargs: 
 def test_each_actor_gets_neighbours_and_the_order_stays(
     scorers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = pool(monkeypatch, scorers + "Level", StandIn(), actors=3)
-    assert made(*CALL).value.tolist() == LEVELS
-    assert made(pictures([7]), ["x"], [{}]).value.tolist() == [7]  # fewer samples than actors
-    assert made.not_cached == "for a test"
+    scorer = pool(monkeypatch, scorers + "Level", StandIn(), actors=3)
+    assert scorer(*CALL).value.tolist() == LEVELS
+    assert scorer(pictures([7]), ["x"], [{}]).value.tolist() == [7]  # fewer samples than actors
+    assert scorer.not_cached == "for a test"
 
 
 def test_one_bad_image_costs_one_sample(scorers: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,23 +141,23 @@ def test_scores_that_only_sum_up_do_not_pass(scorers: str, monkeypatch: pytest.M
 
 def test_an_actor_that_is_lost_is_replaced(scorers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = StandIn()
-    made = pool(monkeypatch, scorers + "dies", ray)
+    scorer = pool(monkeypatch, scorers + "dies", ray)
     monkeypatch.setattr(sys.modules["ray_scorers"], "LEAVE", sys.exit)  # the stand-in shares our process
-    before = list(made.actors)
-    local = score([Term("own", made, 1.0)], *CALL[1:], CALL[0], retries=0)
+    before = list(scorer.actors)
+    local = score([Term("own", scorer, 1.0)], *CALL[1:], CALL[0], retries=0)
     assert local.valid.tolist() == [True, True, False, True, True]
     assert local.failures == {"own/raised": 1}
     assert before[0] in ray.killed
-    assert before[1] in made.actors
+    assert before[1] in scorer.actors
 
 
 def test_late_answers_and_scorers_that_do_not_load(scorers: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = pool(monkeypatch, scorers + "Level", StandIn())
-    made.timeout = 0.5
+    scorer = pool(monkeypatch, scorers + "Level", StandIn())
+    scorer.timeout = 0.5
     with pytest.raises(TimeoutError, match=r"no answer within 0\.5 s"):
-        made(*CALL)
-    made.timeout = 60.0
-    assert made(*CALL).value.tolist() == LEVELS
+        scorer(*CALL)
+    scorer.timeout = 60.0
+    assert scorer(*CALL).value.tolist() == LEVELS
     ray = StandIn()
     with pytest.raises(ValueError, match="2 Ray actors did not load"):
         pool(monkeypatch, scorers + "Level", ray, timeout=0.5)
@@ -180,9 +180,9 @@ def test_the_share_counts_all_terms(scorers: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("count", "parts"), [(0, 3), (1, 3), (5, 2), (7, 3), (6, 3)])
 def test_spans_cover_all_samples_once(count: int, parts: int) -> None:
-    found = spans(count, parts)
-    assert [i for rows in found for i in range(count)[rows]] == list(range(count))
-    sizes = [rows.stop - rows.start for rows in found]
+    runs = spans(count, parts)
+    assert [i for rows in runs for i in range(count)[rows]] == list(range(count))
+    sizes = [rows.stop - rows.start for rows in runs]
     assert len(sizes) == min(count, parts)
     assert max(sizes, default=0) - min(sizes, default=0) <= 1
 
@@ -194,9 +194,9 @@ def test_with_ray_itself(scorers: str, monkeypatch: pytest.MonkeyPatch, tmp_path
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])]))
     try:
-        made = pool(monkeypatch, scorers + "Level", timeout=240.0)
-        assert made(*CALL).value.tolist() == LEVELS
-        made.close()
+        scorer = pool(monkeypatch, scorers + "Level", timeout=240.0)
+        assert scorer(*CALL).value.tolist() == LEVELS
+        scorer.close()
         picky = pool(monkeypatch, scorers + "picky", timeout=240.0)
         with pytest.raises(RuntimeError, match="ValueError: no fours"):
             picky(*CALL)

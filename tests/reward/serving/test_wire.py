@@ -125,10 +125,10 @@ def test_metadata_without_a_form_in_json_are_the_sender_s_mistake() -> None:
 def test_an_answer_says_null_and_not_0_where_there_is_no_number() -> None:
     value = torch.tensor([0.1, math.nan, math.inf], dtype=torch.float64)
     scores = Scores(value, torch.tensor([True, True, False]), torch.tensor([0.5, math.nan, 1]), None)
-    told = json.loads(json.dumps(wire.answer(scores, 0.25), allow_nan=False))
-    assert told["value"] == [0.1, None, None]
-    assert told["seconds"] == 0.25
-    back = wire.read_answer(json.dumps(told).encode())
+    fields = json.loads(json.dumps(wire.answer(scores, 0.25), allow_nan=False))
+    assert fields["value"] == [0.1, None, None]
+    assert fields["seconds"] == 0.25
+    back = wire.read_answer(json.dumps(fields).encode())
     assert float(back.value[0]) == 0.1  # bit for bit
     assert back.value.isnan().tolist() == [False, True, True]
     assert back.valid.tolist() == [True, True, False]
