@@ -16,7 +16,7 @@ import torch
 
 from tests import tiny
 
-WORKER_GIB = 2.0  # a worker holds up to 1.5, the ranks that its tests start half a GiB each
+WORKER_GIB = 3.0  # a worker grows to 2, and the ranks that its tests start hold half a GiB each
 
 
 def pytest_xdist_auto_num_workers() -> int | None:

@@ -36,7 +36,7 @@ def open_run(config: Config, is_main: bool, broadcast: Callable[[Any], Any]) -> 
     Raises ConfigError, on every process, when the folder is in use, holds another run, or cannot be written.
     """
     handle: int | None = None
-    result: RunFolder | str = ""
+    result: RunFolder | ConfigError | None = None
     if is_main:
         try:
             before = resume.find(config)
@@ -44,12 +44,14 @@ def open_run(config: Config, is_main: bool, broadcast: Callable[[Any], Any]) -> 
             handle = lock.acquire(path)
             result = RunFolder(path, None if before is None else _prepare(path, config))
             folder.write_config(path, config)
-        except (ConfigError, OSError) as error:  # told to all, or they would wait for us
-            result = str(error)
+        except ConfigError as error:  # sent to all, or they would wait for us
+            result = error
+        except OSError as error:
+            result = ConfigError(str(error))
     try:
         agreed = broadcast(result)
-        if isinstance(agreed, str):
-            raise ConfigError(agreed)
+        if isinstance(agreed, ConfigError):
+            raise agreed
         yield agreed
     finally:
         if handle is not None:

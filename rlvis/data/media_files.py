@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from rlvis.data import readers, video_file
+from rlvis.data.pairs import PICTURES
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 CLIPS = (".mp4", ".gif", ".webm", ".mkv", ".mov", ".avi")
 FILE, PROMPT = "file", "prompt"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +76,14 @@ def load_prompts(config: DataConfig, size: tuple[int, int] | None = None) -> Pro
     """
     _check_options(config)
     source, (rows, left_out), base = _open(config)
-    result = _collect(rows, source, left_out, config)
-    frames = None
+    prompts = _collect(rows, source, left_out, config)
     if base is not None:
         assert size is not None, "pairs need the size of the frames"
-        frames = pairs.loader(base, result.metadata, config.image, size)
+        prompts = replace(prompts, frames=pairs.loader(base, prompts.metadata, config.image, size))
     elif config.source == shapes.IMAGE_TO_VIDEO:
-        texts = result.texts
-
-        def frames(index: Sequence[int]) -> Tensor:
-            return shapes.first_frames([texts[i] for i in index])
-
-    result = PromptSet(result.texts, result.metadata, source, left_out, result.tally, frames)
-    log.info("data: %s", describe(result))
-    return result
+        prompts = replace(prompts, frames=shapes.loader(prompts.texts))
+    log.info("data: %s", describe(prompts))
+    return prompts
 
 
 def describe(prompts: PromptSet) -> str:

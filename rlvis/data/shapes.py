@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,11 @@ def metadata(request: language.Request) -> dict[str, Any]:
     if request.motion is not None:
         values["motion"] = _named(request.motion)
     return values
+
+
+def loader(texts: Sequence[str]) -> Callable[[Sequence[int]], Tensor]:
+    """What makes the condition frames of prompts by position."""
+    return lambda index: first_frames([texts[i] for i in index])
 
 
 def first_frames(texts: Sequence[str]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import decoding, grids
+from rlvis.models import decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 from rlvis.schema import ModelConfig
@@ -72,14 +72,7 @@ class StableDiffusion(Policy):
                 f"model.path={config.path}: its UNet {what}, and text-to-image models are driven here; "
                 "choose another model.path"
             )
-        for name, pixels in (("height", config.height), ("width", config.width)):
-            if pixels % unit or pixels < unit:
-                below = max(unit, pixels // unit * unit)
-                nearest = f"{below} or {below + unit}" if pixels > unit else f"{below}"
-                raise ValueError(
-                    f"model.{name}={pixels}: this model takes multiples of {unit} pixels; the nearest is "
-                    f"{nearest}; type model.{name}={below}"
-                )
+        sizes.check_sides(config, unit)
         return unet.in_channels, 1, config.height // factor, config.width // factor
 
     def embed(self, text: str) -> dict[str, Tensor]:

@@ -24,10 +24,10 @@ def check_images(config: ModelConfig) -> None:
         )
 
 
-def check_sides(config: ModelConfig, unit: int, why: str, most: int | None = None) -> None:
+def check_sides(config: ModelConfig, unit: int, why: str = "", most: int | None = None) -> None:
     """Check that height and width are multiples of `unit` pixels, from `unit` to `most` (None: no bound).
 
-    why: where the unit comes from, for the message ("autoencoder 8 x patch 2").
+    why: where the unit comes from, for the message ("autoencoder 8 x patch 2"), which gives bounds with it.
 
     Raises ValueError, naming the nearest legal sizes.
     """
@@ -40,9 +40,10 @@ def check_sides(config: ModelConfig, unit: int, why: str, most: int | None = Non
         both = inside and (most is None or below + unit <= most)
         nearest = f"{below} or {below + unit}" if both else f"{below}"
         top = "" if most is None else f" to {most}"
+        span = f" ({why}) from {unit}{top}" if why else ""
         raise ValueError(
-            f"model.{name}={pixels}: this model takes multiples of {unit} pixels ({why}) from {unit}{top}; "
-            f"the nearest is {nearest}; type model.{name}={below}"
+            f"model.{name}={pixels}: this model takes multiples of {unit} pixels{span}; the nearest is "
+            f"{nearest}; type model.{name}={below}"
         )
 
 

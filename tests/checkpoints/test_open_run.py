@@ -67,7 +67,7 @@ def test_the_other_processes_take_what_they_are_told(elsewhere: Path) -> None:
 def test_a_refusal_is_raised_on_every_process() -> None:
     with (
         pytest.raises(ConfigError, match="it is in use"),
-        open_run.open_run(settings(), False, lambda value: "it is in use"),
+        open_run.open_run(settings(), False, lambda value: ConfigError("it is in use")),
     ):
         pass
 
@@ -133,4 +133,4 @@ def test_a_full_disk_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
     broadcasts: list[Any] = []
     with pytest.raises(ConfigError, match="No space left"):
         open_run.open_run(settings(), True, lambda value: broadcasts.append(value) or value).__enter__()
-    assert "No space left" in broadcasts[0]
+    assert "No space left" in str(broadcasts[0])

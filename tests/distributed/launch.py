@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 def launch(
-    function: Callable[..., Any], size: int, *arguments: Any, seconds: float = 120, sequence: int = 1
+    function: Callable[..., Any], size: int, *arguments: Any, seconds: float = 240, sequence: int = 1
 ) -> list[Any]:
     """What `function(world, *arguments)` returned on each of `size` ranks; both must survive pickle.
 

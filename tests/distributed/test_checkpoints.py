@@ -91,7 +91,7 @@ def _failed(saver: Saver, world: World) -> bool:
 
 @pytest.mark.slow
 def test_two_ranks_save_and_load_and_both_learn_of_a_failure(tmp_path: Path) -> None:
-    for rank in launch(saving, 2, str(tmp_path), seconds=250):
+    for rank in launch(saving, 2, str(tmp_path)):
         for stage in STAGES:
             assert rank[stage] == {
                 "step": 2,

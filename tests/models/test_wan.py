@@ -45,10 +45,6 @@ def policy(folder: Path, **changes: Any) -> Policy:
     return load_policy(dataclasses.replace(config, **changes), "cpu", **options)
 
 
-def noise(p: Policy, rows: int = 2) -> Tensor:
-    return torch.randn(rows, *p.latent_shape, generator=torch.Generator().manual_seed(5))
-
-
 def pictures(rows: int = 2) -> Tensor:
     return torch.randint(0, 256, (rows, 3, 32, 48), generator=torch.Generator().manual_seed(6)).to(
         torch.uint8
@@ -90,7 +86,7 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
 ) -> None:
     folder = request.getfixturevalue(which)
     p = policy(folder, cfg=cfg, frames=frames, negative_prompt="a ring" if cfg > 1 else "")
-    x = noise(p)
+    x = parity.noise(p, 2)
     assert p.latent_shape == (4, (frames - 1) // 4 + 1, 8, 12)
     embeds, _ = p.encode(TEXTS)
     ours = ode(p, x, embeds)
@@ -112,7 +108,7 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
 @pytest.mark.parametrize("cfg", [1.0, 4.5])
 def test_a_first_frame_gives_what_the_stock_image_to_video_pipeline_gives(expand: Path, cfg: float) -> None:
     p = policy(expand, cfg=cfg, **GIVEN)
-    x, frames = noise(p), pictures()
+    x, frames = parity.noise(p, 2), pictures()
     embeds, _ = p.encode(TEXTS, frames)
     assert embeds["condition"].shape == (2, 4, 1, 8, 12)
     ours = ode(p, x, embeds)
@@ -133,7 +129,7 @@ def test_a_clip_starts_with_the_reconstruction_of_its_frame(expand: Path) -> Non
     p = policy(expand, **GIVEN)
     embeds, _ = p.encode(TEXTS, pictures())
     alone = p.pipe.vae.decode(embeds["condition"] / p._moments()[1] + p._moments()[0]).sample[:, :, 0]  # type: ignore[attr-defined]
-    clip = p.decode(ode(p, noise(p), embeds))[:, 0]
+    clip = p.decode(ode(p, parity.noise(p, 2), embeds))[:, 0]
     assert (clip.float() - ((alone / 2 + 0.5).clamp(0, 1) * 255)).abs().max() <= 0.51
 
 
@@ -198,7 +194,7 @@ def train_a_little(p: Policy, scale: float = 0.1) -> None:
 def test_lora_opens_in_the_stock_pipelines(expand: Path, tmp_path: Path) -> None:
     p = policy(expand, **GIVEN)
     assert len(p.trainable()) == 2 * 8 * 2  # blocks, layers, A and B
-    x, frames = noise(p, 1), pictures(1)
+    x, frames = parity.noise(p, 1), pictures(1)
     embeds, _ = p.encode(TEXTS[:1], frames)
     before = ode(p, x, embeds)
     train_a_little(p)
@@ -216,7 +212,7 @@ def test_lora_opens_in_the_stock_pipelines(expand: Path, tmp_path: Path) -> None
 
 def test_full_export_opens_in_the_stock_pipeline(expand: Path, tmp_path: Path) -> None:
     p = policy(expand, lora=None)
-    x = noise(p)
+    x = parity.noise(p, 2)
     embeds, _ = p.encode(TEXTS)
     train_a_little(p, 0.02)
     after = ode(p, x, embeds)
@@ -238,7 +234,7 @@ def test_gradient_checkpointing_changes_nothing(expand: Path) -> None:
         p = policy(expand, cfg=2.0, gradient_checkpointing=checkpointing, **GIVEN)
         train_a_little(p)
         embeds, _ = p.encode(TEXTS, pictures())
-        out = p.predict(p.module, p.start(noise(p), embeds), torch.full((2,), 700.0), embeds)
+        out = p.predict(p.module, p.start(parity.noise(p, 2), embeds), torch.full((2,), 700.0), embeds)
         out.square().mean().backward()
         runs.append([out.detach(), *(w.grad for _, w in p.trainable())])
     assert len(runs[0]) == 33
@@ -254,7 +250,7 @@ def test_lower_precision_keeps_lora_and_autoencoder_in_float32(expand: Path) -> 
     exact = policy(expand, cfg=2.0, **GIVEN)
     outs = []
     for q in (p, exact):
-        x = q.start(noise(q), embeds)
+        x = q.start(parity.noise(q, 2), embeds)
         outs.append(q.predict(q.module, x, torch.full((2,), 700.0), q.encode(TEXTS, pictures())[0]))
     # bfloat16 has 8 bits, guidance 2 doubles the error; values are of order 1.
     assert (outs[0] - outs[1]).abs().mean() < 5e-2
