@@ -51,10 +51,6 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._add(leaf)
         return result
 
-    def forget_peak(self) -> None:
-        """Begin the peak anew, from what lives now."""
-        self.peak = self.live
-
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()

@@ -30,15 +30,6 @@ def exp(deviation: Tensor, above: Tensor, valid: Tensor, *, lam: float, monotone
     return torch.where(mask, value, 0.0)
 
 
-def exp_raw(reward: Tensor, prior: Tensor, *, lam: float) -> Tensor:
-    """Eq. 4 as written, (lam (R - P) + 1{R > P}) exp(R), the exponent clamped to +-30 as in the release.
-
-    For comparison with published values; training uses `exp`.
-    """
-    slope = lam * (reward - prior) + (reward > prior).to(reward)
-    return slope * torch.exp(reward.clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT))
-
-
 def gated(reward: Tensor, prior: Tensor, *, gain: float, tau: float) -> Tensor:
     """(gain (R - P) + 1{R > P}) R sigmoid(R / tau), the exponent clamped to +-30 as in the release.
 

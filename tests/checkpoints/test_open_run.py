@@ -13,37 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from rlvis.checkpoints import open_run, resume
-from rlvis.compose.command import compose
 from rlvis.findings import ConfigError
 from rlvis.runs import folder as run_folder
 from rlvis.schema import Config, plain
-from tests.whole import checkpoint
+from tests.whole import alone, settings
+from tests.whole import run as whole
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Relative folders start in the test's own."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def alone(value: Any) -> Any:
-    """The broadcast of one process."""
-    return value
-
-
-def settings(**changes: Any) -> Config:
-    return dataclasses.replace(compose([]).typed(), **changes)
-
-
-def whole(folder: Path, step: int = 3) -> Path:
-    """A run folder with a checkpoint."""
-    checkpoint(folder, step)
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain(settings())))
-    return folder
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_two_runs_of_one_second_have_two_folders_with_their_configuration() -> None:

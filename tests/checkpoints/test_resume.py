@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from rlvis.checkpoints import files, resume
 from rlvis.checkpoints.open_run import open_run
 from rlvis.compose.command import compose
 from rlvis.findings import ConfigError
-from rlvis.schema import Config, plain
-from tests.whole import checkpoint
+from rlvis.schema import plain
+from tests.whole import alone, settings
+from tests.whole import run as whole
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Relative folders start in the test's own."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def alone(value: Any) -> Any:
-    """The broadcast of one process."""
-    return value
-
-
-def settings(**changes: Any) -> Config:
-    return dataclasses.replace(compose([]).typed(), **changes)
-
-
-def whole(folder: Path, step: int = 3) -> Path:
-    """A run folder with a checkpoint."""
-    checkpoint(folder, step)
-    (folder / "config.yaml").write_text(yaml.safe_dump(plain(settings())))
-    return folder
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def cut(folder: Path) -> Path:

@@ -15,6 +15,7 @@ from rlvis.advantage.normalise import RULES, group_zscore
 from rlvis.schema import AdvantagePreset
 from rlvis.trust import contrast, ras
 from rlvis.trust.groups import statistics
+from tests.trust.cases import exp_raw
 
 DATA = np.load(Path(__file__).parent / "data" / "bpgo.npz")
 NEAR_22, EQUAL = 3, 4  # rows of the file
@@ -40,7 +41,7 @@ def error(value, expected, rows):
 @pytest.mark.parametrize("k", [0, 1])
 def test_contrast_of_the_paper(k):
     lam = float(DATA["lambdas"][k])
-    ours, expected = contrast.exp_raw(REWARDS, PRIORS, lam=lam), array(f"paper_crt_l{k}")
+    ours, expected = exp_raw(REWARDS, PRIORS, lam=lam), array(f"paper_crt_l{k}")
     for row in (*PLAIN, NEAR_22):
         assert error(ours, expected, [row]) <= 1e-5
     assert ours[EQUAL].eq(0).all()

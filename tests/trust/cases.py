@@ -90,3 +90,11 @@ def advantages(scored: Rewards, trust: TrustConfig, prior: PriorConfig = CONSTAN
 def ras(alpha: float = 0.5, k: float = 4.0, **changes: Any) -> TrustConfig:
     """The sigmoid form."""
     return replace(TrustConfig(kind=TrustKind.ras, ras=RasConfig(alpha=alpha, k=k)), **changes)
+
+
+def exp_raw(reward: Tensor, prior: Tensor, *, lam: float) -> Tensor:
+    """Eq. 4 as written, (lam (R - P) + 1{R > P}) exp(R), the exponent clamped to +-30 as in the release;
+    training uses `contrast.exp`.
+    """
+    slope = lam * (reward - prior) + (reward > prior).to(reward)
+    return slope * torch.exp(reward.clamp(-30, 30))
