@@ -21,16 +21,9 @@ from omegaconf import OmegaConf
 
 import rlvis.compose.command as command
 import rlvis.compose.describe as describe
-
-try:
-    from rlvis.checks.summary import summary
-
-    from rlvis.checks import check
-    from rlvis.findings import ConfigError
-except ImportError:  # before the checks had a room of their own
-    from rlvis.checks.config import check
-    from rlvis.findings import ConfigError
-    from rlvis.plan.summary import summary
+from rlvis.checks.config import check
+from rlvis.findings import ConfigError
+from rlvis.plan.summary import summary
 
 
 def command_lines(pairs: bool) -> Iterator[list[str]]:

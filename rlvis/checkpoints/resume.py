@@ -26,7 +26,7 @@ from rlvis.runs.redact import HIDDEN
 from rlvis.schema import Config
 
 # Keys of earlier versions whose option is gone: nothing read their value in a run that can go on.
-GONE = ("sentinels.kl",)
+GONE = ("sentinels.kl", "advantage.map.pca_solver")
 # What may differ between a run and its continuation, as prefixes of dotted keys.
 FREE = (
     "train.steps",
@@ -132,9 +132,12 @@ def saved_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{folder / 'config.yaml'} is empty or no mapping; start a new run without resume=")
     for key in GONE:
-        section, _, name = key.rpartition(".")
-        if isinstance(value.get(section), dict):
-            value[section].pop(name, None)
+        *sections, name = key.split(".")
+        node: Any = value
+        for section in sections:
+            node = node.get(section) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(name, None)
     return value
 
 

@@ -34,7 +34,6 @@ from rlvis.schema.maps import (
     OnMapError,
     PcaFit,
     PcaSign,
-    PcaSolver,
 )
 from rlvis.schema.model import CfgGrad, Condition, EmaConfig, LoraConfig, ModelConfig
 from rlvis.schema.observe import SentinelAction, SentinelConfig, TrackerConfig

@@ -33,11 +33,6 @@ class PcaSign(Enum):
     border = "border"
 
 
-class PcaSolver(Enum):
-    exact = "exact"
-    subspace = "subspace"
-
-
 class Aggregation(Enum):
     weighted = "weighted"
     average = "average"
@@ -72,7 +67,6 @@ class MapConfig:
     components: int = 3
     pca_fit: PcaFit = PcaFit.clip  # one basis for a clip's frames, so that signs cannot flip between them
     pca_sign: PcaSign = PcaSign.border
-    pca_solver: PcaSolver = PcaSolver.subspace  # what it has not solved to rounding goes to the exact one
     aggregation: Aggregation = Aggregation.weighted
     sigma: float = 1.0  # Gaussian on the patch grid, in patches; 0: none
     temporal_sigma: float = 0.3  # Gaussian over latent frames; 0: none

@@ -93,5 +93,7 @@ def test_secrets_are_hidden_in_the_folder_and_asked_for_again() -> None:
 
 
 def test_a_key_that_is_gone_is_left_out_of_old_settings(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("sentinels: {kl: 0.01, patience: 3}\n", encoding="utf-8")
-    assert resume.saved_settings(tmp_path) == {"sentinels": {"patience": 3}}
+    (tmp_path / "config.yaml").write_text(
+        "sentinels: {kl: 0.01, patience: 3}\nadvantage: {map: {pca_solver: exact}}\n", encoding="utf-8"
+    )
+    assert resume.saved_settings(tmp_path) == {"sentinels": {"patience": 3}, "advantage": {"map": {}}}

@@ -16,7 +16,7 @@ from rlvis.advantage.maps.psm import PerceptualMap
 from rlvis.flow import schedules
 from rlvis.flow.kernels import Kernel, table, transition
 from rlvis.flow.logprob import log_prob
-from rlvis.schema import Aggregation, MapConfig, PcaFit, PcaSign, PcaSolver, RatioScope
+from rlvis.schema import Aggregation, MapConfig, PcaFit, PcaSign, RatioScope
 from rlvis.update.loss import policy_loss
 
 FOLDER = Path(__file__).parent / "data"
@@ -36,9 +36,7 @@ def close(got, want, bound=1e-5):
 
 def released(feature, frames, grid, latent, **settings):
     """Our map of one sample whose tokens are `feature`, with the settings of the official release."""
-    config = MapConfig(
-        pca_fit=PcaFit.frame, pca_sign=PcaSign.max_abs_loading, pca_solver=PcaSolver.exact, **settings
-    )
+    config = MapConfig(pca_fit=PcaFit.frame, pca_sign=PcaSign.max_abs_loading, **settings)
     psm = PerceptualMap(lambda _: (feature, grid), config, torch.device("cpu"))
     media = torch.zeros(1, frames, 3, 28, 42, dtype=torch.uint8)
     return psm(media, torch.ones(latent), (16, *latent))[0]
@@ -51,15 +49,13 @@ def test_image_map_of_the_official_release(how):
 
 
 def test_components_of_the_official_release():
-    for solver in PcaSolver:
-        parts = pca.components(array("feat_img"), 3, solver)
-        close(parts.scores[0], array("pca_img"))
-        close(parts.explained[0], array("evr_img"))
+    parts = pca.components(array("feat_img"), 3)
+    close(parts.scores[0], array("pca_img"))
+    close(parts.explained[0], array("evr_img"))
 
 
-@pytest.mark.parametrize("solver", list(PcaSolver))
-def test_map_of_a_larger_grid(solver):
-    parts = pca.components(array("feat_big")[None], 3, solver)
+def test_map_of_a_larger_grid():
+    parts = pca.components(array("feat_big")[None], 3)
     structure = spatial.aggregate(parts.scores, parts.explained, Aggregation.weighted)
     close(spatial.to_latent(spatial.smooth(structure.view(1, 6, 10), 1.0), (8, 12)), array("map_big"))
 
@@ -83,7 +79,7 @@ def test_teleboost_from_its_components(how):
 
 
 def test_teleboost_components_up_to_signs_and_total():
-    parts = pca.components(array("feat", TELEBOOST), 3, PcaSolver.exact)
+    parts = pca.components(array("feat", TELEBOOST), 3)
     scores, shares = array("pca", TELEBOOST), array("explained", TELEBOOST)
     sign = torch.where((parts.scores * scores).sum(1, keepdim=True) < 0, -1.0, 1.0)
     close(parts.scores * sign, scores)

@@ -108,7 +108,7 @@ class PerceptualMap:
         items = tokens.reshape((n, m * length, width) if joint else (n * m, length, width))
         # The mean of raw components needs all of them, the first one only itself.
         k = 1 if self.config.aggregation is Aggregation.first_pc else self.config.components
-        components = pca.components(items, k, self.config.pca_solver)
+        components = pca.components(items, k)
         scores = pca.fix_signs(components, self.config.pca_sign, m if joint else 1, grid)
         return spatial.aggregate(scores, components.explained, self.config.aggregation).view(n, m, length)
 

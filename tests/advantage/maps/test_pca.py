@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlvis.advantage.maps import pca
-from rlvis.schema import PcaSign, PcaSolver
+from rlvis.schema import PcaSign
 
 
 def tokens(n: int, length: int, width: int, seed: int = 0, decay: float = 0.8) -> Tensor:
@@ -21,11 +21,10 @@ def tokens(n: int, length: int, width: int, seed: int = 0, decay: float = 0.8) -
     return torch.randn(n, length, width, generator=generator) * scale @ turn.T + 3.0
 
 
-@pytest.mark.parametrize("solver", list(PcaSolver))
 @pytest.mark.parametrize(("length", "width"), [(6, 12), (60, 32), (100, 64), (50, 200), (9, 3)])
-def test_against_the_singular_value_decomposition(solver: PcaSolver, length: int, width: int) -> None:
+def test_against_the_singular_value_decomposition(length: int, width: int) -> None:
     x = tokens(3, length, width)
-    parts = pca.components(x, 3, solver)
+    parts = pca.components(x, 3)
     centred = x.double().numpy() - x.double().numpy().mean(1, keepdims=True)
     for i in range(3):
         _, values, right = np.linalg.svd(centred[i], full_matrices=False)
@@ -38,35 +37,12 @@ def test_against_the_singular_value_decomposition(solver: PcaSolver, length: int
         )
 
 
-@settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10_000), length=st.integers(30, 120), width=st.integers(30, 120))
-def test_the_subspace_iteration_is_the_exact_one(seed: int, length: int, width: int) -> None:
-    """Also for white noise (decay 1), where eigenvalues crowd and most items go to the exact solver."""
-    for decay, bound in ((0.8, 2e-5), (1.0, 2e-3)):
-        x = tokens(2, length, width, seed, decay)
-        fast, exact = (pca.components(x, 3, solver) for solver in (PcaSolver.subspace, PcaSolver.exact))
-        torch.testing.assert_close(fast.explained, exact.explained, rtol=1e-4, atol=1e-6)
-        gap = exact.explained.diff(dim=1).abs().min() / exact.explained.max()
-        if gap > 0.02:  # a pair of equal eigenvalues has no directions of its own
-            scale = float(exact.scores.abs().max())
-            torch.testing.assert_close(fast.scores, exact.scores, rtol=0, atol=bound * scale)
-
-
-def test_what_does_not_converge_is_solved_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.cat([tokens(2, 120, 90), tokens(1, 120, 90, decay=1.0)])
-    monkeypatch.setattr(pca, "ROUNDS", 1)
-    fast, exact = (pca.components(x, 3, solver) for solver in (PcaSolver.subspace, PcaSolver.exact))
-    torch.testing.assert_close(fast.scores[2], exact.scores[2], rtol=0, atol=1e-5)
-    torch.testing.assert_close(fast.scores, exact.scores, rtol=0, atol=1e-4 * float(exact.scores.abs().max()))
-
-
-@pytest.mark.parametrize("solver", list(PcaSolver))
-def test_ranks_below_the_number_of_components(solver: PcaSolver) -> None:
+def test_ranks_below_the_number_of_components() -> None:
     line = torch.linspace(-1, 1, 40)[None, :, None] * torch.tensor([1.0, 2.0, 0.0, 0.0])
-    parts = pca.components(line, 3, solver)
+    parts = pca.components(line, 3)
     torch.testing.assert_close(parts.explained, torch.tensor([[1.0, 0.0, 0.0]]))
     assert float(parts.scores[..., 1:].abs().max()) == 0.0
-    few = pca.components(torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]]), 3, solver)
+    few = pca.components(torch.tensor([[[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]]), 3)
     assert few.scores.shape == (1, 2, 3)
     assert few.loadings.shape == (1, 4, 3)
     assert few.explained.tolist()[0] == pytest.approx([1.0, 0.0, 0.0])
