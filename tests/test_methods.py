@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from rlvis.cli import main, train
+from rlvis.cli import main, one_run
 from rlvis.data.prompts import ASSETS
 from rlvis.records import Advantages
 from rlvis.runs import archive
@@ -40,7 +40,7 @@ METHODS = {
 
 def run(method: str, words: list[str], run_dir: Path) -> tuple[list[dict[str, float]], Advantages]:
     chosen = [f"advantage={method}", *METHODS[method], f"run_dir={run_dir}"]
-    with nullcontext() if method == "bpgo_vipo" else mock.patch.object(train, "_write_report"):
+    with nullcontext() if method == "bpgo_vipo" else mock.patch.object(one_run, "write_report"):
         assert main(["train", *chosen, *words, *SMALL]) == 0
     assert (run_dir / "report.html").exists() == (method == "bpgo_vipo")  # one has all panels
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rlvis.advantage import normalise
-from rlvis.cli import train
+from rlvis.cli import one_run
 from rlvis.schema import AdvantagePreset
 from scripts import reference_curve
 from scripts.reference_curve import CLOSE, NEAR, STEPS, differences, read, replay
@@ -15,7 +15,7 @@ from scripts.reference_curve import CLOSE, NEAR, STEPS, differences, read, repla
 
 @pytest.fixture(autouse=True)
 def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
+    monkeypatch.setattr(one_run, "write_report", lambda run_dir: None)
 
 
 def test_the_file_holds_every_number_of_every_step() -> None:

@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from rlvis.cli import main, train
+from rlvis.cli import main, one_run
 from rlvis.data.prompts import ASSETS
 from rlvis.records import Advantages
 from rlvis.runs import archive
@@ -49,7 +49,7 @@ def two_steps(words: Sequence[str], run_dir: Path, method: str = "vipo") -> Adva
     words: the model, its folder and its size, and whatever changes `WORDS`. The ratio before each update must
     be 1, and the weights must have moved.
     """
-    with mock.patch.object(train, "_write_report"):  # a third of the time, tested elsewhere
+    with mock.patch.object(one_run, "write_report"):  # a third of the time, tested elsewhere
         assert main(["train", *WORDS, *METHODS[method], *words, f"run_dir={run_dir}"]) == 0
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     # Rows are dealt to other places of a micro-batch, where a CPU's matrix product may round otherwise; at

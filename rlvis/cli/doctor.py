@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rlvis.cli.arguments import overrides_of, process
 from rlvis.cli.exit_codes import FAILED, OK, exit_code_of, log_to_stderr
-from rlvis.cli.train import checked
+from rlvis.cli.one_run import checked
 from rlvis.findings import ConfigError, mistake
 
 if TYPE_CHECKING:

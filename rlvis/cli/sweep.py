@@ -8,7 +8,7 @@ from typing import Any
 
 from rlvis.cli.arguments import process
 from rlvis.cli.exit_codes import FAILED, INTERRUPTED, OK, refuse
-from rlvis.cli.train import checked, one
+from rlvis.cli.one_run import checked, one
 from rlvis.findings import ConfigError, mistake
 
 

@@ -129,7 +129,7 @@ def import_all() -> None:
     import diffusers
     import transformers
 
-    from rlvis.cli.train import checked
+    from rlvis.cli.one_run import checked
     from rlvis.compose.command import compose
     from rlvis.training import loop
 
@@ -138,7 +138,7 @@ def import_all() -> None:
 
 def _child(run: Path, words: list[str]) -> int:
     """What a forked process does: one run."""
-    from rlvis.cli.train import checked
+    from rlvis.cli.one_run import checked
     from rlvis.compose.command import compose
     from rlvis.training.loop import train
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvis.cli import train
+from rlvis.cli import one_run
 from tests.cli.helpers import Trainings
 from tests.report.conftest import quick_figures
 
@@ -26,6 +26,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Trainings:
     """Everything up to a training is real; trainings themselves are noted down, and have no page."""
     trainings = Trainings()
-    monkeypatch.setattr(train, "start", trainings.start)
-    monkeypatch.setattr(train, "_write_report", lambda run_dir: None)
+    monkeypatch.setattr(one_run, "start", trainings.start)
+    monkeypatch.setattr(one_run, "write_report", lambda run_dir: None)
     return trainings

@@ -21,7 +21,7 @@ class Trainings:
         self.codes: dict[int, int] = {}
 
     def start(self, config: Config, argv: list[str]) -> Outcome:
-        """In the place of `train.start`."""
+        """In the place of `one_run.start`."""
         assert argv[:2] == ["rlvis", "train"]
         self.configs.append(config)
         return Outcome(self.codes.get(config.seed, 0), Path("outputs/run/DATE_TIME"))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rlvis import cli
-from rlvis.cli import program, train
+from rlvis.cli import one_run, program, train
 from rlvis.schema import Config
 from rlvis.training.loop import Outcome
 from tests.cli.helpers import Trainings, examples, refusal, write_config, write_prompts
@@ -45,7 +45,7 @@ def test_an_interrupted_run_still_gets_its_report(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     run = making.folder(elsewhere / "run", 2)
-    monkeypatch.setattr(train, "start", lambda config, argv: Outcome(130, run))
+    monkeypatch.setattr(one_run, "start", lambda config, argv: Outcome(130, run))
     assert cli.main(["train"]) == 130
     assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
     assert (run / "report.html").is_file()
@@ -55,7 +55,7 @@ def test_ctrl_c_before_a_run_has_a_folder_is_130(monkeypatch: pytest.MonkeyPatch
     def start(config: Config, argv: list[str]) -> Outcome:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "start", start)
+    monkeypatch.setattr(one_run, "start", start)
     assert cli.main(["train"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 
@@ -142,7 +142,7 @@ def test_every_example_of_the_help_is_accepted(
 ) -> None:
     write_prompts(elsewhere / "prompts.txt")
     finished(elsewhere / "outputs" / "run" / "2000-01-01_00-00-00")
-    monkeypatch.setattr(train, "_plan", lambda config, size, rank: 0)  # asks the hub
+    monkeypatch.setattr(one_run, "_plan", lambda config, size, rank: 0)  # asks the hub
     for words in examples(train.HELP, "train.py"):
         assert cli.main(["train", *words]) == 0, words
     assert len(trainings.configs) >= 12

@@ -2,7 +2,7 @@
 
 The sign of a component is arbitrary, and the map depends on it: a flipped component swaps foreground and
 background. So a convention is part of the method. The components are eigenvectors of the smaller of the
-covariance and the Gram matrix: about a hundredth of the backbone's forward that comes before.
+covariance and the Gram matrix: 1 to 3 % of the backbone's forward that comes before.
 """
 
 from __future__ import annotations
