@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import CfgGrad, LoraConfig, ModelConfig
+from tests import kit, sides
 
 
 def policy_of(family: str, folder: Path, **changes: Any) -> Policy:
@@ -35,13 +35,13 @@ def reference_and_checkpointing(make: Callable[..., Policy], **changes: Any) -> 
     runs = []
     for checkpointing in (False, True):
         p = make(gradient_checkpointing=checkpointing, keep_reference=True, **changes)
-        embeds, _ = p.encode(parity.TEXTS)
-        before = parity.one_step(p, embeds).detach()
-        parity.train_a_little(p, 0.02)
-        out = parity.one_step(p, embeds)
+        embeds, _ = p.encode(sides.TEXTS)
+        before = sides.one_step(p, embeds).detach()
+        sides.train_a_little(p, 0.02)
+        out = sides.one_step(p, embeds)
         with p.reference():
-            assert torch.equal(parity.one_step(p, embeds), before)
-        assert torch.equal(parity.one_step(p, embeds), out)
+            assert torch.equal(sides.one_step(p, embeds), before)
+        assert torch.equal(sides.one_step(p, embeds), out)
         torch.autograd.backward(out.square().mean())
         runs.append([out.detach(), *(w.grad for _, w in p.trainable() if w.grad is not None)])
         assert (out - before).abs().max() > 1e-3
@@ -54,9 +54,9 @@ def both_kinds_of_guidance(make: Callable[..., Policy]) -> None:
     outs, grads = [], []
     for cut in CfgGrad:
         p = make(cfg=2.0, cfg_grad=cut)
-        parity.train_a_little(p)
-        out = parity.one_step(p, p.encode(parity.TEXTS)[0])
-        torch.autograd.backward((out * parity.noise(p)).mean())
+        sides.train_a_little(p)
+        out = sides.one_step(p, p.encode(sides.TEXTS)[0])
+        torch.autograd.backward((out * sides.noise(p)).mean())
         outs.append(out.detach())
         grads.append(torch.cat([w.grad.flatten() for _, w in p.trainable() if w.grad is not None]))
     assert (outs[0] - outs[1]).abs().max() <= 1e-4  # one batch of 6 rows or two of 3

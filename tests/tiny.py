@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlvis.models import parity
+from tests import sides
 
 WIDTH = 32
 TOKENS = 24  # of CLIP
@@ -266,4 +266,4 @@ def rough(module: Any) -> Any:
 
 def stock_sd3(folder: Path) -> Any:
     """The stock StableDiffusion3Pipeline at `folder`, in float32 with frozen weights."""
-    return parity.open_pipeline(folder, "StableDiffusion3Pipeline")
+    return sides.open_pipeline(folder, "StableDiffusion3Pipeline")

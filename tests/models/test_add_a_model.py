@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlvis.models import kit
 from rlvis.models.load import load_policy
 from rlvis.schema import ModelConfig
-from tests import tiny
+from tests import kit, tiny
 from tests.family import holds
 
 PAGE = Path(__file__).parents[2] / "docs" / "add_a_model.md"
@@ -80,12 +79,14 @@ def test_what_is_no_family_is_refused(family: str, message: str) -> None:
 
 
 def test_every_hook_of_the_page_exists() -> None:
-    from rlvis.models.policy import Policy
+    from rlvis.models import policy
 
     page = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`[^|]*) \| [^|]* \| (`[^|]*) \|$", page.split("## What else")[1], re.M)
     assert len(rows) > 6
-    models = Path(kit.__file__).parent
+    models = Path(policy.__file__).parent
     for hooks, files in rows:
-        assert all(hasattr(Policy, name) or name == "lora_targets" for name in re.findall(r"`(\w+)`", hooks))
+        assert all(
+            hasattr(policy.Policy, name) or name == "lora_targets" for name in re.findall(r"`(\w+)`", hooks)
+        )
         assert all((models / name).is_file() for name in re.findall(r"`([\w.]+)`", files))

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
-from tests import tiny_video
+from tests import kit, sides, tiny_video
 from tests.family import holds, policy_of
 
 SIZE = {"height": 16, "width": 24, "frames": 5}
@@ -53,11 +52,11 @@ def test_the_grid_is_ddim_s_from_no_signal_to_no_noise(folder: Path) -> None:
 
 def test_prompts_have_the_checkpoint_s_length(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode([*parity.TEXTS, "a red circle " * 20])
+    embeds, truncated = p.encode([*sides.TEXTS, "a red circle " * 20])
     assert embeds["prompt_embeds"].shape[1] == 16
     assert truncated == 1
-    theirs, _ = parity.open_stock(p).encode_prompt(
-        parity.TEXTS[0], do_classifier_free_guidance=False, max_sequence_length=16
+    theirs, _ = sides.open_stock(p).encode_prompt(
+        sides.TEXTS[0], do_classifier_free_guidance=False, max_sequence_length=16
     )
     assert torch.equal(embeds["prompt_embeds"][:1], theirs)
 
@@ -82,7 +81,7 @@ def test_other_schedulers_and_versions_are_refused(folder: Path, tmp_path: Path)
     leading = CogVideoXDDIMScheduler(prediction_type="v_prediction", timestep_spacing="leading")
     with pytest.raises(ValueError, match="wanted v_prediction and trailing"):
         policy(tiny_video.cogvideox(tmp_path / "leading", scheduler=leading))
-    config = dict(parity.open_stock(policy(folder)).transformer.config)
+    config = dict(sides.open_stock(policy(folder)).transformer.config)
     later = CogVideoXTransformer3DModel.from_config(config | {"patch_size_t": 2, "patch_bias": False})
     with pytest.raises(ValueError, match=r"patch_size_t=2, as CogVideoX 1.5"):
         policy(tiny_video.cogvideox(tmp_path / "later", transformer=later))

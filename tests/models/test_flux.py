@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.flux import Flux, positions
 from rlvis.models.policy import Policy
 from rlvis.schema import Dtype, LoraConfig
-from tests import tiny_flux
+from tests import kit, sides, tiny_flux
 from tests.family import holds, policy_of
 
 
@@ -50,21 +49,21 @@ def test_everything_without_embedded_guidance(schnell: Path) -> None:
 
 def test_the_guidance_scale_reaches_the_denoiser(dev: Path) -> None:
     p = policy(dev)
-    embeds, _ = p.encode(parity.TEXTS)
+    embeds, _ = p.encode(sides.TEXTS)
     assert p.call_settings()["guidance_scale"] == 3.5
-    usual = parity.one_step(p, embeds)
-    assert torch.equal(usual, parity.one_step(policy(dev, guidance=3.5), embeds))
+    usual = sides.one_step(p, embeds)
+    assert torch.equal(usual, sides.one_step(policy(dev, guidance=3.5), embeds))
     p = policy(dev, guidance=1.0)
-    assert (parity.one_step(p, embeds) - usual).abs().max() > 1e-3
+    assert (sides.one_step(p, embeds) - usual).abs().max() > 1e-3
     assert holds(list(kit._sampling(p, "")))
 
 
 def test_embeddings_are_the_stock_ones(dev: Path) -> None:
     p = policy(dev, cfg=3.0, negative_prompt="a ring")
-    embeds, truncated = p.encode(parity.TEXTS)
+    embeds, truncated = p.encode(sides.TEXTS)
     assert truncated == 0
-    pipe = parity.open_stock(p)
-    for i, text in enumerate([*parity.TEXTS, "a ring"]):
+    pipe = sides.open_stock(p)
+    for i, text in enumerate([*sides.TEXTS, "a ring"]):
         prompt, pooled, _ = pipe.encode_prompt(text, None, max_sequence_length=16)
         row, start = (slice(i, i + 1), "") if i < 3 else (slice(0, 1), "negative_")
         assert torch.equal(embeds[start + "prompt_embeds"][row], prompt)
@@ -113,7 +112,7 @@ def test_lower_precision(dev: Path) -> None:
         p = policy(dev, dtype=dtype)
         assert {w.dtype for _, w in p.trainable()} == {torch.float32}
         assert p.pipe.vae.dtype == torch.float32
-        outs.append(parity.one_step(p, p.encode(parity.TEXTS)[0]))
+        outs.append(sides.one_step(p, p.encode(sides.TEXTS)[0]))
     # bfloat16 has 8 bits; values are of order 1. The denoiser rounds the time too, up to 2 of 1000, and its
     # embedding turns by 1 rad a unit, so this is coarser than the weights.
     assert (outs[0] - outs[1]).abs().mean() < 0.1

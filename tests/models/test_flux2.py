@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
-from tests import tiny_flux2
+from tests import kit, sides, tiny_flux2
 from tests.family import holds, policy_of
 
 
@@ -54,10 +53,10 @@ def test_embeddings_are_the_stock_ones_and_truncation_is_counted(
 ) -> None:
     folder = request.getfixturevalue(which)
     p = policy(folder)
-    embeds, truncated = p.encode(parity.TEXTS)
+    embeds, truncated = p.encode(sides.TEXTS)
     assert truncated == 0
-    pipe = parity.open_stock(p)
-    for i, text in enumerate(parity.TEXTS):
+    pipe = sides.open_stock(p)
+    for i, text in enumerate(sides.TEXTS):
         theirs, _ = pipe.encode_prompt(text, max_sequence_length=16)
         assert torch.equal(embeds["prompt_embeds"][i : i + 1], theirs)
     assert policy(folder, max_tokens=8).encode(["a red circle and a blue square", "a ring"])[1] == 1

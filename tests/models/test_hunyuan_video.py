@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import Condition, LoraConfig
-from tests import tiny_video
+from tests import kit, sides, tiny_video
 from tests.family import holds, policy_of
 
 
@@ -30,10 +29,10 @@ def test_it_does_what_the_stock_pipeline_does(folder: Path) -> None:
 
 def test_embeddings_are_the_stock_ones_without_the_template(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode(parity.TEXTS)
+    embeds, truncated = p.encode(sides.TEXTS)
     assert truncated == 0
-    pipe = parity.open_stock(p)
-    for i, text in enumerate(parity.TEXTS):
+    pipe = sides.open_stock(p)
+    for i, text in enumerate(sides.TEXTS):
         theirs = pipe.encode_prompt(text, max_sequence_length=16)
         names = ("prompt_embeds", "pooled_prompt_embeds", "mask")
         assert all(torch.equal(embeds[n][i : i + 1], value) for n, value in zip(names, theirs, strict=True))
@@ -48,7 +47,7 @@ def test_the_guidance_is_told_to_the_denoiser(folder: Path) -> None:
         p.module.register_forward_pre_hook(
             lambda module, args, kwargs: scales.extend(kwargs["guidance"].tolist()), with_kwargs=True
         )
-        parity.one_step(p, p.encode(parity.TEXTS)[0])
+        sides.one_step(p, p.encode(sides.TEXTS)[0])
     assert scales == [6000.0] * 3 + [2500.0] * 3
     assert "guidance_scale=6.0" in str(policy(folder).call_settings()).replace("': ", "=")
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvis.models import kit
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.models.sd3 import StableDiffusion3
 from rlvis.schema import Condition, ModelConfig
+from tests import kit
 
 
 def numbers(results: list[kit.Result]) -> dict[str, float]:

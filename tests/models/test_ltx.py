@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
-from tests import tiny_video
+from tests import kit, sides, tiny_video
 from tests.family import holds, policy_of
 
 SIZE = {"height": 32, "width": 64, "frames": 5, "max_tokens": 16}
@@ -38,11 +37,11 @@ def test_a_decoder_that_is_told_a_noise_level(tmp_path: Path) -> None:
 
 def test_latents_are_tokens_only_for_the_denoiser(folder: Path) -> None:
     p = policy(folder)
-    x = parity.noise(p, 2)
+    x = sides.noise(p, 2)
     assert x.shape == (2, 8, 2, 4, 8)
     packed = p.stock_latents(x)
     assert torch.equal(packed, p.pipe._pack_latents(x))
-    embeds, truncated = p.encode(parity.TEXTS[:2])
+    embeds, truncated = p.encode(sides.TEXTS[:2])
     assert truncated == 0
     assert embeds["mask"].sum(1).tolist() == [4, 4]
     assert p.encode(["a red circle " * 20])[1] == 1
@@ -81,7 +80,7 @@ def test_errors_say_what_to_do(folder: Path, changes: dict[str, Any], message: s
 def test_a_decoder_that_draws_noise_is_refused(folder: Path, tmp_path: Path) -> None:
     from diffusers import AutoencoderKLLTXVideo
 
-    config = parity.open_stock(policy(folder)).vae.config
+    config = sides.open_stock(policy(folder)).vae.config
     noisy = AutoencoderKLLTXVideo.from_config(config, decoder_inject_noise=(True,) * 5)
     with pytest.raises(ValueError, match=r"decoder_inject_noise=\[True.*a decoder that draws no noise"):
         policy(tiny_video.ltx(tmp_path, vae=noisy))

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
-from tests import tiny_qwen_image
+from tests import kit, sides, tiny_qwen_image
 from tests.family import holds, policy_of
 
 
@@ -31,10 +30,10 @@ def test_it_does_what_the_stock_pipeline_does(folder: Path) -> None:
 
 def test_embeddings_are_the_stock_ones_with_padding_behind(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode(parity.TEXTS)
+    embeds, truncated = p.encode(sides.TEXTS)
     assert truncated == 0
-    pipe = parity.open_stock(p)
-    for i, text in enumerate(parity.TEXTS):
+    pipe = sides.open_stock(p)
+    for i, text in enumerate(sides.TEXTS):
         prompt, mask = pipe.encode_prompt(text)
         long = prompt.shape[1]
         assert mask is None  # nothing is padded where a prompt is alone
@@ -45,9 +44,9 @@ def test_embeddings_are_the_stock_ones_with_padding_behind(folder: Path) -> None
 
 def test_padding_changes_no_picture(folder: Path) -> None:
     short, long = policy(folder, max_tokens=20), policy(folder, max_tokens=60)
-    outs = [parity.one_step(p, p.encode(parity.TEXTS)[0]) for p in (short, long)]
+    outs = [sides.one_step(p, p.encode(sides.TEXTS)[0]) for p in (short, long)]
     assert (outs[0] - outs[1]).abs().max() <= 1e-5
-    assert (outs[0] - parity.one_step(short, short.encode(parity.TEXTS[::-1])[0])).abs().max() > 1e-3
+    assert (outs[0] - sides.one_step(short, short.encode(sides.TEXTS[::-1])[0])).abs().max() > 1e-3
 
 
 def test_truncated_prompts_are_counted(folder: Path) -> None:

@@ -14,11 +14,10 @@ from rlvis.cli import main
 from rlvis.data.prompts import ASSETS
 from rlvis.flow import kernels
 from rlvis.flow.kernels import Kernel
-from rlvis.models import kit, parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import CfgGrad, Dtype, LoraConfig, ModelConfig
-from tests import tiny_sd
+from tests import kit, sides, tiny_sd
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def policy(folder: Path, **changes: Any) -> Policy:
 
 
 def one_step(p: Policy) -> torch.Tensor:
-    return parity.one_step(p, parity.embedded(p)[0])
+    return sides.one_step(p, sides.embedded(p)[0])
 
 
 def test_parity_with_the_stock_pipeline(folder: Path) -> None:
@@ -58,14 +57,14 @@ def test_parity_of_velocity_and_trailing_timesteps(tmp_path: Path) -> None:
     changes = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     p = policy(ddim(tmp_path, **changes, rescale_betas_zero_snr=True), cfg=2.0)
     assert p.prediction == "v_prediction"
-    embeds, _ = parity.embedded(p)
-    x = parity.noise(p)
+    embeds, _ = sides.embedded(p)
+    x = sides.noise(p)
     grid = p.schedule(4)
     assert grid.time.tolist() == [999, 749, 499, 249]
     assert float(grid.alpha[0]) == 0
     assert float(grid.sigma[0]) == 1
-    theirs = parity.stock(p, parity.open_stock(p), x, "latent", steps=4)
-    assert (p.stock_latents(parity.ode(p, x, embeds, 4)) - theirs).abs().max() <= kit.LATENTS_BOUND
+    theirs = sides.stock(p, sides.open_stock(p), x, "latent", steps=4)
+    assert (p.stock_latents(sides.ode(p, x, embeds, 4)) - theirs).abs().max() <= kit.LATENTS_BOUND
     with pytest.raises(ValueError, match=r"3 steps do not divide 1000; take [24]"):
         p.schedule(3)
 
@@ -75,16 +74,16 @@ def test_the_rollout_s_last_step_lands_on_x0(folder: Path) -> None:
     from diffusers import DDIMScheduler
 
     p = policy(folder)
-    embeds, _ = parity.embedded(p)
-    x = parity.noise(p)
-    pipe = parity.open_stock(p)
+    embeds, _ = sides.embedded(p)
+    x = sides.noise(p)
+    pipe = sides.open_stock(p)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True)
-    theirs = parity.stock(p, pipe, x, "latent")
-    grid = p.schedule(parity.STEPS)
+    theirs = sides.stock(p, pipe, x, "latent")
+    grid = p.schedule(sides.STEPS)
     coefs = kernels.table(Kernel("ode", prediction="epsilon"), grid)
     still = torch.zeros(len(x), dtype=torch.bool)
     with torch.no_grad():
-        for i in range(parity.STEPS):
+        for i in range(sides.STEPS):
             out = p.predict(p.module, x, grid.time[i].expand(len(x)), embeds)
             x = p.transition(coefs, torch.full((len(x),), i), still, x, out).mean
     assert (x[:, :, 0] - theirs).abs().max() <= kit.LATENTS_BOUND
@@ -94,9 +93,7 @@ def test_the_grid_is_ddim_s_whatever_the_scheduler(folder: Path, tmp_path: Path)
     from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
     grid = policy(folder).schedule(50)
-    stock = DDIMScheduler.from_config(
-        parity.open_pipeline(folder, "StableDiffusionPipeline").scheduler.config
-    )
+    stock = DDIMScheduler.from_config(sides.open_pipeline(folder, "StableDiffusionPipeline").scheduler.config)
     stock.set_timesteps(50)
     assert torch.equal(grid.time, stock.timesteps.float())
     assert torch.equal(grid.alpha[:-1], stock.alphas_cumprod[stock.timesteps].double().sqrt().float())
@@ -124,7 +121,7 @@ def test_the_safety_checker_is_never_read(folder: Path, tmp_path: Path) -> None:
 def test_the_reference_is_the_policy_before_training(folder: Path, lora: bool) -> None:
     p = policy(folder, cfg=2.0, keep_reference=True, **({} if lora else {"lora": None}))
     before = one_step(policy(folder, cfg=2.0, lora=None)).detach()
-    parity.train_a_little(p)
+    sides.train_a_little(p)
     with p.reference():
         assert torch.equal(one_step(p), before)
     after = one_step(p)
@@ -136,7 +133,7 @@ def test_gradient_checkpointing_changes_nothing(folder: Path) -> None:
     runs = []
     for checkpointing in (False, True):
         p = policy(folder, cfg=2.0, gradient_checkpointing=checkpointing)
-        parity.train_a_little(p)
+        sides.train_a_little(p)
         out = one_step(p)
         out.square().mean().backward()
         runs.append([out.detach(), *(w.grad for _, w in p.trainable() if w.grad is not None)])
@@ -148,7 +145,7 @@ def test_cfg_grad_conditional_has_the_values_of_both(folder: Path) -> None:
     outs, grads = [], []
     for mode in CfgGrad:
         p = policy(folder, cfg=3.0, cfg_grad=mode)
-        parity.train_a_little(p)
+        sides.train_a_little(p)
         out = one_step(p)
         out.sum().backward()
         outs.append(out.detach())

@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rlvis.models import parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import CfgGrad, Dtype, LoraConfig, ModelConfig
-from tests import tiny
+from tests import sides, tiny
 
 TEXTS = ["a red circle", "a blue square", "a ring"]
 STEPS = 4
@@ -78,7 +77,7 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
 ) -> None:
     folder = request.getfixturevalue(which)
     p = policy(folder, cfg=cfg, negative_prompt="a green ring" if which == "full" else "")
-    x = parity.noise(p)
+    x = sides.noise(p)
     assert p.latent_shape == (4, 1, 4, 6)
     embeds, _ = p.encode(TEXTS)
     ours = euler(p, x, embeds)
@@ -146,12 +145,12 @@ def test_without_guidance_there_is_no_negative_branch(plain: Path) -> None:
     assert set(embeds) == {"prompt_embeds", "pooled_prompt_embeds"}
     guided = policy(plain, cfg=2.0)
     with pytest.raises(ValueError, match="encode them again"):
-        one_step(guided, parity.noise(guided), embeds)
+        one_step(guided, sides.noise(guided), embeds)
 
 
 def test_a_picture_does_not_depend_on_its_batch(plain: Path) -> None:
     p = policy(plain)
-    latents = parity.noise(p, 18)  # more than one chunk of 16
+    latents = sides.noise(p, 18)  # more than one chunk of 16
     together = p.decode(latents)
     assert torch.equal(together[16:], p.decode(latents[16:]))
     assert torch.equal(together[3:5], p.decode(latents[3:5]))
@@ -181,9 +180,9 @@ def test_lora_opens_in_the_stock_pipeline(plain: Path, tmp_path: Path) -> None:
     p = policy(plain, cfg=2.0)
     base = {name: value.clone() for name, value in p.module.state_dict().items() if "lora" not in name}
     embeds, _ = p.encode(TEXTS)
-    x = parity.noise(p)
+    x = sides.noise(p)
     before = one_step(p, x, embeds)
-    parity.train_a_little(p)
+    sides.train_a_little(p)
     after = one_step(p, x, embeds)
     assert (after - before).abs().max() > 1e-2
     p.export(tmp_path)
@@ -213,9 +212,9 @@ def test_lora_opens_in_the_stock_pipeline(plain: Path, tmp_path: Path) -> None:
 def test_lora_export_takes_weights_by_name(plain: Path, tmp_path: Path) -> None:
     p = policy(plain)
     embeds, _ = p.encode(TEXTS)
-    x = parity.noise(p)
+    x = sides.noise(p)
     before = {name: value.clone() for name, value in p.trainable()}
-    parity.train_a_little(p)
+    sides.train_a_little(p)
     trained = {name: value.detach().clone() for name, value in p.trainable()}
     after = one_step(p, x, embeds)
     with torch.no_grad():
@@ -243,9 +242,9 @@ def test_full_export_opens_in_the_stock_pipeline(
     folder = request.getfixturevalue(which)
     p = policy(folder, lora=None, cfg=2.0)
     embeds, _ = p.encode(TEXTS)
-    x = parity.noise(p)
+    x = sides.noise(p)
     before = {name: value.detach().clone() for name, value in p.trainable()}
-    parity.train_a_little(p, 0.02)
+    sides.train_a_little(p, 0.02)
     after = euler(p, x, embeds)
     weights = {name: value.detach().clone() for name, value in p.trainable()}
     with torch.no_grad():
@@ -266,12 +265,12 @@ def test_full_export_opens_in_the_stock_pipeline(
 def test_the_reference_is_the_policy_before_training(plain: Path, lora: bool) -> None:
     p = policy(plain, cfg=2.0, keep_reference=True, **({} if lora else {"lora": None}))
     embeds, _ = p.encode(TEXTS)
-    x = parity.noise(p)
+    x = sides.noise(p)
     base = policy(plain, cfg=2.0, lora=None)
     before = one_step(base, x, embeds).detach()
     names = [name for name, _ in p.trainable()]
     assert torch.equal(one_step(p, x, embeds), before)  # a new LoRA changes nothing
-    parity.train_a_little(p)
+    sides.train_a_little(p)
     with p.reference():
         reference = one_step(p, x, embeds)
     assert torch.equal(reference, before)
@@ -286,8 +285,8 @@ def test_gradients_pass_around_a_reference(plain: Path) -> None:
     """The KL term's order: policy forward, reference forward, backward."""
     p = policy(plain, gradient_checkpointing=True)
     embeds, _ = p.encode(TEXTS)
-    x = parity.noise(p)
-    parity.train_a_little(p)
+    x = sides.noise(p)
+    sides.train_a_little(p)
     one_step(p, x, embeds).square().mean().backward()
     alone = [parameter.grad.clone() for _, parameter in p.trainable() if parameter.grad is not None]
     p.module.zero_grad()
@@ -307,7 +306,7 @@ def test_full_training_without_a_copy_has_no_reference(plain: Path) -> None:
 
 
 def gradients(p: Policy, embeds: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
-    out = one_step(p, parity.noise(p), embeds)
+    out = one_step(p, sides.noise(p), embeds)
     out.square().mean().backward()
     return out.detach(), [parameter.grad for _, parameter in p.trainable() if parameter.grad is not None]
 
@@ -317,8 +316,8 @@ def test_rollout_and_update_see_the_same_numbers(full: Path, lora: bool) -> None
     """Without gradients, with them, and again after the reference: what makes the first ratio exactly 1."""
     p = policy(full, cfg=2.0, keep_reference=True, **({} if lora else {"lora": None}))
     embeds, _ = p.encode(TEXTS)
-    x = parity.noise(p)
-    parity.train_a_little(p, 0.02)
+    x = sides.noise(p)
+    sides.train_a_little(p, 0.02)
     with torch.no_grad():
         rollout = one_step(p, x, embeds)
     assert torch.equal(one_step(p, x, embeds), rollout)
@@ -331,7 +330,7 @@ def test_gradient_checkpointing_changes_nothing(full: Path) -> None:
     runs = []
     for checkpointing in (False, True):
         p = policy(full, cfg=2.0, gradient_checkpointing=checkpointing)
-        parity.train_a_little(p)
+        sides.train_a_little(p)
         assert p.module.gradient_checkpointing is checkpointing
         runs.append(gradients(p, p.encode(TEXTS)[0]))
     (out, grads), (out_checkpointed, grads_checkpointed) = runs
@@ -346,17 +345,17 @@ def test_cfg_grad_conditional_cuts_the_negative_branch(plain: Path) -> None:
     grads: dict[CfgGrad, list[Tensor]] = {}
     for mode in CfgGrad:
         p = policy(plain, cfg=3.0, cfg_grad=mode)
-        parity.train_a_little(p)
+        sides.train_a_little(p)
         embeds, _ = p.encode(TEXTS)
-        out = one_step(p, parity.noise(p), embeds)
+        out = one_step(p, sides.noise(p), embeds)
         out.sum().backward()
         values[mode] = out.detach()
         grads[mode] = [w.grad for _, w in p.trainable() if w.grad is not None]
     assert (values[CfgGrad.both] - values[CfgGrad.conditional]).abs().max() < 1e-5
     by_hand = policy(plain)  # without guidance: each branch alone
-    parity.train_a_little(by_hand)
+    sides.train_a_little(by_hand)
     embeds = {name: value for name, value in embeds.items() if not name.startswith("negative_")}
-    one_step(by_hand, parity.noise(by_hand), embeds).sum().mul(3.0).backward()
+    one_step(by_hand, sides.noise(by_hand), embeds).sum().mul(3.0).backward()
     for (_, parameter), got in zip(by_hand.trainable(), grads[CfgGrad.conditional], strict=True):
         assert parameter.grad is not None
         assert torch.allclose(parameter.grad, got, rtol=1e-4, atol=1e-5)
@@ -388,13 +387,13 @@ def test_lower_precision_keeps_lora_and_autoencoder_in_float32(plain: Path) -> N
     assert frozen == {torch.bfloat16}
     assert p.pipe.vae.dtype == torch.float32
     embeds, _ = p.encode(TEXTS)
-    out = one_step(p, parity.noise(p), embeds)
+    out = one_step(p, sides.noise(p), embeds)
     assert out.dtype == torch.float32
     out.mean().backward()
     exact = policy(plain, cfg=2.0)
     # bfloat16 has 8 bits, guidance 2 doubles the error; values are of order 1.
-    assert (out - one_step(exact, parity.noise(p), exact.encode(TEXTS)[0])).abs().mean() < 5e-2
-    assert p.decode(parity.noise(p)).dtype == torch.uint8
+    assert (out - one_step(exact, sides.noise(p), exact.encode(TEXTS)[0])).abs().mean() < 5e-2
+    assert p.decode(sides.noise(p)).dtype == torch.uint8
 
 
 def test_only_the_denoiser_is_trained(plain: Path) -> None:

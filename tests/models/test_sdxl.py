@@ -12,11 +12,10 @@ import torch
 
 from rlvis.cli import main
 from rlvis.data.prompts import ASSETS
-from rlvis.models import kit, parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig, ModelConfig
-from tests import tiny_sd
+from tests import kit, sides, tiny_sd
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def test_an_empty_negative_prompt_is_the_stock_one(folder: Path, tmp_path: Path,
     assert set(embeds) == {
         f"{start}{name}" for start in ("", "negative_") for name in ("prompt_embeds", "pooled_prompt_embeds")
     }
-    theirs = parity.open_pipeline(where, "StableDiffusionXLPipeline").encode_prompt("a ring")
+    theirs = sides.open_pipeline(where, "StableDiffusionXLPipeline").encode_prompt("a ring")
     names = (
         "prompt_embeds",
         "negative_prompt_embeds",
@@ -57,30 +56,30 @@ def test_an_empty_negative_prompt_is_the_stock_one(folder: Path, tmp_path: Path,
         assert torch.equal(embeds[name][1:], value), name
     assert bool(embeds["negative_prompt_embeds"].any()) is not zeros
     if zeros:
-        x = parity.noise(p)
-        theirs = parity.stock(p, parity.open_stock(p), x, "latent")
-        ours = p.stock_latents(parity.ode(p, x, parity.embedded(p)[0]))
+        x = sides.noise(p)
+        theirs = sides.stock(p, sides.open_stock(p), x, "latent")
+        ours = p.stock_latents(sides.ode(p, x, sides.embedded(p)[0]))
         assert (ours - theirs).abs().max() <= kit.LATENTS_BOUND
 
 
 def test_the_unet_is_told_the_size_of_the_sample(folder: Path) -> None:
     """The same latents under another size are another output; the stock call agrees (parity above)."""
     p = policy(folder)
-    embeds, _ = parity.embedded(p)
+    embeds, _ = sides.embedded(p)
     ids = p.added(torch.zeros(2, 4, 1, 4, 10), embeds)["added_cond_kwargs"]["time_ids"]  # type: ignore[attr-defined]
     assert ids.tolist() == [[16, 40, 0, 0, 16, 40]] * 2
-    before = parity.one_step(p, embeds)
+    before = sides.one_step(p, embeds)
     p.config = dataclasses.replace(p.config, height=512)
-    assert (parity.one_step(p, embeds) - before).abs().max() > 1e-3
+    assert (sides.one_step(p, embeds) - before).abs().max() > 1e-3
 
 
 def test_pooled_text_matters_and_truncation_is_counted(folder: Path) -> None:
     p = policy(folder)
     embeds, truncated = p.encode(["a red circle and a blue square", "a ring", "a circle"])
     assert truncated == 1
-    before = parity.one_step(p, embeds)
+    before = sides.one_step(p, embeds)
     embeds["pooled_prompt_embeds"] = embeds["pooled_prompt_embeds"].flip(0)
-    assert (parity.one_step(p, embeds) - before).abs().max() > 1e-4
+    assert (sides.one_step(p, embeds) - before).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvis.models import parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
 from rlvis.rollout.generate import generate
 from rlvis.runtime import rng
 from rlvis.schema import Condition, Dtype, LoraConfig, ModelConfig
-from tests import tiny, tiny_wan
+from tests import sides, tiny, tiny_wan
 
 TEXTS = ["a red circle", "a blue square"]
 STEPS = 3
@@ -86,14 +85,14 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
 ) -> None:
     folder = request.getfixturevalue(which)
     p = policy(folder, cfg=cfg, frames=frames, negative_prompt="a ring" if cfg > 1 else "")
-    x = parity.noise(p, 2)
+    x = sides.noise(p, 2)
     assert p.latent_shape == (4, (frames - 1) // 4 + 1, 8, 12)
     embeds, _ = p.encode(TEXTS)
     ours = ode(p, x, embeds)
     words: dict[str, Any] = {"prompt": TEXTS}
     if cfg > 1:
         words["negative_prompt"] = ["a ring"] * 2
-    pipe = parity.open_pipeline(folder, "WanPipeline")
+    pipe = sides.open_pipeline(folder, "WanPipeline")
     assert (ours - call(pipe, p, x, "latent", **words)).abs().max() <= 1e-5
     pixels = call(pipe, p, x, "pt", **words)
     assert pixels.shape == (2, frames, 3, 32, 48)
@@ -108,12 +107,12 @@ def test_the_ode_gives_what_the_stock_pipeline_gives(
 @pytest.mark.parametrize("cfg", [1.0, 4.5])
 def test_a_first_frame_gives_what_the_stock_image_to_video_pipeline_gives(expand: Path, cfg: float) -> None:
     p = policy(expand, cfg=cfg, **GIVEN)
-    x, frames = parity.noise(p, 2), pictures()
+    x, frames = sides.noise(p, 2), pictures()
     embeds, _ = p.encode(TEXTS, frames)
     assert embeds["condition"].shape == (2, 4, 1, 8, 12)
     ours = ode(p, x, embeds)
     assert torch.equal(ours[:, :, :1], embeds["condition"])
-    pipe = parity.open_pipeline(expand, "WanImageToVideoPipeline")
+    pipe = sides.open_pipeline(expand, "WanImageToVideoPipeline")
     for i, text in enumerate(TEXTS):  # the stock call takes one picture for all prompts
         image = frames[i : i + 1].float() / 255
         assert (
@@ -129,7 +128,7 @@ def test_a_clip_starts_with_the_reconstruction_of_its_frame(expand: Path) -> Non
     p = policy(expand, **GIVEN)
     embeds, _ = p.encode(TEXTS, pictures())
     alone = p.pipe.vae.decode(embeds["condition"] / p._moments()[1] + p._moments()[0]).sample[:, :, 0]  # type: ignore[attr-defined]
-    clip = p.decode(ode(p, parity.noise(p, 2), embeds))[:, 0]
+    clip = p.decode(ode(p, sides.noise(p, 2), embeds))[:, 0]
     assert (clip.float() - ((alone / 2 + 0.5).clamp(0, 1) * 255)).abs().max() <= 0.51
 
 
@@ -156,7 +155,7 @@ def test_embeddings_do_not_depend_on_company(expand: Path) -> None:
     assert set(embeds) == {"prompt_embeds", "negative_prompt_embeds", "condition"}
     alone, _ = p.encode(TEXTS[1:], frames[1:])
     assert all(torch.equal(embeds[name][1:], value) for name, value in alone.items())
-    theirs = parity.open_pipeline(expand, "WanPipeline").encode_prompt(
+    theirs = sides.open_pipeline(expand, "WanPipeline").encode_prompt(
         TEXTS[0], "a ring", max_sequence_length=16
     )
     assert torch.equal(embeds["prompt_embeds"][:1], theirs[0])
@@ -194,14 +193,14 @@ def train_a_little(p: Policy, scale: float = 0.1) -> None:
 def test_lora_opens_in_the_stock_pipelines(expand: Path, tmp_path: Path) -> None:
     p = policy(expand, **GIVEN)
     assert len(p.trainable()) == 2 * 8 * 2  # blocks, layers, A and B
-    x, frames = parity.noise(p, 1), pictures(1)
+    x, frames = sides.noise(p, 1), pictures(1)
     embeds, _ = p.encode(TEXTS[:1], frames)
     before = ode(p, x, embeds)
     train_a_little(p)
     after = ode(p, x, embeds)
     assert (after - before).abs().max() > 1e-2
     p.export(tmp_path)
-    pipe = parity.open_pipeline(expand, "WanImageToVideoPipeline")
+    pipe = sides.open_pipeline(expand, "WanImageToVideoPipeline")
     pipe.load_lora_weights(tmp_path)
     theirs = call(pipe, p, x, "latent", prompt=TEXTS[0], image=frames.float() / 255)
     assert (after - theirs).abs().max() <= 1e-5
@@ -212,14 +211,14 @@ def test_lora_opens_in_the_stock_pipelines(expand: Path, tmp_path: Path) -> None
 
 def test_full_export_opens_in_the_stock_pipeline(expand: Path, tmp_path: Path) -> None:
     p = policy(expand, lora=None)
-    x = parity.noise(p, 2)
+    x = sides.noise(p, 2)
     embeds, _ = p.encode(TEXTS)
     train_a_little(p, 0.02)
     after = ode(p, x, embeds)
     p.export(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     assert index["expand_timesteps"] is True
-    theirs = call(parity.open_pipeline(tmp_path, "WanPipeline"), p, x, "latent", prompt=TEXTS)
+    theirs = call(sides.open_pipeline(tmp_path, "WanPipeline"), p, x, "latent", prompt=TEXTS)
     assert (after - theirs).abs().max() <= 1e-5
     policy(tmp_path, **GIVEN)  # and what was exported still takes a first frame
     # A folder of the other class opens too.
@@ -234,7 +233,7 @@ def test_gradient_checkpointing_changes_nothing(expand: Path) -> None:
         p = policy(expand, cfg=2.0, gradient_checkpointing=checkpointing, **GIVEN)
         train_a_little(p)
         embeds, _ = p.encode(TEXTS, pictures())
-        out = p.predict(p.module, p.start(parity.noise(p, 2), embeds), torch.full((2,), 700.0), embeds)
+        out = p.predict(p.module, p.start(sides.noise(p, 2), embeds), torch.full((2,), 700.0), embeds)
         out.square().mean().backward()
         runs.append([out.detach(), *(w.grad for _, w in p.trainable())])
     assert len(runs[0]) == 33
@@ -250,7 +249,7 @@ def test_lower_precision_keeps_lora_and_autoencoder_in_float32(expand: Path) -> 
     exact = policy(expand, cfg=2.0, **GIVEN)
     outs = []
     for q in (p, exact):
-        x = q.start(parity.noise(q, 2), embeds)
+        x = q.start(sides.noise(q, 2), embeds)
         outs.append(q.predict(q.module, x, torch.full((2,), 700.0), q.encode(TEXTS, pictures())[0]))
     # bfloat16 has 8 bits, guidance 2 doubles the error; values are of order 1.
     assert (outs[0] - outs[1]).abs().mean() < 5e-2

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlvis import schema as S
-from rlvis.models import kit, lora, parity
+from rlvis.models import lora
 from rlvis.models.policy import Policy
 from rlvis.records import Advantages, PolicyUpdate
 from rlvis.rollout import plan
@@ -21,7 +21,7 @@ from rlvis.rollout.stage import rollout
 from rlvis.runtime.dist import World
 from rlvis.training.evaluate import _load_lora
 from rlvis.update.stage import UpdateSettings, update
-from tests import setting, tiny, tiny_wan
+from tests import kit, setting, sides, tiny, tiny_wan
 from tests.family import holds, policy_of
 from tests.two_steps import two_steps
 
@@ -64,15 +64,15 @@ def test_a_step_at_the_boundary_belongs_to_the_first(tmp_path: Path) -> None:
     ratio = float(scheduler.timesteps[1]) / 1000
     p = policy(tiny_wan.experts(tmp_path, boundary=ratio), cfg=3.0, cfg_2=2.0)
     assert (p.schedule(3).time >= 1000 * ratio).tolist() == [True, True, False]
-    x = parity.noise(p)
-    theirs = parity.stock(p, parity.open_stock(p), x, "latent")
-    assert (parity.ode(p, x, parity.embedded(p)[0]) - theirs).abs().max() <= 1e-5
+    x = sides.noise(p)
+    theirs = sides.stock(p, sides.open_stock(p), x, "latent")
+    assert (sides.ode(p, x, sides.embedded(p)[0]) - theirs).abs().max() <= 1e-5
 
 
 def test_every_row_gets_its_expert(folder: Path) -> None:
     p = policy(folder, cfg=2.0, cfg_2=3.0)
-    embeds, _ = p.encode(parity.TEXTS)
-    x = parity.noise(p)
+    embeds, _ = p.encode(sides.TEXTS)
+    x = sides.noise(p)
     high, low = torch.full((3,), 1000.0), torch.full((3,), 500.0)
     with torch.no_grad():
         outs = [p.predict(p.module, x, time, embeds) for time in (high, low)]
@@ -91,9 +91,9 @@ def test_every_row_gets_its_expert(folder: Path) -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_only_the_expert_that_ran_gets_a_gradient(folder: Path, mixed: bool) -> None:
     p = policy(folder)
-    parity.train_a_little(p)
-    embeds, _ = p.encode(parity.TEXTS)
-    out = p.predict(p.module, parity.noise(p), torch.full((3,), 1000.0), embeds, mixed=mixed)
+    sides.train_a_little(p)
+    embeds, _ = p.encode(sides.TEXTS)
+    out = p.predict(p.module, sides.noise(p), torch.full((3,), 1000.0), embeds, mixed=mixed)
     torch.autograd.backward(out.square().mean())
     sums = grads(p)
     assert sums[True] > 0
@@ -106,16 +106,16 @@ def test_only_the_expert_that_ran_gets_a_gradient(folder: Path, mixed: bool) -> 
 def test_reference_and_checkpointing(folder: Path, adapters: S.LoraConfig | None) -> None:
     p = policy(folder, lora=adapters, keep_reference=True, gradient_checkpointing=True, cfg=2.0, cfg_2=1.5)
     plain = policy(folder, lora=adapters, cfg=2.0, cfg_2=1.5)
-    embeds, _ = p.encode(parity.TEXTS)
-    before = parity.one_step(p, embeds).detach()
+    embeds, _ = p.encode(sides.TEXTS)
+    before = sides.one_step(p, embeds).detach()
     runs = []
     for q in (p, plain):
-        parity.train_a_little(q, 0.02)
-        out = parity.one_step(q, embeds)
+        sides.train_a_little(q, 0.02)
+        out = sides.one_step(q, embeds)
         torch.autograd.backward(out.square().mean())
         runs.append([out.detach(), *(w.grad for _, w in q.trainable())])
     with p.reference():
-        assert torch.equal(parity.one_step(p, embeds), before)
+        assert torch.equal(sides.one_step(p, embeds), before)
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert min(grads(p).values()) > 0
     assert (runs[0][0] - before).abs().max() > 1e-3
@@ -180,7 +180,7 @@ def test_samples_with_steps_of_their_own_need_both(folder: Path) -> None:
 
 def test_exports_open_again(folder: Path, tmp_path: Path) -> None:
     p = policy(folder, cfg=3.0, cfg_2=2.0)
-    parity.train_a_little(p)
+    sides.train_a_little(p)
     p.export(tmp_path)
     files = [load_file(tmp_path / name) for name in lora.FILES]
     assert [len(file) for file in files] == [32, 32]
@@ -202,7 +202,7 @@ def test_exports_open_again(folder: Path, tmp_path: Path) -> None:
 
 def test_a_whole_export_keeps_the_boundary(folder: Path, tmp_path: Path) -> None:
     p = policy(folder, lora=None)
-    parity.train_a_little(p, 0.02)
+    sides.train_a_little(p, 0.02)
     p.export(tmp_path, {name: w.detach() * 2 for name, w in p.trainable()})
     index = json.loads((tmp_path / "model_index.json").read_text(encoding="utf-8"))
     assert index["boundary_ratio"] == tiny_wan.BOUNDARY

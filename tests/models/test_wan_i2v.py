@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvis.models import kit, parity, wan_i2v
+from rlvis.models import wan_i2v
 from rlvis.models.policy import Policy
 from rlvis.schema import Condition, Dtype, LoraConfig
-from tests import tiny, tiny_wan
+from tests import kit, sides, tiny, tiny_wan
 from tests.family import holds, policy_of
 from tests.two_steps import two_steps
 
@@ -61,15 +61,15 @@ def test_the_mask_and_the_latents_stand_beside_the_noise() -> None:
 def test_every_position_moves_and_the_frame_reaches_the_clip(pictured: Path) -> None:
     p = policy(pictured, cfg=2.0)
     assert p.free.all()
-    embeds, _ = p.encode(parity.TEXTS[:2], frames())
+    embeds, _ = p.encode(sides.TEXTS[:2], frames())
     assert embeds[wan_i2v.LATENTS].shape == (2, 4, 2, 8, 12)
     assert embeds[wan_i2v.IMAGE].shape == (2, 5, tiny_wan.IMAGE_WIDTH)
     assert {k for k in embeds if k.startswith("negative_")} == {"negative_prompt_embeds"}
-    x = parity.noise(p, 2)
+    x = sides.noise(p, 2)
     assert torch.equal(p.start(x, embeds), x)
-    latents = parity.ode(p, x, embeds)
+    latents = sides.ode(p, x, embeds)
     for name in (wan_i2v.LATENTS, wan_i2v.IMAGE):
-        other = parity.ode(p, x, embeds | {name: embeds[name].flip(0)})
+        other = sides.ode(p, x, embeds | {name: embeds[name].flip(0)})
         assert (other - latents).abs().max() > 1e-2, name
 
 
@@ -78,7 +78,7 @@ def test_the_picture_s_attention_gets_adapters_and_opens_again(pictured: Path, t
     trained = [name for name, _ in p.trainable()]
     assert len(trained) == 2 * 10 * 2  # blocks, layers, A and B
     assert sum("attn2.add_k_proj" in name for name in trained) == 4
-    parity.train_a_little(p)
+    sides.train_a_little(p)
     p.export(tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "WanImageToVideoPipeline.from_pretrained" in card
@@ -89,21 +89,21 @@ def test_lower_precision_keeps_encoders_of_the_frame_in_float32(pictured: Path) 
     p = policy(pictured, dtype=Dtype.bfloat16, cfg=2.0)
     assert p.pipe.image_encoder.dtype == p.pipe.vae.dtype == torch.float32
     assert p.pipe.text_encoder.dtype == torch.bfloat16
-    embeds, _ = p.encode(parity.TEXTS[:2], frames())
-    exact = policy(pictured).encode(parity.TEXTS[:2], frames())[0]
+    embeds, _ = p.encode(sides.TEXTS[:2], frames())
+    exact = policy(pictured).encode(sides.TEXTS[:2], frames())[0]
     assert all(torch.equal(embeds[name], exact[name]) for name in (wan_i2v.LATENTS, wan_i2v.IMAGE))
-    assert torch.isfinite(parity.ode(p, parity.noise(p, 2), embeds)).all()
+    assert torch.isfinite(sides.ode(p, sides.noise(p, 2), embeds)).all()
 
 
 @pytest.mark.parametrize("lora", [LoraConfig(4, 6), None])
 def test_the_reference_and_a_gradient_in_every_parameter(pictured: Path, lora: LoraConfig | None) -> None:
     p = policy(pictured, lora=lora, keep_reference=True, gradient_checkpointing=True)
-    embeds, _ = parity.embedded(p)
-    before = parity.one_step(p, embeds).detach()
-    parity.train_a_little(p, 0.02)
-    out = parity.one_step(p, embeds)
+    embeds, _ = sides.embedded(p)
+    before = sides.one_step(p, embeds).detach()
+    sides.train_a_little(p, 0.02)
+    out = sides.one_step(p, embeds)
     with p.reference():
-        assert torch.equal(parity.one_step(p, embeds), before)
+        assert torch.equal(sides.one_step(p, embeds), before)
     torch.autograd.backward(out.square().mean())
     assert [name for name, w in p.trainable() if w.grad is None or not w.grad.any()] == []
     assert (out - before).abs().max() > 1e-3
@@ -137,9 +137,9 @@ def test_errors_say_what_to_do(pictured: Path, changes: dict[str, Any], message:
 def test_frames_that_are_missing_or_of_another_size(pictured: Path) -> None:
     p = policy(pictured)
     with pytest.raises(ValueError, match="these prompts bring none; type data=shapes_i2v"):
-        p.encode(parity.TEXTS)
+        p.encode(sides.TEXTS)
     with pytest.raises(ValueError, match="resize the frames"):
-        p.encode(parity.TEXTS[:2], frames(size=(16, 48)))
+        p.encode(sides.TEXTS[:2], frames(size=(16, 48)))
     long = "a red circle " * 200
     assert p.encode([long, "a ring"], frames())[1] == 1
 

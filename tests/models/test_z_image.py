@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlvis.models import kit, parity
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig
-from tests import tiny_z_image
+from tests import kit, sides, tiny_z_image
 from tests.family import holds, policy_of
 
 
@@ -39,10 +38,10 @@ def test_guidance_is_counted_from_one(folder: Path) -> None:
 
 def test_embeddings_are_the_stock_ones_with_padding_behind(folder: Path) -> None:
     p = policy(folder)
-    embeds, truncated = p.encode(parity.TEXTS)
+    embeds, truncated = p.encode(sides.TEXTS)
     assert truncated == 0
-    pipe = parity.open_stock(p)
-    for i, text in enumerate(parity.TEXTS):
+    pipe = sides.open_stock(p)
+    for i, text in enumerate(sides.TEXTS):
         (prompt,), _ = pipe.encode_prompt(text, max_sequence_length=32)
         assert torch.equal(embeds["prompt_embeds"][i, : len(prompt)], prompt)
         assert not embeds["prompt_embeds"][i, len(prompt) :].any()
@@ -56,7 +55,7 @@ def test_texts_of_very_different_lengths(folder: Path) -> None:
     embeds, truncated = p.encode([long, "a ring"])
     assert truncated == 0
     assert embeds["prompt_embeds_mask"].sum(1).tolist() == [39, 5]
-    x = parity.noise(p, 2)
+    x = sides.noise(p, 2)
     time = torch.full((2,), 700.0)
     with torch.no_grad():
         both = p.predict(p.module, x, time, embeds)

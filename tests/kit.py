@@ -1,10 +1,8 @@
 """Parity kit: does an adapter do what the stock diffusers pipeline does? For tests, and for a new family.
 
-`python -m rlvis.models.kit FAMILY FOLDER height=64 width=96` prints one line per claim: equal latents and
-pixels from equal noise, a ratio of exactly 1 before the first update, equal outputs after an export. FOLDER
-is any checkpoint of the family; a tiny one with random weights takes seconds on a CPU. Unusual: it is part of
-the package and not of the tests, so that who writes an adapter with rlvis installed, and no checkout of it,
-can hold it to the same claims.
+`python -m tests.kit FAMILY FOLDER height=64 width=96`, in a checkout, prints one line per claim: equal latents
+and pixels from equal noise, a ratio of exactly 1 before the first update, equal outputs after an export.
+FOLDER is any checkpoint of the family; a tiny one with random weights takes seconds on a CPU.
 """
 
 from __future__ import annotations
@@ -22,10 +20,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from rlvis.flow import logprob
-from rlvis.models import parity
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import LoraConfig, ModelConfig
+from tests import sides
 
 NEGATIVE = "a green ring"
 GUIDED = 4.5
@@ -81,13 +79,13 @@ def table(results: Sequence[Result]) -> str:
 
 def _sampling(policy: Policy, label: str) -> Iterator[Result]:
     """Latents and pixels of the deterministic sampler against the stock call."""
-    x = parity.noise(policy)
-    embeds, frames = parity.embedded(policy)
-    pipe = parity.open_stock(policy)
-    ours = parity.ode(policy, x, embeds)
-    theirs = parity.stock(policy, pipe, x, "latent", frames)
+    x = sides.noise(policy)
+    embeds, frames = sides.embedded(policy)
+    pipe = sides.open_stock(policy)
+    ours = sides.ode(policy, x, embeds)
+    theirs = sides.stock(policy, pipe, x, "latent", frames)
     yield _bounded(f"latents, {label}", (policy.stock_output(ours) - theirs).abs().max(), LATENTS_BOUND)
-    pixels = parity.stock(policy, pipe, x, "np", frames)
+    pixels = sides.stock(policy, pipe, x, "np", frames)
     wanted = (pixels if pixels.ndim == 5 else pixels[:, None]).movedim(-1, 2) * 255
     decoded = policy.decode(ours).float()
     apart = (decoded - wanted.round()).abs()
@@ -97,20 +95,20 @@ def _sampling(policy: Policy, label: str) -> Iterator[Result]:
 
 def _company(policy: Policy) -> Result:
     """An embedding is the same alone and among others."""
-    together, frames = parity.embedded(policy)
-    alone, _ = policy.encode(parity.TEXTS[1:2], None if frames is None else frames[1:2])
+    together, frames = sides.embedded(policy)
+    alone, _ = policy.encode(sides.TEXTS[1:2], None if frames is None else frames[1:2])
     apart = max(float((together[name][1:2].float() - alone[name].float()).abs().max()) for name in alone)
     return _bounded("embeddings alone and in company", apart, 0, ", ".join(alone))
 
 
 def _ratio(policy: Policy) -> Iterator[Result]:
     """A stochastic rollout and its replay: the ratio is exactly 1, and every parameter gets a gradient."""
-    grid, coefs = parity.tabulated(policy, "sde" if policy.prediction == "flow" else "ddim", parity.STEPS)
-    parity.train_a_little(policy)
-    embeds, _ = parity.embedded(policy)
-    x = policy.start(parity.noise(policy), embeds)
+    grid, coefs = sides.tabulated(policy, "sde" if policy.prediction == "flow" else "ddim", sides.STEPS)
+    sides.train_a_little(policy)
+    embeds, _ = sides.embedded(policy)
+    x = policy.start(sides.noise(policy), embeds)
     # Rows at different steps, for policies with a denoiser for each part of them.
-    step, drawn = torch.arange(len(x)) % (parity.STEPS - 1), torch.ones(len(x), dtype=torch.bool)
+    step, drawn = torch.arange(len(x)) % (sides.STEPS - 1), torch.ones(len(x), dtype=torch.bool)
     time = grid.time[step]
     with torch.no_grad():
         out = policy.predict(policy.module, x, time, embeds)
@@ -134,34 +132,34 @@ def _ratio(policy: Policy) -> Iterator[Result]:
 
 def _lora_export(policy: Policy) -> Iterator[Result]:
     """A trained LoRA, opened by the stock pipeline's load_lora_weights."""
-    embeds, _ = parity.embedded(policy)
+    embeds, _ = sides.embedded(policy)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        before = parity.one_step(policy, embeds)
-        parity.train_a_little(policy)
-        after = parity.one_step(policy, embeds)
+        before = sides.one_step(policy, embeds)
+        sides.train_a_little(policy)
+        after = sides.one_step(policy, embeds)
         policy.export(folder)
-        pipe = parity.open_stock(policy)
+        pipe = sides.open_stock(policy)
         for keywords in policy.lora_settings():
             pipe.load_lora_weights(folder, **keywords)
-        theirs = parity.one_step(policy, embeds, policy.stock_module(pipe))
+        theirs = sides.one_step(policy, embeds, policy.stock_module(pipe))
     note = f"training moved the output by {(after - before).abs().max():.2g}"
     yield _bounded("LoRA in the stock pipeline", (theirs - after).abs().max(), 0, note)
 
 
 def _full_export(policy: Policy) -> Iterator[Result]:
     """A trained pipeline, opened by the stock from_pretrained and sampled, and by this adapter."""
-    embeds, frames = parity.embedded(policy)
-    x = parity.noise(policy)
+    embeds, frames = sides.embedded(policy)
+    x = sides.noise(policy)
     with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        before = parity.one_step(policy, embeds)
-        parity.train_a_little(policy, 0.02)
-        after, sample = parity.one_step(policy, embeds), parity.ode(policy, x, embeds)
+        before = sides.one_step(policy, embeds)
+        sides.train_a_little(policy, 0.02)
+        after, sample = sides.one_step(policy, embeds), sides.ode(policy, x, embeds)
         policy.export(folder)
-        pipe = parity.open_stock(policy, folder)
-        theirs = parity.one_step(policy, embeds, policy.stock_module(pipe))
-        latents = parity.stock(policy, pipe, x, "latent", frames)
+        pipe = sides.open_stock(policy, folder)
+        theirs = sides.one_step(policy, embeds, policy.stock_module(pipe))
+        latents = sides.stock(policy, pipe, x, "latent", frames)
         again = load_policy(replace(policy.config, path=folder), "cpu")
-        ours = parity.one_step(again, parity.embedded(again)[0])
+        ours = sides.one_step(again, sides.embedded(again)[0])
     note = f"training moved the output by {(after - before).abs().max():.2g}"
     yield _bounded("model in the stock pipeline", (theirs - after).abs().max(), 0, note)
     apart = (policy.stock_output(sample) - latents).abs().max()
@@ -187,7 +185,7 @@ def main(words: Sequence[str]) -> int:
     """`FAMILY FOLDER [key=value ...]` with keys of `model`; 0 if all claims hold."""
     if len(words) < 2 or any(word.count("=") != 1 for word in words[2:]):
         print(
-            "usage: python -m rlvis.models.kit FAMILY FOLDER "
+            "usage: python -m tests.kit FAMILY FOLDER "
             "[height=64 width=96 frames=5 max_tokens=64 cfg=4.5 condition=first_frame]"
         )
         return 2
