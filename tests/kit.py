@@ -1,6 +1,6 @@
 """Parity kit: does an adapter do what the stock diffusers pipeline does? For tests, and for a new family.
 
-`python -m tests.kit FAMILY FOLDER height=64 width=96`, in a checkout, prints one line per claim: equal latents
+`python -m tests.kit FAMILY FOLDER height=64 width=96`, in a checkout, prints a line per claim: equal latents
 and pixels from equal noise, a ratio of exactly 1 before the first update, equal outputs after an export.
 FOLDER is any checkpoint of the family; a tiny one with random weights takes seconds on a CPU.
 """
