@@ -17,9 +17,7 @@ from typing import Any
 from rlvis.checkpoints import files, state
 from rlvis.checkpoints.state import Saver
 from rlvis.findings import Finding
-from rlvis.observe import alarms as table
-from rlvis.observe import sentinels
-from rlvis.observe import step_statistics as looks
+from rlvis.observe import alarms, sentinels, step_statistics
 from rlvis.observe.sentinels import Judged, Observation, Watch
 from rlvis.observe.trackers import Trackers
 from rlvis.records import StepRecords, Trajectories
@@ -55,7 +53,7 @@ class Guard:
         self.settings = parts.config.sentinels
         self.active = self.settings.action is not SentinelAction.off
         self.device, self.is_main = parts.world.device, parts.world.is_main
-        self.looks: list[looks.Look] = []
+        self.statistics: list[step_statistics.Look] = []
         self.seconds = 0.0
         self.alarms: list[Finding] = []
         held = parts.held_out
@@ -67,7 +65,7 @@ class Guard:
         """Take the statistics of a shard of this rank, while it holds its media."""
         if self.active and piece.media is not None:
             start = time.perf_counter()
-            self.looks.append(looks.look(piece.media, self.device))
+            self.statistics.append(step_statistics.look(piece.media, self.device))
             self.seconds += time.perf_counter() - start
 
     def begin(self, memory: Memory, scores: Mapping[str, float]) -> Memory:
@@ -80,17 +78,19 @@ class Guard:
         """Judge step `step`, from 1; a collective. Returns the memory after it, and metrics of its own."""
         if not self.active:
             return memory, {}
-        own = records.trajectories
+        local = records.trajectories
         pictures: dict[str, float] = {}
-        if dist.all_true(bool(self.looks)):
+        if dist.all_true(bool(self.statistics)):
             valid = records.rewards.valid
-            pictures = looks.means(self.looks, own.prompt, own.sample, valid, dist.all_gather_rows)
-        named = {key.removeprefix(looks.PREFIX): value for key, value in pictures.items()}
-        memory, found = self._judge(memory, Observation(pictures=named), metrics, step)
-        self.alarms = found.alarms
+            pictures = step_statistics.means(
+                self.statistics, local.prompt, local.sample, valid, dist.all_gather_rows
+            )
+        named = {key.removeprefix(step_statistics.PREFIX): value for key, value in pictures.items()}
+        memory, judged = self._judge(memory, Observation(pictures=named), metrics, step)
+        self.alarms = judged.alarms
         seconds = {"time/sentinels": self.seconds}
-        self.looks, self.seconds = [], 0.0
-        return memory, pictures | sentinels.keys(found.deviations, found.alarms) | seconds
+        self.statistics, self.seconds = [], 0.0
+        return memory, pictures | sentinels.keys(judged.deviations, judged.alarms) | seconds
 
     def _judge(
         self, memory: Memory, observation: Observation, metrics: Mapping[str, float], step: int
@@ -108,10 +108,10 @@ class Guard:
             evaluated=signed("eval/score"),
             unit=self.unit,
         )
-        found: Judged = dist.broadcast_object(
+        judged: Judged = dist.broadcast_object(
             sentinels.judge(memory.sentinels, observation, step, self.settings) if self.is_main else None
         )
-        return replace(memory, sentinels=found.watch), found
+        return replace(memory, sentinels=judged.watch), judged
 
     def apply(self, parts: Parts, memory: Memory) -> Parts:
         """The run with the learning rate that alarms have left, also in the engine."""
@@ -158,16 +158,16 @@ class Guard:
             why = f"the lack of a whole checkpoint from before step {since} to roll back to"
             return Acted(parts, memory, save=True, halt=why), f"the run stops: {why}"
         loaded = state.load(folder, parts.engine, parts.ema, memory_kinds(folder), parts.world)
-        found = Memory(**loaded.memory)
-        found = replace(
-            found,
-            sentinels=found.sentinels.replace(
+        judged = Memory(**loaded.memory)
+        judged = replace(
+            judged,
+            sentinels=judged.sentinels.replace(
                 rollbacks=watch.rollbacks + 1,
                 lr_scale=HALF * watch.lr_scale,
             ),
         )
         done = f"the weights are those after step {loaded.step} again, with half the learning rate"
-        return Acted(self.apply(parts, found), found, save=True), done
+        return Acted(self.apply(parts, judged), judged, save=True), done
 
     def _report(self, step: int, done: str) -> None:
         """One line in the log for each alarm, alarms.jsonl, the trackers."""
@@ -176,7 +176,7 @@ class Guard:
         advice = self._advice()
         for alarm in self.alarms:
             log.warning("sentinel, step %d: %s. %s. Done: %s. %s", step, alarm.what, alarm.why, done, advice)
-        table.append(self.run_dir, self.alarms, self.settings.action.value, done, advice)
+        alarms.append(self.run_dir, self.alarms, self.settings.action.value, done, advice)
         text = "\n".join(f"{alarm.what}. {alarm.why}." for alarm in self.alarms)
         self.tracker.alert(step, f"sentinel, step {step}", f"{text}\n{done}. {advice}.")
 
@@ -215,5 +215,5 @@ def memory_kinds(folder: Path) -> dict[str, Any]:
 
 def _before(run_dir: Path, step: int) -> Path | None:
     """The newest whole checkpoint from before training step `step`, from 1, every byte read."""
-    found = [folder for folder in files.folders(run_dir) if files.step_of(folder) < step]
-    return next((folder for folder in reversed(found) if not files.damage(folder)), None)
+    judged = [folder for folder in files.folders(run_dir) if files.step_of(folder) < step]
+    return next((folder for folder in reversed(judged) if not files.damage(folder)), None)

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from rlvis import schema as S
-from rlvis.observe import sentinels
-from rlvis.observe import step_statistics as looks
+from rlvis.observe import sentinels, step_statistics
 from rlvis.runtime.dist import World
 from rlvis.training import guard as guarding
 from rlvis.training import loop
@@ -37,7 +36,7 @@ def config(folder: str, run_dir: Path) -> S.Config:
 
 def ran(folder: str, run_dir: Path) -> dict[str, Any]:
     """A run in which saturation is called unusual from step 7 on; its metrics and what is left in memory."""
-    real, judged, history = sentinels.judge, looks.means, []
+    real, judged, history = sentinels.judge, step_statistics.means, []
 
     def odd(watch: Any, shown: Any, step: int, settings: Any) -> Any:
         value = 0.9 if 6 < step < 9 else shown.pictures["saturation"]
@@ -47,7 +46,7 @@ def ran(folder: str, run_dir: Path) -> dict[str, Any]:
         history.append(judged(*args))
         return history[-1]
 
-    sentinels.judge, looks.means = odd, means
+    sentinels.judge, step_statistics.means = odd, means
     weights = []
     applied = guarding.Guard.apply
 
@@ -61,7 +60,7 @@ def ran(folder: str, run_dir: Path) -> dict[str, Any]:
     try:
         code = loop.train(config(folder, run_dir), []).exit_code
     finally:
-        sentinels.judge, looks.means = real, judged
+        sentinels.judge, step_statistics.means = real, judged
         guarding.Guard.apply = applied  # type: ignore[method-assign]
     return {"code": code, "means": history, "weights": weights}
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rlvis import schema as S
 from rlvis.checkpoints import export, files
-from rlvis.observe import step_statistics as looks
+from rlvis.observe import step_statistics
 from rlvis.training import guard as guarding
 from rlvis.training import loop
 from tests import setting
@@ -30,7 +30,7 @@ def odd_samples(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     """The means of each step in place of those of the pictures; the test may change them."""
     values = dict(VALUES)
     step = {"now": 0}
-    judge, means = guarding.Guard.judge, looks.means
+    judge, means = guarding.Guard.judge, step_statistics.means
 
     def counted(self: Any, memory: Any, records: Any, metrics: Any, number: int) -> Any:
         step["now"] = number
@@ -41,7 +41,7 @@ def odd_samples(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
         return {"sentinel/saturation": values.get(step["now"], ODD)}
 
     monkeypatch.setattr(guarding.Guard, "judge", counted)
-    monkeypatch.setattr(looks, "means", shown)
+    monkeypatch.setattr(step_statistics, "means", shown)
     return values
 
 
