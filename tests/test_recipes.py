@@ -60,9 +60,9 @@ def method(config: Config) -> dict[str, Any]:
     advantage, model, data = config.advantage, config.model, config.data
     terms = {name: (term.scorer, term.weight, term.frames) for name, term in config.reward.terms.items()}
     few = None if advantage.best_of_n is None else 2
-    area = replace(advantage.map, backbone=config.advantage.map.backbone.__class__.tiny)
+    map_config = replace(advantage.map, backbone=config.advantage.map.backbone.__class__.tiny)
     return {
-        "advantage": replace(advantage, best_of_n=few, map=area),
+        "advantage": replace(advantage, best_of_n=few, map=map_config),
         "trust": config.trust,
         "prior": replace(config.prior, samples=2, cache=""),
         "sampler": replace(config.sampler, steps=6),

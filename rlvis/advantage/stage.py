@@ -156,9 +156,9 @@ class _Compared:
     zscore: Callable[[Tensor, Tensor, Rule], Tensor]
 
     def at(self, maps: Tensor, p: int, settings: _Settings) -> list[Tensor]:
-        """z-scores of area times values at every position of group p, times the weight: [L, K] for each q.
+        """z-scores of maps times values at every position of group p, times the weight: [L, K] for each q.
 
-        area: [L, K] float64, maps of the group's samples. Equal rewards under different maps do differ.
+        maps: [L, K] float64, those of the group's samples. Equal rewards under different maps do differ.
         """
         valid = settings.valid[p].expand_as(maps)
         return [

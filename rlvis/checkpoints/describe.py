@@ -16,18 +16,18 @@ COLUMNS = ("checkpoint", "files", "size", "written", "state")
 def inspect(folder: Path) -> str:
     """Step, date, origin and parts of a checkpoint, with what is wrong with it."""
     bad = files.damage(folder)
-    lines = [f"{folder}: {'whole' if not bad else 'DAMAGED'}", *(f"  damaged: {text}" for text in bad)]
+    lines = [f"{folder}: {'whole' if not bad else 'DAMAGED'}", *(f"  damaged: {fault}" for fault in bad)]
     try:
-        text, listed = files.meta(folder), files.sums(folder)
+        meta, listed = files.meta(folder), files.sums(folder)
     except ValueError:
         return "\n".join(lines)
-    git, versions = text.get("git"), text.get("versions", {})
+    git, versions = meta.get("git"), meta.get("versions", {})
     commit = f", commit {git['commit'][:12]}{' with changes' if git['dirty'] else ''}" if git else ""
     lines += [
-        f"  step {text['step']}, written {text.get('date', 'at an unknown time')}",
+        f"  step {meta['step']}, written {meta.get('date', 'at an unknown time')}",
         f"  by {', '.join(f'{name} {version}' for name, version in versions.items())}{commit}",
-        f"  {text['world_size']} process{'es' if text['world_size'] > 1 else ''}, ZeRO stage "
-        f"{text['zero_stage']}, {'with' if text['ema'] else 'without'} averaged weights",
+        f"  {meta['world_size']} process{'es' if meta['world_size'] > 1 else ''}, ZeRO stage "
+        f"{meta['zero_stage']}, {'with' if meta['ema'] else 'without'} averaged weights",
     ]
     lines += [_part(folder, part, listed) for part in sorted({Path(file).parts[0] for file in listed})]
     config = folder / files.CONFIG
@@ -41,7 +41,7 @@ def table(folders: list[Path]) -> tuple[str, bool]:
     rows, below = [COLUMNS], []
     for folder in folders:
         bad = files.damage(folder)
-        below += [f"{folder.name}: {text}" for text in bad]
+        below += [f"{folder.name}: {fault}" for fault in bad]
         try:
             listed = files.sums(folder)
             size = mebibytes(sum(entry["bytes"] for entry in listed.values()))

@@ -54,13 +54,13 @@ def wanted(config: Config) -> list[Wanted]:
 
 def _named(config: Config) -> Iterator[Wanted]:
     yield Wanted("model.path", config.model.path, "model_index.json", config.model.revision)
-    area = config.advantage.map
-    if area.source is not MapSource.none and not (
-        area.backbone is MapBackbone.tiny and area.backbone_path is None
+    map_config = config.advantage.map
+    if map_config.source is not MapSource.none and not (
+        map_config.backbone is MapBackbone.tiny and map_config.backbone_path is None
     ):
-        name = area.backbone_path or CHECKPOINTS[area.backbone]
-        key = "advantage.map.backbone" + ("_path" if area.backbone_path else "")
-        yield Wanted(key, name, "config.json", area.backbone_revision)
+        name = map_config.backbone_path or CHECKPOINTS[map_config.backbone]
+        key = "advantage.map.backbone" + ("_path" if map_config.backbone_path else "")
+        yield Wanted(key, name, "config.json", map_config.backbone_revision)
     # With servers nothing of the reward is loaded here.
     if config.reward.executor is not Executor.http:
         yield from judges(config.reward.terms, "reward")

@@ -172,11 +172,11 @@ def record_bytes(parts: Parts) -> int:
     config, world = parts.config, parts.world
     rows = -(-config.data.prompts_per_step * config.data.samples_per_prompt // world.data_size)
     c, *positions = parts.policy.latent_shape
-    area = math.prod(positions)
+    places = math.prod(positions)
     trained = trained_transitions(config.sampler)
     kept = min(2 * trained, config.sampler.steps + 1)
-    state = c * area * (4 if config.sampler.storage is Dtype.float32 else 2)
-    return rows * (kept * state + (trained + (parts.psm is not None)) * area * 4)
+    state = c * places * (4 if config.sampler.storage is Dtype.float32 else 2)
+    return rows * (kept * state + (trained + (parts.psm is not None)) * places * 4)
 
 
 def memory(parts: Parts) -> list[Finding]:

@@ -64,9 +64,9 @@ def save_advantages(advantages: Advantages, folder: Path, world: World) -> None:
     local = _local_rows(advantages) is not None
     ours = rf"advantages\.\d+of{world.data_size}" if local else r"advantages"
     if world.is_main:
-        for stale in folder.glob("advantages*"):
-            if not re.fullmatch(rf"{ours}\.(json|safetensors)", stale.name):
-                stale.unlink()
+        for path in folder.glob("advantages*"):
+            if not re.fullmatch(rf"{ours}\.(json|safetensors)", path.name):
+                path.unlink()
     if local:
         save_local(advantages, folder, "advantages", world)
     elif world.is_main:

@@ -233,13 +233,13 @@ def _recoverable(config: Config) -> bool:
 
 def _coming_prompts(parts: Parts, first: int) -> list[int]:
     """Positions of the prompts that steps `first` .. train.steps - 1 draw, in the order of the data set."""
-    data, scored = parts.config.data, set[int]()
+    data, positions = parts.config.data, set[int]()
     for step in range(first, parts.config.train.steps):
-        if len(scored) == len(parts.prompts):
+        if len(positions) == len(parts.prompts):
             break
         batch = sampler.batch(parts.prompts, step, data.prompts_per_step, data.shuffle, parts.config.seed)
-        scored.update(batch.index.tolist())
-    return sorted(scored)
+        positions.update(batch.index.tolist())
+    return sorted(positions)
 
 
 def _one(prompts: PromptSet, position: int) -> PromptBatch:

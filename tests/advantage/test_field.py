@@ -18,8 +18,8 @@ GRID = (2, 3, 5)
 
 
 def config(**changes):
-    area = MapConfig(apply_to=ApplyTo.reward)
-    return AdvantageConfig(map=area, ratio_scope=RatioScope.position, **changes)
+    map_ = MapConfig(apply_to=ApplyTo.reward)
+    return AdvantageConfig(map=map_, ratio_scope=RatioScope.position, **changes)
 
 
 def rewards(term, valid=None, weights=None):
@@ -45,7 +45,7 @@ def trusting(given, q=1, **changes):
     return Trust(weight=ones, contrast_replaces=False).replace(**changes)
 
 
-def run(given, area, settings=None, trust=None, rows=None, gather=None, **more) -> Advantages:
+def run(given, map_, settings=None, trust=None, rows=None, gather=None, **more) -> Advantages:
     """The field of all rows, as one process makes it, or of some of them."""
     settings = settings or config()
     q = 1 if settings.combine is Combine.weighted_sum else given.term.shape[2]
@@ -55,8 +55,8 @@ def run(given, area, settings=None, trust=None, rows=None, gather=None, **more) 
         settings,
         torch.arange(given.valid.shape[0]),
         RewardHistory(),
-        map=area,
-        rows=rows or range(len(area)),
+        map=map_,
+        rows=rows or range(len(map_)),
         gather=gather or (lambda local_maps: local_maps),
         **more,
     )
@@ -69,7 +69,7 @@ def test_one_group_of_three_by_hand():
     """Products 1, 0, 3 at the left position (mean 4/3, variances 14/9 and 7/3), and 0.5, 2, 0.5 at the right
     one.
     """
-    area = torch.tensor([[1.0, 0.5], [0.0, 1.0], [1.0, 1 / 6]]).view(3, 1, 1, 2)
+    map_ = torch.tensor([[1.0, 0.5], [0.0, 1.0], [1.0, 1 / 6]]).view(3, 1, 1, 2)
     given = rewards([[[1.0], [2.0], [3.0]]])
     left = [-1 / 3, -4 / 3, 5 / 3]
     right = [-0.5, 1.0, -0.5]
@@ -77,7 +77,7 @@ def test_one_group_of_three_by_hand():
         (AdvantagePreset.flow_grpo, 1e-4, (14 / 9, 0.5)),
         (AdvantagePreset.dance, 1e-8, (7 / 3, 0.75)),
     ):
-        field = run(given, area, config(preset=preset)).field
+        field = run(given, map_, config(preset=preset)).field
         assert field.shape == (1, 3, 1, 1, 2)
         for column, deviations, variance in zip((0, 1), (left, right), variances, strict=True):
             expected = [d / (variance**0.5 + eps) for d in deviations]
@@ -120,20 +120,20 @@ def test_the_scalar_terms_do_not_know_of_it():
 
 
 def test_equal_products_are_zero_and_equal_rewards_are_told_apart_by_maps():
-    area = torch.stack([torch.full(GRID, 0.7), torch.full(GRID, 0.7), torch.full(GRID, 0.7)])
+    map_ = torch.stack([torch.full(GRID, 0.7), torch.full(GRID, 0.7), torch.full(GRID, 0.7)])
     equal = rewards([[[0.3], [0.3], [0.3]]])
-    assert run(equal, area).field.eq(0).all()
+    assert run(equal, map_).field.eq(0).all()
     assert run(rewards([[[0.0], [0.0], [0.0]]]), torch.rand(3, *GRID)).field.eq(0).all()
-    area[0, 0, 0, 0] = 0.1
-    field = run(equal, area).field
+    map_[0, 0, 0, 0] = 0.1
+    field = run(equal, map_).field
     assert field[0, 0, 0, 0, 0] < 0 < field[0, 1, 0, 0, 0]
     assert field[..., 1:].eq(0).all()
 
 
 def test_a_position_where_all_maps_are_zero_is_not_trained():
-    area = maps()
-    area[:, 0] = 0
-    field = run(drawn(), area).field
+    map_ = maps()
+    map_[:, 0] = 0
+    field = run(drawn(), map_).field
     assert field[:, :, 0].eq(0).all()
     assert field[:, :, 1].ne(0).all()
 
@@ -143,31 +143,31 @@ def test_invalid_samples_get_zero_and_move_nothing():
     valid[0, 1] = valid[2] = False
     given = drawn()
     given = given.replace(term=torch.where(valid[..., None], given.term, torch.nan), valid=valid)
-    area = maps()
-    field = run(given, area).field
+    map_ = maps()
+    field = run(given, map_).field
     assert field[:, ~valid.flatten()].eq(0).all()
-    other = torch.where(valid.flatten()[:, None, None, None], area, 5.0)
+    other = torch.where(valid.flatten()[:, None, None, None], map_, 5.0)
     assert torch.equal(run(given, other).field, field)
     alone = rewards(given.term[:1, [0, 2, 3]])
-    torch.testing.assert_close(run(alone, area[[0, 2, 3]]).field, field[:, [0, 2, 3]], rtol=1e-6, atol=0)
+    torch.testing.assert_close(run(alone, map_[[0, 2, 3]]).field, field[:, [0, 2, 3]], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 12])
 def test_placement_does_not_matter(size):
     """Ranks that gather each other's maps make the rows of one process, bit for bit; groups straddle them."""
-    given, area = drawn(2), maps()
+    given, map_ = drawn(2), maps()
     settings = config(combine=Combine.separate_terms)
-    whole = run(given, area, settings)
+    whole = run(given, map_, settings)
     calls = []
 
     def gather(local_maps):
         calls.append(len(local_maps))
-        return area
+        return map_
 
     pieces = []
     for rank in range(size):
         rows = World(rank=rank, size=size).rows(P * K)
-        pieces.append(run(given, area[rows.start : rows.stop], settings, rows=rows, gather=gather))
+        pieces.append(run(given, map_[rows.start : rows.stop], settings, rows=rows, gather=gather))
     assert torch.equal(Advantages.concatenate(pieces).field, whole.field)
     assert sum(calls) == P * K
     assert len(calls) == size  # once on every rank

@@ -35,8 +35,8 @@ def make(folder: Path, terms: list[Term] | None = None, **groups: Any) -> Parts:
     config.doctor = S.Doctor.warn
     policy = setting.policy(config, keep_reference=config.model.lora is None)
     terms = terms or [term(brightness)]
-    area = build_map(config, World())
-    return Parts(config, World(), load_prompts(config.data), terms, policy, Engine(policy.module), None, area)
+    psm = build_map(config, World())
+    return Parts(config, World(), load_prompts(config.data), terms, policy, Engine(policy.module), None, psm)
 
 
 def probed(parts: Parts) -> Probe:

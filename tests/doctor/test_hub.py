@@ -17,8 +17,8 @@ from tests import setting
 
 @pytest.fixture
 def remote(tmp_path: Path) -> S.Config:
-    area = S.MapConfig(source=S.MapSource.psm)
-    config = setting.config(tmp_path, advantage={"map": area}, model={"path": "owner/name", "revision": "v1"})
+    vipo = S.MapConfig(source=S.MapSource.psm)
+    config = setting.config(tmp_path, advantage={"map": vipo}, model={"path": "owner/name", "revision": "v1"})
     clip = S.RewardTerm(scorer="clip", kwargs={"path": "hf-hub:owner/judge"})
     config.reward.terms["judge"] = clip
     return config

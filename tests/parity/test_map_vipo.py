@@ -156,10 +156,10 @@ def test_the_released_flux_loss_has_no_spatial_effect_and_ours_has():
     """There one ratio a sample meets the map, so only the map's mean counts; at scope `position` its shape
     does.
     """
-    area = array("loss_map")[None]
-    free = torch.ones(area.shape[1:])
+    map_ = array("loss_map")[None]
+    free = torch.ones(map_.shape[1:])
     base = (array("loss_lp_new") - array("loss_lp_old")).view(1, 1, 1, 1)
-    turned = area.flip(-1)
+    turned = map_.flip(-1)
 
     def gradient(scope, maps, advantage=-1.0):
         """d loss / d dlogp at every position, and the loss."""
@@ -169,13 +169,13 @@ def test_the_released_flux_loss_has_no_spatial_effect_and_ours_has():
         return torch.autograd.grad(loss.sum(), dlogp)[0], loss.detach()
 
     published = array("flux_loss")[None] * (4 * 3)
-    close(gradient(RatioScope.sample, area, 1.0)[1], published)
-    scalar, scalar_loss = gradient(RatioScope.sample, area)
+    close(gradient(RatioScope.sample, map_, 1.0)[1], published)
+    scalar, scalar_loss = gradient(RatioScope.sample, map_)
     mirrored, mirrored_loss = gradient(RatioScope.sample, turned)
     assert scalar.std() <= 1e-6 * scalar.abs().mean()  # flat: the map's shape does nothing
     torch.testing.assert_close(scalar, mirrored)
     torch.testing.assert_close(scalar_loss, mirrored_loss)
-    local, _ = gradient(RatioScope.position, area)
-    close(local / local.sum(), area / area.sum())
+    local, _ = gradient(RatioScope.position, map_)
+    close(local / local.sum(), map_ / map_.sum())
     close(gradient(RatioScope.position, turned)[0].flip(-1), local)
     close(local.sum()[None], scalar.sum()[None])  # the same push in all, differently spread

@@ -23,10 +23,10 @@ MAP = S.MapConfig(source=S.MapSource.psm, backbone=S.MapBackbone.tiny)
 ON_REWARD = replace(MAP, apply_to=S.ApplyTo.reward)
 
 
-def make(folder: Path, run_dir: Path, area: S.MapConfig = MAP, **train: Any) -> S.Config:
+def make(folder: Path, run_dir: Path, map_config: S.MapConfig = MAP, **train: Any) -> S.Config:
     config = setting.config(
         folder,
-        advantage={"map": area, "ratio_scope": S.RatioScope.position},
+        advantage={"map": map_config, "ratio_scope": S.RatioScope.position},
         tracker={"samples_every": train.pop("samples_every", 0), "samples": 2},
         train={"steps": 1, "micro_batch": 4, "updates_per_step": 2} | train,
     )
@@ -108,15 +108,15 @@ def test_build_alone_takes_saved_maps_where_the_media_are_gone(
 
 
 def advantages(rows: int | None, field: bool = False) -> Advantages:
-    area = (
+    map_ = (
         None if rows is None else torch.arange(float(rows)).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
     )
-    if area is not None and field:
-        return advantages(None).replace(field=5.0 - area[None])
+    if map_ is not None and field:
+        return advantages(None).replace(field=5.0 - map_[None])
     ones = torch.ones(3, 4, dtype=torch.bool)
     term = torch.arange(12.0, dtype=torch.float64).view(1, 3, 4)
     return Advantages(
-        term=term, coef=torch.ones(1, dtype=torch.float64), names=("grpo",), keep=ones, map=area
+        term=term, coef=torch.ones(1, dtype=torch.float64), names=("grpo",), keep=ones, map=map_
     )
 
 

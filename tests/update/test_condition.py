@@ -102,10 +102,10 @@ def test_what_stands_at_a_given_position_does_not_reach_the_weights(
         logprob = case.trajectories.logprob.clone()
         logprob[:, :, 0] += spoil
         case.trajectories = case.trajectories.replace(logprob=logprob)
-        area = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(2))
-        area[:, 0] = spoil
+        map_ = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+        map_[:, 0] = spoil
         if scope is not S.RatioScope.sample:
-            case.advantages = case.advantages.replace(map=area)
+            case.advantages = case.advantages.replace(map=map_)
         case.run(ratio_scope=scope, kl_beta=0.01)
         weights.append(torch.cat([p.detach().flatten() for _, p in case.policy.trainable()]))
     assert torch.equal(*weights)

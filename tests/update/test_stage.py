@@ -186,14 +186,14 @@ def test_kl_starts_at_zero(sd3_folder: Path) -> None:
 def test_the_map_decides_where_the_gradient_goes(sd3_folder: Path) -> None:
     """A map of ones is no map, bit for bit; another map is not."""
     weights = {}
-    for name, area in {
+    for name, map_ in {
         "none": None,
         "ones": torch.ones(12, 1, 8, 8),
         "left": torch.cat([torch.ones(12, 1, 8, 4), torch.zeros(12, 1, 8, 4)], -1),
     }.items():
         case = Case(sd3_folder)
         case.run(
-            advantage={"ratio_scope": S.RatioScope.position}, advantages=case.advantages.replace(map=area)
+            advantage={"ratio_scope": S.RatioScope.position}, advantages=case.advantages.replace(map=map_)
         )
         weights[name] = case.weights()
     assert torch.equal(weights["none"], weights["ones"])

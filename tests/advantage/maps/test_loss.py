@@ -67,34 +67,34 @@ def drawn(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 @given(seed=st.integers(0, 10_000), scope=st.sampled_from(S.RatioScope), exponent=st.integers(-3, 3))
 def test_a_constant_factor_of_the_map_scales_the_loss(seed: int, scope: S.RatioScope, exponent: int) -> None:
     """Exactly, for powers of two; not at `pooled`, where the map is in the ratio."""
-    dlogp, area, advantage = drawn(seed)
+    dlogp, map_, advantage = drawn(seed)
     free = torch.ones(2, 4, 5)
     clip = (1e-4, 1e-4)
-    base, _ = policy_loss(dlogp, free, advantage, ONE, clip, scope, area)
-    scaled, _ = policy_loss(dlogp, free, advantage, ONE, clip, scope, area * 2.0**exponent)
+    base, _ = policy_loss(dlogp, free, advantage, ONE, clip, scope, map_)
+    scaled, _ = policy_loss(dlogp, free, advantage, ONE, clip, scope, map_ * 2.0**exponent)
     if scope is not S.RatioScope.pooled:
         assert torch.equal(scaled, base * 2.0**exponent)
     plain, _ = policy_loss(dlogp, free, advantage, ONE, clip, scope)
-    ones, _ = policy_loss(dlogp, free, advantage, ONE, clip, scope, torch.ones_like(area))
+    ones, _ = policy_loss(dlogp, free, advantage, ONE, clip, scope, torch.ones_like(map_))
     assert torch.equal(plain, ones)
 
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000), scope=st.sampled_from(S.RatioScope))
 def test_no_advantage_no_gradient(seed: int, scope: S.RatioScope) -> None:
-    dlogp, area, advantage = drawn(seed)
+    dlogp, map_, advantage = drawn(seed)
     dlogp.requires_grad_()
-    loss, _ = policy_loss(dlogp, torch.ones(2, 4, 5), 0 * advantage, ONE, (1e-4, 1e-4), scope, area)
+    loss, _ = policy_loss(dlogp, torch.ones(2, 4, 5), 0 * advantage, ONE, (1e-4, 1e-4), scope, map_)
     assert float(torch.autograd.grad(loss.sum(), dlogp)[0].abs().max()) == 0.0
 
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_the_sign_of_an_advantage_never_flips_inside_a_sample(seed: int) -> None:
-    dlogp, area, advantage = drawn(seed)
+    dlogp, map_, advantage = drawn(seed)
     dlogp = torch.zeros_like(dlogp).requires_grad_()
     scope = S.RatioScope.position
-    loss, _ = policy_loss(dlogp, torch.ones(2, 4, 5), advantage, ONE, (1e-4, 1e-4), scope, area)
+    loss, _ = policy_loss(dlogp, torch.ones(2, 4, 5), advantage, ONE, (1e-4, 1e-4), scope, map_)
     slope = torch.autograd.grad(loss.sum(), dlogp)[0]
     assert bool((slope * advantage[0].view(3, 1, 1, 1).sign() <= 0).all())
 

@@ -89,9 +89,9 @@ def test_neighbours_and_batches_do_not_matter() -> None:
 @pytest.mark.parametrize("fit", list(S.PcaFit))
 def test_permuting_frames_permutes_maps_before_the_resize_in_time(fit: S.PcaFit) -> None:
     frames, order = media(2, 4), torch.tensor([2, 0, 3, 1])
-    area = make(pca_fit=fit)
-    straight, _ = area._per_frame(frames, None, (4, 4))
-    permuted, _ = area._per_frame(frames[:, order], None, (4, 4))
+    vipo_map = make(pca_fit=fit)
+    straight, _ = vipo_map._per_frame(frames, None, (4, 4))
+    permuted, _ = vipo_map._per_frame(frames[:, order], None, (4, 4))
     torch.testing.assert_close(permuted, straight[:, order], rtol=0, atol=2e-5)
 
 
