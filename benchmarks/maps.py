@@ -24,6 +24,7 @@ from benchmarks import environment, pages
 from benchmarks.frame_by_frame import plain_map, plain_tokens
 from benchmarks.timing import interleaved, ratio, seconds
 from rlvis.advantage.maps import backbone
+from rlvis.advantage.maps.backbones.dinov2 import Dinov2
 from rlvis.advantage.maps.psm import PerceptualMap
 from rlvis.schema import MapConfig, MapSource, PcaFit, PcaSign
 
@@ -72,7 +73,7 @@ def small_dinov2(layers: int = 12) -> backbone.Backbone:
     config = Dinov2Config(
         hidden_size=384, num_attention_heads=6, num_hidden_layers=layers, patch_size=14, image_size=518
     )
-    return backbone.wrap(Dinov2Model(config).train(False).requires_grad_(False))
+    return Dinov2(Dinov2Model(config).train(False).requires_grad_(False))
 
 
 def pictures(size: Size) -> Tensor:

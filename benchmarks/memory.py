@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.workload import Workload
 from rlvis.flow import configured
-from rlvis.flow.kernels import table
+from rlvis.flow.transition import table
 from rlvis.update.replay import Batch, replay
 
 

@@ -157,7 +157,7 @@ def table(findings: Iterable[Finding], width: int | None = None, colour: bool = 
             cell += [
                 f"{label}: {text}" for label, text in (("why", finding.why), ("type", finding.type)) if text
             ]
-        severity = Text(finding.severity.value, styles[finding.severity])
+        severity = Text(finding.severity, styles[finding.severity])
         grid.add_row(severity, Text(finding.name), Text("\n".join(cell)))
     out = StringIO()
     console = Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False)

@@ -7,17 +7,20 @@ dotted path is taken the same way. Names are listed without importing anything.
 
 from __future__ import annotations
 
+import collections.abc
 import difflib
 import importlib
 import importlib.util
 import inspect
 import pkgutil
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlvis.findings import ConfigError, mistake
-from rlvis.schema.key import Key, argument_marks
+from rlvis.schema.key import Key, argument_marks, text
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,9 @@ class Folder:
     def names(self) -> tuple[str, ...]:
         """Names of our own, sorted; nothing is imported but the packages around the folder."""
         spec = importlib.util.find_spec(self.package)
-        assert spec is not None and spec.submodule_search_locations is not None, f"{self.package}: no folder"
-        return tuple(sorted(m.name for m in pkgutil.iter_modules(list(spec.submodule_search_locations))))
+        folders = None if spec is None else spec.submodule_search_locations
+        assert folders is not None, f"{self.package}: no folder"
+        return tuple(sorted(module.name for module in pkgutil.iter_modules(list(folders))))
 
     def find(self, name: str, key: str = "") -> Any:
         """The function or class that `name` stands for; key: where it was typed, if not at `self.key`.
@@ -80,16 +84,30 @@ class Folder:
         near = difflib.get_close_matches(name, self.names(), 1)
         return f"did you mean {near[0]}?" if near else f"the built-in ones are {', '.join(self.names())}"
 
+    def path(self, name: str) -> str:
+        """MODULE.NAME of what `name` stands for; nothing is imported."""
+        return f"{self.package}.{name}.ENTRY" if name in self.names() else name.replace(":", ".")
+
     def misfit(self, name: str, why: str, key: str = "") -> ConfigError:
         """The error for one of the user's that does not keep the contract, which it shows."""
         return ConfigError(mistake(f"{key or self.key}={name}: {why}", why=f"wanted {self.contract}"))
 
 
-def bind(target: Callable[..., Any], given: Sequence[str], kwargs: Mapping[str, Any], what: str) -> None:
-    """Check that `target` can be called with the positional arguments `given` and `kwargs`, whose values lie
-    in the domains that its signature states.
+def bind(
+    target: Callable[..., Any],
+    given: Sequence[str],
+    kwargs: Mapping[str, Any],
+    what: str,
+    *,
+    key: str = "",
+    contract: str = "",
+) -> None:
+    """Check that `target` can be called with the positional arguments `given` and `kwargs`, whose values are
+    of the types and in the domains that its signature states.
 
-    what: the key and the name, for the message. Raises ConfigError, naming the nearest argument.
+    what: the key and the name, for the message; key: the section that holds kwargs, as reward.terms.x.kwargs;
+    contract: what a target looks like, shown where it does not take `given`. Raises ConfigError, naming the
+    nearest argument.
     """
     signature = inspect.signature(target)
     parameters = list(signature.parameters.values())
@@ -97,34 +115,71 @@ def bind(target: Callable[..., Any], given: Sequence[str], kwargs: Mapping[str, 
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if len(places) < len(given) and not spread:
         raise ConfigError(
-            f"{what}{signature} takes {len(places)} positional arguments; it is called with "
-            f"{', '.join(given)}"
+            mistake(
+                f"{what}{signature} takes {len(places)} positional arguments; it is called with "
+                f"{', '.join(given)}",
+                why=contract and f"wanted {contract}",
+            )
         )
     free = [p for p in parameters if p not in places[: len(given)]]
     names = [p.name for p in free if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if not any(p.kind is p.VAR_KEYWORD for p in free):
-        for key in kwargs:
-            if key not in names:
-                near = difflib.get_close_matches(key, names, 1)
+        for name in kwargs:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
                 hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(names) or 'none'}"
-                raise ConfigError(f"{what} has no argument {key!r}; {hint}")
+                raise ConfigError(f"{what} has no argument {name!r}; {hint}")
     try:
         signature.bind(*given, **kwargs)
     except TypeError as error:
-        raise ConfigError(f"{what}{signature} does not fit: {error}") from error
-    for name, kind, mark in argument_marks(target):
+        raise ConfigError(
+            mistake(f"{what}{signature} does not fit: {error}", why=contract and f"wanted {contract}")
+        ) from error
+    for name, hint, mark in argument_marks(target):
         if name in kwargs:
-            _judge(kwargs[name], kind, mark, f"{what}: {name}={kwargs[name]}")
+            usual = signature.parameters[name].default if mark is None or mark.usual is None else mark.usual
+            typed = f"{key}.{name}" if key else name
+            _judge(kwargs[name], hint, mark, typed, "" if key else f"{what}: ", usual)
 
 
-def _judge(value: Any, kind: Any, mark: Key | None, what: str) -> None:
-    if kind is bool and not isinstance(value, bool):
-        raise ConfigError(f"{what}: wanted true or false")
-    if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise ConfigError(f"{what}: wanted a number")
-    if kind is int and not isinstance(value, int):
-        raise ConfigError(f"{what}: wanted a whole number")
-    if mark is not None and not mark.admits(value):
-        raise ConfigError(f"{what}: wanted {mark.domain() or 'a finite number'}")
+def _judge(value: Any, hint: Any, mark: Key | None, name: str, head: str, usual: Any) -> None:
+    wanted = "" if fits(value, hint) else _words(hint)
+    if not wanted and mark is not None and not mark.admits(value):
+        wanted = mark.wanted(value)
+    if not wanted:
+        return
+    remedy = "" if usual in (None, inspect.Parameter.empty) else f"{name}={text(usual)}"
+    unit = f" ({mark.unit})" if mark is not None and mark.unit else ""
+    raise ConfigError(mistake(f"{head}{name}={text(value)}: wanted {wanted}{unit}", remedy))
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value that came out of YAML is of the type `hint`; what cannot come out of it fits all."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if hint in (None, type(None)):
+        return value is None
+    if hint in (int, float):  # a whole number is a float too; true is neither
+        return isinstance(value, int | hint) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if origin in (list, tuple, collections.abc.Sequence):
+        whole = isinstance(value, list | tuple)
+        return whole and all(fits(one, inner[0]) for one in value if inner)
+    if origin in (dict, collections.abc.Mapping):
+        return isinstance(value, Mapping)
+    return True
+
+
+def _words(hint: Any) -> str:
+    """A type as a user of YAML calls it."""
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    if hint in plain:
+        return plain[hint]
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_words, inner))
+    if origin in (dict, collections.abc.Mapping):
+        return "a mapping"
+    return f"a list, each {_words(inner[0])}" if inner else "a list"

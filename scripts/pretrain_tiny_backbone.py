@@ -31,9 +31,10 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model
 
 from rlvis.advantage.maps import backbone, spatial
+from rlvis.advantage.maps.backbones.tiny import Tiny
 from rlvis.advantage.maps.psm import PerceptualMap
 from rlvis.data.world import draw, language
-from rlvis.schema import MapBackbone, MapConfig, MapSource
+from rlvis.schema import MapConfig, MapSource
 
 log = logging.getLogger("pretraining")
 
@@ -157,8 +158,8 @@ def measure(maps: Tensor, share: Tensor) -> dict[str, float]:
 
 def psm_maps(model: Any, images: Tensor, sigma: float) -> Tensor:
     """Maps [N, 8, 8] as a run makes them with advantage.map of advantage=vipo and backbone=tiny."""
-    config = MapConfig(source=MapSource.psm, backbone=MapBackbone.tiny, sigma=sigma, batch=64)
-    perceptual = PerceptualMap(backbone.wrap(model.eval()), config, torch.device("cpu"))
+    config = MapConfig(source=MapSource.psm, backbone="tiny", sigma=sigma, batch=64)
+    perceptual = PerceptualMap(Tiny(model.eval()), config, torch.device("cpu"))
     media = (images * 255).round().to(torch.uint8)[:, None]
     return perceptual(media, torch.ones(1, GRID, GRID), (4, 1, GRID, GRID))[:, 0]
 

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from rlvis.compose.command import CONF
-from rlvis.schema import Config, MapSource, PriorKind, WindowKind
+from rlvis.compose.files import CONF
+from rlvis.schema import Config, MapSource, WindowKind
 from tests import tiny, tiny_clip, tiny_flux, tiny_sd, tiny_video, tiny_wan
 from tests.reward.scorers import tiny_detectors, tiny_hps, tiny_imagereward, tiny_qwen, tiny_videoclip
 
@@ -67,7 +67,7 @@ def words(name: str, config: Config, folder: Path, stack: ExitStack) -> list[str
         typed.append("advantage.best_of_n=2")
     if config.advantage.map.source is MapSource.psm:
         typed.append("advantage.map.backbone=tiny")
-    if config.prior.kind is PriorKind.reference:
+    if config.prior.kind == "reference":
         typed += ["prior.samples=2", f"prior.cache={folder / 'reference'}"]
     return [f"experiment={name}", *typed]
 

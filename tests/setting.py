@@ -68,6 +68,10 @@ class PlainEngine:
         self.optimizer.zero_grad()
         return norm
 
+    def set_learning_rate(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
     def layers(self, *, pending: bool = False) -> dict[str, float]:
         grads = [(name, p.grad) for name, p in self.module.named_parameters() if p.grad is not None]
         return blocks.norms((name, float(grad.norm())) for name, grad in grads)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlvis.flow import kernels
-from rlvis.flow.kernels import Kernel, StepTable
+from rlvis.flow import transition
+from rlvis.flow.kernel import Kernel
+from rlvis.flow.transition import StepTable
 from rlvis.models.policy import Policy
 from rlvis.models.source import resolve
 from rlvis.records import Schedule
@@ -120,4 +121,4 @@ def tabulated(policy: Policy, kernel: Any, steps: int) -> tuple[Schedule, StepTa
     grid = policy.schedule(steps)
     # The stock samplers' last step, also where it does not land on x0 (DDIM's last noise level is not 0).
     prediction: Any = policy.prediction
-    return grid, kernels.table(Kernel(kernel, prediction=prediction), grid, deterministic_last=False)
+    return grid, transition.table(Kernel(kernel, prediction=prediction), grid, deterministic_last=False)

@@ -17,7 +17,7 @@ import pytest
 
 from rlvis.cli import main, one_run
 from rlvis.compose.command import compose
-from rlvis.schema import Config, MapSource, PriorKind, TrustKind
+from rlvis.schema import Config, MapSource
 from tests import recipes
 
 # Every method, reward and prompt format of the recipes: the last test holds that.
@@ -60,7 +60,7 @@ def method(config: Config) -> dict[str, Any]:
     advantage, model, data = config.advantage, config.model, config.data
     terms = {name: (term.scorer, term.weight, term.frames) for name, term in config.reward.terms.items()}
     few = None if advantage.best_of_n is None else 2
-    map_config = replace(advantage.map, backbone=config.advantage.map.backbone.__class__.tiny)
+    map_config = replace(advantage.map, backbone="tiny")
     return {
         "advantage": replace(advantage, best_of_n=few, map=map_config),
         "trust": config.trust,
@@ -86,8 +86,8 @@ def healthy(line: dict[str, float], config: Config, *, may_be_constant: bool) ->
     # A KL or an update before may turn the weights where all rewards are equal; nothing else may.
     assert (line["update/grad_norm"] > 0) or same == 1
     assert line["advantage/abs_mean"] > 0 or same == 1
-    assert ("trust/weight_mean" in line) == (config.trust.kind is not TrustKind.none)
-    assert ("trust/prior_mean" in line) == (config.prior.kind is not PriorKind.none)
+    assert ("trust/weight_mean" in line) == (config.trust.kind != "none")
+    assert ("trust/prior_mean" in line) == (config.prior.kind != "none")
     assert ("map/mean" in line) == (config.advantage.map.source is not MapSource.none)
     assert ("kl/reference" in line) == (config.advantage.kl_beta > 0)
     kept = 1.0 if config.advantage.best_of_n is None else 2 / config.data.samples_per_prompt

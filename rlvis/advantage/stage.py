@@ -1,10 +1,10 @@
 """The `build` stage: Rewards and Trust become Advantages.
 
 The order is the same for every method: raw rewards -> validity -> objectives and the contrasted reward ->
-group z-score per term and objective -> times the trust weight -> clamp -> (the map multiplies in the loss). A
-method adds terms, never a branch: a contrasted reward (BPGO's CRT) is one more term under the same ratio,
-because the clipped loss is not additive. With apply_to=reward (ViPO's ablation, arXiv 2511.18719) the map
-multiplies the rewards instead, and the same steps run once more at each position.
+group z-score per term and objective -> times the trust weight -> transforms -> clamp -> (the map multiplies
+in the loss). A method adds terms, never a branch: a contrasted reward (BPGO's CRT) is one more term under the
+same ratio, because the clipped loss is not additive. With apply_to=reward (ViPO's ablation, arXiv 2511.18719)
+the map multiplies the rewards instead, and the same steps run once more at each position.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rlvis.advantage import combine
 from rlvis.advantage.normalise import RULES, Rule, contrast_zscore, group_zscore, history_zscore
+from rlvis.advantage.transform import transformed, transforms_of
 from rlvis.records import Advantages, RewardHistory, Rewards, Trust
 from rlvis.schema import AdvantageConfig, ApplyTo, Combine, StdScope
 
@@ -42,7 +43,8 @@ def build(
     instead, since the clipped loss bounds the update only under a coefficient >= 0. If trust has a contrast
     and it does not replace the reward, it becomes further terms with a z-score in their own group whatever
     the preset, their coefficients times `contrast_coef`, unweighted by trust unless `weigh_contrast`.
-    `config.sign` multiplies last. Samples that are not valid get 0 and keep=False, and influence nothing.
+    Transforms (rlvis/advantage/transform.py) follow, then best-of-N; `config.sign` multiplies last. Samples
+    that are not valid get 0 and keep=False, and influence nothing.
     rows, gather: needed by apply_to=reward; which of the P * K rows `map` holds, and what joins all ranks'
     maps in the order of their rows (every rank calls it).
     Raises ValueError for settings that contradict each other or the shapes.
@@ -52,7 +54,7 @@ def build(
     if trust.weight.shape != (values.shape[0], values.shape[2]):
         raise ValueError(
             f"Trust.weight: wanted shape [P={values.shape[0]}, Q={values.shape[2]}], because "
-            f"advantage.combine={config.combine.value} has {values.shape[2]} objectives, got "
+            f"advantage.combine={config.combine} has {values.shape[2]} objectives, got "
             f"{list(trust.weight.shape)}; run weigh and build with the same advantage.combine"
         )
     if trust.contrast is not None and trust.contrast_replaces:
@@ -67,19 +69,41 @@ def build(
         term = torch.cat([term, more])
         label += tuple(f"{name}_contrast" for name in label)
         coef = torch.cat([coef, coef * contrast_coef])
-    keep = rewards.valid
-    if config.best_of_n is not None:
-        keep = combine.best_and_worst((coef[:, None, None] * term).sum(0), rewards.valid, config.best_of_n)
     turned = torch.where(coef < 0, -1.0, 1.0)[:, None, None].to(term)
+    term, coef, keep = _transformed(turned * term, coef.abs(), label, rewards, trust, config)
+    if config.best_of_n is not None:
+        keep = combine.best_and_worst((coef[:, None, None] * term).sum(0), keep, config.best_of_n)
 
     def finished(z: Tensor) -> Tensor:
-        return (turned * z).clamp(-config.adv_clip, config.adv_clip) * config.sign
+        return z.clamp(-config.adv_clip, config.adv_clip) * config.sign
 
     field = None
     if config.map.apply_to is ApplyTo.reward:
-        field, map = _field(map, rows, gather, compared, settings, finished), None
-    term, coef = finished(term), coef.abs()
-    return Advantages(term=term, coef=coef, names=label, keep=keep, map=map, field=field), history
+        field = _field(map, rows, gather, compared, settings, lambda z: finished(turned * z))
+        map = None
+    return Advantages(term=finished(term), coef=coef, names=label, keep=keep, map=map, field=field), history
+
+
+def _transformed(
+    term: Tensor,
+    coef: Tensor,
+    names: tuple[str, ...],
+    rewards: Rewards,
+    trust: Trust,
+    config: AdvantageConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Terms, coefficients and which samples are kept, after advantage.transform."""
+    if not config.transform:
+        return term, coef, rewards.valid
+    if config.map.apply_to is ApplyTo.reward:
+        raise ValueError(
+            f"advantage.transform=[{','.join(config.transform)}] changes one advantage a sample, and "
+            "advantage.map.apply_to=reward trains with one at each position, made from the rewards; type "
+            "advantage.map.apply_to=advantage"
+        )
+    before = Advantages(term=term, coef=coef, names=names, keep=rewards.valid)
+    after = transformed(before, rewards, trust, transforms_of(config))
+    return after.term, after.coef, after.keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +129,8 @@ def _settings(rewards: Rewards, config: AdvantageConfig) -> _Settings:
     rule = RULES[config.preset]
     if rule.history and config.std_scope is not None:
         raise ValueError(
-            f"advantage.std_scope={config.std_scope.value} means nothing with "
-            f"advantage.preset={config.preset.value}, whose statistics come from the prompt's history; "
+            f"advantage.std_scope={config.std_scope} means nothing with "
+            f"advantage.preset={config.preset}, whose statistics come from the prompt's history; "
             "type advantage.std_scope=null or advantage.preset=flow_grpo"
         )
     if not config.adv_clip > 0:

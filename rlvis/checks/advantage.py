@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
-from rlvis.findings import Finding, mistake
-from rlvis.schema import AdvantageConfig, AdvantagePreset, LogProbForm, RatioScope, Reduction, SamplerConfig
+from rlvis.findings import ConfigError, Finding, mistake
+from rlvis.schema import (
+    AdvantageConfig,
+    AdvantagePreset,
+    ApplyTo,
+    LogProbForm,
+    RatioScope,
+    Reduction,
+    SamplerConfig,
+)
+from rlvis.schema.key import text
 
 
 def advantage_errors(advantage: AdvantageConfig, sampler: SamplerConfig) -> Iterator[Finding]:
-    """What is wrong with guard, statistics, clipping of advantages, KL and sign."""
+    """What is wrong with guard, statistics and transforms."""
     if advantage.guard is not None and advantage.ratio_scope is not RatioScope.sample:
         yield mistake(
             "advantage.guard normalises the ratio of a whole sample, but "
-            f"advantage.ratio_scope={advantage.ratio_scope.value}",
+            f"advantage.ratio_scope={advantage.ratio_scope}",
             "advantage.ratio_scope=sample or advantage.guard=null",
         )
     if advantage.guard is not None and sampler.logprob is LogProbForm.squared:
@@ -32,43 +40,47 @@ def advantage_errors(advantage: AdvantageConfig, sampler: SamplerConfig) -> Iter
         )
     if advantage.preset is AdvantagePreset.ddpo and advantage.std_scope is not None:
         yield mistake(
-            f"advantage.std_scope={advantage.std_scope.value} does nothing with advantage.preset=ddpo, whose "
+            f"advantage.std_scope={advantage.std_scope} does nothing with advantage.preset=ddpo, whose "
             "statistics come from the prompt's history",
             "advantage.std_scope=null or advantage.preset=flow_grpo",
         )
-    if not advantage.adv_clip > 0:
-        yield mistake(
-            f"advantage.adv_clip={advantage.adv_clip}: wanted a number above 0",
-            "advantage.adv_clip=5",
-            why="the papers use 5",
-        )
-    if not 0 <= advantage.kl_beta < math.inf:
-        yield mistake(
-            f"advantage.kl_beta={advantage.kl_beta}: wanted 0 (no KL) or a positive number",
-            "advantage.kl_beta=0.01",
-        )
-    if advantage.sign not in (1.0, -1.0):
-        yield mistake(
-            f"advantage.sign={advantage.sign}: wanted 1, or -1 to train against the reward",
-            "advantage.sign=1",
-        )
+    yield from _transforms(advantage)
+
+
+def _transforms(advantage: AdvantageConfig) -> Iterator[Finding]:
+    """Whether there are such transforms that take their keywords, and something reads what they make."""
+    if not advantage.transform and not advantage.transform_kwargs:
+        return
+    from rlvis.advantage.transform import transforms_of
+
+    try:
+        transforms_of(advantage)
+    except ConfigError as error:
+        yield from error.findings
+    else:
+        if advantage.map.apply_to is ApplyTo.reward:
+            yield mistake(
+                f"advantage.transform={text(advantage.transform)} changes one advantage a sample, and "
+                "advantage.map.apply_to=reward trains with one at each position, made from the rewards",
+                "advantage.map.apply_to=advantage, or advantage.transform=[]",
+            )
 
 
 def clip_range_errors(value: Any) -> Iterator[Finding]:
-    """What is wrong with a clip range: null, a number, or a pair."""
+    """What is wrong with a clip range whose numbers are above 0: it is null, a number, or a pair."""
 
-    def positive(x: Any) -> bool:
-        return isinstance(x, (int, float)) and not isinstance(x, bool) and 0 < x < math.inf
+    def number(x: Any) -> bool:
+        return isinstance(x, (int, float)) and not isinstance(x, bool)
 
-    pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(positive(x) for x in value)
-    if not (value is None or positive(value) or pair):
+    pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(number, value))
+    if not (value is None or number(value) or pair):
         yield mistake(
             f"advantage.clip_range={value}: wanted null (1e-4 or its equivalent), a positive number, or two "
             "for below and above 1",
             "advantage.clip_range=1e-4 or advantage.clip_range=[1e-4,2e-4]",
         )
     below = value[0] if pair else value
-    if positive(below) and below >= 1:
+    if number(below) and below >= 1:
         yield mistake(
             f"advantage.clip_range={value} lets the ratio fall to {1 - below:g}, and a ratio is above 0",
             "advantage.clip_range=1e-4",

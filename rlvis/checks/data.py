@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rlvis.checks.reward import facts_of
 from rlvis.checks.trust import WITH_FRAMES
 from rlvis.findings import Finding, mistake
 from rlvis.schema import Condition, DataConfig, ModelConfig, RewardConfig
 
 if TYPE_CHECKING:
     from rlvis.data.prompts import PromptSet
-
-WORLD_SCORERS = ("checker", "coverage", "intact")  # they read what a prompt asks for
 
 
 def data_errors(data: DataConfig) -> Iterator[Finding]:
@@ -34,7 +33,6 @@ def data_errors(data: DataConfig) -> Iterator[Finding]:
 def clip_errors(model: ModelConfig, source: str) -> Iterator[Finding]:
     """Whether the prompts are of what the model makes: stills or clips, with a first frame or without."""
     from rlvis.data import shapes
-    from rlvis.data.world import draw
 
     brings = source in WITH_FRAMES
     starts = model.condition is Condition.first_frame
@@ -63,20 +61,13 @@ def clip_errors(model: ModelConfig, source: str) -> Iterator[Finding]:
             "read",
             "model.condition=first_frame, or other data, as data=shapes_video",
         )
-    world = source == shapes.IMAGE_TO_VIDEO
-    if starts and world and (model.height, model.width) != (draw.SIZE, draw.SIZE):
-        yield mistake(
-            f"data.source={source} brings frames of {draw.SIZE} x {draw.SIZE} pixels, and the model makes "
-            f"{model.height} x {model.width}",
-            f"model.height={draw.SIZE} model.width={draw.SIZE}",
-        )
 
 
 def check_prompts(reward: RewardConfig, prompts: PromptSet) -> None:
     """Raise ValueError when a scorer of the shapes world would meet a prompt of another world."""
     from rlvis.data.world import language
 
-    names = [name for name, term in reward.terms.items() if term.scorer in WORLD_SCORERS]
+    names = [name for name, facts in facts_of(reward).items() if facts.world]
     for text in prompts.texts if names else ():
         try:
             language.parse(text)

@@ -23,7 +23,6 @@ def eval_errors(config: Config, *, alone: bool = False) -> Iterator[Finding]:
             f"eval.run={settings.run} names what `rlvis eval` evaluates and does nothing in training",
             f"rlvis eval eval.run={settings.run}, or eval.run=null",
         )
-    yield from _numbers(config)
     yield from _terms(config)
     measures = settings.suite is not Suite.none or bool(settings.terms)
     if not measures and (alone or settings.every > 0):
@@ -40,19 +39,6 @@ def eval_errors(config: Config, *, alone: bool = False) -> Iterator[Finding]:
             "alone",
             "eval=none and name a scorer (eval.terms.NAME.scorer=SCORER), or data=shapes",
         )
-
-
-def _numbers(config: Config) -> Iterator[Finding]:
-    settings = config.eval
-    for key, value, least in (
-        ("every", settings.every, 0),
-        ("samples", settings.samples, 1),
-        ("prompts", settings.prompts, 1),
-        ("steps", settings.steps, 1),
-        ("micro_batch", settings.micro_batch, 1),
-    ):
-        if value is not None and value < least:
-            yield mistake(f"eval.{key}={value}: wanted at least {least}", f"eval.{key}={least}")
 
 
 def _terms(config: Config) -> Iterator[Finding]:

@@ -59,7 +59,7 @@ def _records(config: Config) -> Iterator[Finding]:
         return
     if not any(Path(config.records).expanduser().glob("step_*")):
         yield mistake(
-            f"records={config.records} holds no step_NNNNNN folder, so stage={config.stage.value} has "
+            f"records={config.records} holds no step_NNNNNN folder, so stage={config.stage} has "
             f"nothing to read; write records with stage=rollout records={config.records}, or with "
             "train.save_records=true"
         )

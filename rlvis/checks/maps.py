@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import fields
 
-from rlvis.findings import Finding, mistake
+from rlvis.findings import ConfigError, Finding, mistake
 from rlvis.schema import (
     AdvantageConfig,
     AdvantagePreset,
@@ -14,24 +12,30 @@ from rlvis.schema import (
     ApplyTo,
     Combine,
     Config,
-    MapBackbone,
     MapConfig,
     MapNorm,
     MapSource,
     RatioScope,
     StdScope,
 )
+from rlvis.schema.key import text
 
 
 def map_errors(config: Config) -> Iterator[Finding]:
     """Contradictions around maps."""
-    yield from _values(config.advantage.map)
-    if config.advantage.map.source is MapSource.none:
-        yield from _without(config.advantage)
-    else:
-        on_reward = config.advantage.map.apply_to is ApplyTo.reward
-        yield from (_on_reward if on_reward else _scope)(config.advantage)
-        yield from _idle(config)
+    advantage = config.advantage
+    if advantage.map.source is MapSource.none:
+        yield from _without(advantage)
+        return
+    on_reward = advantage.map.apply_to is ApplyTo.reward
+    yield from (_on_reward if on_reward else _scope)(advantage)
+    yield from _backbone(advantage.map)
+    many, usual = advantage.map.components, MapConfig().components
+    if advantage.map.aggregation is Aggregation.first_pc and many != usual:
+        yield mistake(
+            f"advantage.map.components={many} does nothing with advantage.map.aggregation=first_pc",
+            f"advantage.map.components={usual}",
+        )
 
 
 def _without(advantage: AdvantageConfig) -> Iterator[Finding]:
@@ -40,22 +44,13 @@ def _without(advantage: AdvantageConfig) -> Iterator[Finding]:
             "advantage.ratio_scope=pooled weights positions by a map, but advantage.map.source=none",
             "advantage.map.source=psm advantage.map.map_norm=mean1, or advantage.ratio_scope=sample",
         )
-    default = MapConfig()
-    # The reduction of the log-prob counts without a map as well.
-    for field in fields(MapConfig):
-        value, usual = getattr(advantage.map, field.name), getattr(default, field.name)
-        if field.name not in ("source", "channel_reduction") and value != usual:
-            name = f"advantage.map.{field.name}"
-            yield mistake(
-                f"{name}={_text(value)} does nothing with advantage.map.source=none", "advantage=vipo"
-            )
 
 
 def _scope(advantage: AdvantageConfig) -> Iterator[Finding]:
     map_, scope = advantage.map, advantage.ratio_scope
     if scope is RatioScope.pooled and map_.map_norm is not MapNorm.mean1:
         yield mistake(
-            f"advantage.ratio_scope=pooled with advantage.map.map_norm={map_.map_norm.value}: the ratio "
+            f"advantage.ratio_scope=pooled with advantage.map.map_norm={map_.map_norm}: the ratio "
             "would shrink with the map's mean",
             "advantage.map.map_norm=mean1",
         )
@@ -77,13 +72,13 @@ def _on_reward(advantage: AdvantageConfig) -> Iterator[Finding]:
     if advantage.ratio_scope is not RatioScope.position:
         yield mistake(
             f"{this} makes an advantage at each position, but "
-            f"advantage.ratio_scope={advantage.ratio_scope.value} has one ratio a sample",
+            f"advantage.ratio_scope={advantage.ratio_scope} has one ratio a sample",
             "advantage.ratio_scope=position, or advantage.map.apply_to=advantage",
         )
     if advantage.preset not in (AdvantagePreset.dance, AdvantagePreset.flow_grpo):
         yield mistake(
             f"{this} compares the samples of a group at each position by the rule of dance or flow_grpo, got "
-            f"advantage.preset={advantage.preset.value}",
+            f"advantage.preset={advantage.preset}",
             "advantage.preset=flow_grpo, or advantage.map.apply_to=advantage",
         )
     if advantage.std_scope is StdScope.batch:
@@ -99,38 +94,31 @@ def _on_reward(advantage: AdvantageConfig) -> Iterator[Finding]:
         )
 
 
-def _idle(config: Config) -> Iterator[Finding]:
-    map_ = config.advantage.map
-    if (
-        map_.backbone is MapBackbone.tiny
-        and map_.backbone_revision is not None
-        and map_.backbone_path is None
-    ):
+def _backbone(map_: MapConfig) -> Iterator[Finding]:
+    """Whether there is such a backbone, and reads what is set."""
+    from rlvis.advantage.maps import backbone
+
+    key, usual = f"advantage.map.backbone={map_.backbone}", MapConfig()
+    try:
+        where = backbone.wanted(map_)[1]
+        if backbone.is_own(map_):
+            backbone.own_class(map_)
+    except ConfigError as error:
+        yield from error.findings
+        return
+    unread = ["backbone_kwargs"]
+    if backbone.is_own(map_):
+        unread = ["backbone_path", "backbone_revision", "backbone_dtype"]
+    for name in unread:
+        value, default = getattr(map_, name), getattr(usual, name)
+        if value != default:
+            yield mistake(
+                f"advantage.map.{name}={text(value)} does nothing with {key}",
+                f"advantage.map.{name}={text(default)}",
+            )
+    if map_.backbone_revision is not None and where.startswith((".", "/", "~")):
         yield mistake(
-            f"advantage.map.backbone_revision={map_.backbone_revision} does nothing with "
-            "advantage.map.backbone=tiny, which comes with rlvis",
+            f"advantage.map.backbone_revision={map_.backbone_revision} does nothing with {key}, which is "
+            f"read from the folder {where}",
             "advantage.map.backbone_revision=null",
         )
-    if map_.aggregation is Aggregation.first_pc and map_.components != MapConfig().components:
-        yield mistake(
-            f"advantage.map.components={map_.components} does nothing with "
-            "advantage.map.aggregation=first_pc",
-            f"advantage.map.components={MapConfig().components}",
-        )
-
-
-def _values(map_: MapConfig) -> Iterator[Finding]:
-    for key, value in (("batch", map_.batch), ("components", map_.components)):
-        if value < 1:
-            usual = getattr(MapConfig(), key)
-            yield mistake(f"advantage.map.{key}={value}: wanted at least 1", f"advantage.map.{key}={usual}")
-    for key, width in (("sigma", map_.sigma), ("temporal_sigma", map_.temporal_sigma)):
-        if not 0 <= width < math.inf:
-            yield mistake(
-                f"advantage.map.{key}={width}: wanted 0 (no smoothing) or a positive number",
-                f"advantage.map.{key}={getattr(MapConfig(), key)}",
-            )
-
-
-def _text(value: object) -> str:
-    return str(getattr(value, "value", value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from rlvis.findings import Finding, mistake
@@ -13,18 +12,14 @@ from rlvis.schema import Config
 def media_errors(config: Config) -> Iterator[Finding]:
     """What is wrong with model.fps and the `frames` of every term."""
     fps, count = config.model.fps, config.model.frames
-    if fps is not None and not 0 < fps < math.inf:
-        yield mistake(
-            f"model.fps={fps}: wanted frames a second above 0", "model.fps=16, or null for the family's"
-        )
-    elif fps is not None and count == 1:
+    if fps is not None and count == 1:
         yield mistake(
             f"model.fps={fps:g} does nothing with model.frames=1, which makes images", "model.fps=null"
         )
     for group, terms in (("reward", config.reward.terms), ("eval", config.eval.terms)):
         for name, term in terms.items():
             key = f"{group}.terms.{name}.frames"
-            if count < 1 or term.frames == "all":
+            if term.frames == "all":
                 continue
             try:
                 chosen = positions(term.frames, count)

@@ -1,48 +1,59 @@
-"""Rules about how rewards are asked: what the executor needs, and what it would leave without effect."""
+"""Rules about rewards: scorers that exist and take their kwargs, and what the executor needs."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from rlvis.findings import Finding, mistake
+from rlvis.findings import ConfigError, Finding, mistake
+from rlvis.reward.facts import SCORERS, Facts, facts, fit
 from rlvis.reward.serving.servers import address
-from rlvis.schema import CanaryConfig, Config, Executor, MapSource, RewardConfig, Stage
+from rlvis.schema import Config, Executor, MapSource, RewardConfig, RewardTerm, Stage
+from rlvis.schema.key import text
 
-# Keys of `reward` that only some executors read.
-READERS = {
-    "servers": (Executor.http,),
-    "token_env": (Executor.http,),
-    "timeout": (Executor.http, Executor.ray),
-    "hedge": (Executor.http,),
-    "actors": (Executor.ray,),
-}
+SCORING = (Stage.all, Stage.score, Stage.reference)
 
 
 def reward_errors(config: Config, ranks: int) -> Iterator[Finding]:
-    """Contradictions between the keys of `reward` (and train.shard).
+    """What is wrong with the scorers, and contradictions between the keys of `reward` (and train.shard).
 
     ranks: processes that share out the samples of a step.
     """
-    reward, usual = config.reward, RewardConfig()
-    for key, readers in READERS.items():
-        value, executor = getattr(reward, key), reward.executor
-        if value != getattr(usual, key) and executor not in readers:
-            names = " or ".join(f"reward.executor={reader.value}" for reader in readers)
-            yield mistake(
-                f"reward.{key}={_typed(value)} does nothing with reward.executor={executor.value}",
-                f"{names}, or reward.{key}={_typed(getattr(usual, key))}",
-            )
-    if not (math.isfinite(reward.timeout) and reward.timeout > 0):
-        yield mistake(f"reward.timeout={reward.timeout}: wanted seconds above 0", "reward.timeout=120")
-    if reward.actors < 1:
-        yield mistake(f"reward.actors={reward.actors}: wanted at least 1", "reward.actors=1")
+    reward = config.reward
     if reward.executor is Executor.http:
         yield from _servers(reward)
     yield from _overlap(config, ranks)
     yield from _refill(config)
     yield from _canary(config, ranks)
-    yield from _pairwise(config, ranks)
+    if config.stage in SCORING:
+        yield from scorer_errors(reward)
+        yield from _groups(config, ranks)
+
+
+def scorer_errors(reward: RewardConfig) -> Iterator[Finding]:
+    """What is wrong with the scorers of a reward and with their kwargs; servers have their own."""
+    if reward.executor is not Executor.http:
+        yield from term_errors(_known(reward), "reward")
+
+
+def _known(reward: RewardConfig) -> dict[str, RewardTerm]:
+    """The terms whose scorers are here: all, or those of rlvis where servers or actors have the others."""
+    far, ours = reward.executor in (Executor.http, Executor.ray), SCORERS.names()
+    return {name: term for name, term in reward.terms.items() if not far or term.scorer in ours}
+
+
+def facts_of(reward: RewardConfig) -> dict[str, Facts]:
+    """What the scorers state, of the terms that are known here and have kwargs that fit."""
+    terms = {k: term for k, term in _known(reward).items() if not any(term_errors({k: term}, "reward"))}
+    return {name: facts(term.scorer, term.kwargs) for name, term in terms.items()}
+
+
+def term_errors(terms: Mapping[str, RewardTerm], where: str) -> Iterator[Finding]:
+    """What is wrong with the scorers and kwargs of terms; where: whose, reward or eval."""
+    for name, term in terms.items():
+        try:
+            fit(term.scorer, term.kwargs, f"{where}.terms.{name}")
+        except ConfigError as error:
+            yield from error.findings
 
 
 def _servers(reward: RewardConfig) -> Iterator[Finding]:
@@ -63,18 +74,17 @@ def _servers(reward: RewardConfig) -> Iterator[Finding]:
                 f"reward.servers names {plain} twice", "it once: a server scores one batch at a time"
             )
         known.add(plain)
-    if reward.hedge is not None:
-        if not 0 < reward.hedge < reward.timeout:
-            yield mistake(
-                f"reward.hedge={reward.hedge} with reward.timeout={reward.timeout}: wanted seconds above 0 "
-                "and below the timeout",
-                "reward.hedge=null",
-            )
-        elif len(reward.servers) == 1:
-            yield mistake(
-                f"reward.hedge={reward.hedge} asks a second server, and reward.servers has one",
-                "reward.hedge=null, or name another server",
-            )
+    if reward.hedge is not None and reward.hedge >= reward.timeout:
+        yield mistake(
+            f"reward.hedge={reward.hedge} with reward.timeout={reward.timeout}: wanted seconds below the "
+            "timeout",
+            "reward.hedge=null",
+        )
+    elif reward.hedge is not None and len(reward.servers) == 1:
+        yield mistake(
+            f"reward.hedge={reward.hedge} asks a second server, and reward.servers has one",
+            "reward.hedge=null, or name another server",
+        )
 
 
 def _overlap(config: Config, ranks: int) -> Iterator[Finding]:
@@ -93,66 +103,45 @@ def _overlap(config: Config, ranks: int) -> Iterator[Finding]:
 
 def _refill(config: Config) -> Iterator[Finding]:
     rounds = config.reward.refill
-    if rounds < 0:
-        yield mistake(f"reward.refill={rounds}: wanted 0 or more rounds of fresh samples", "reward.refill=0")
     if rounds > 0 and config.stage is not Stage.all:
         yield mistake(
             f"reward.refill={rounds} rolls failed samples out anew within a whole step, but "
-            f"stage={config.stage.value} runs one stage",
+            f"stage={config.stage} runs one stage",
             "reward.refill=0",
         )
 
 
 def _canary(config: Config, ranks: int) -> Iterator[Finding]:
-    canary, usual = config.reward.canary, CanaryConfig()
-    if canary.every < 0:
-        yield mistake(
-            f"reward.canary.every={canary.every}: wanted 0 (never) or more", "reward.canary.every=0"
-        )
+    canary = config.reward.canary
     if not canary.every:
-        for key in ("samples", "tolerance"):
-            if getattr(canary, key) != getattr(usual, key):
-                yield mistake(
-                    f"reward.canary.{key}={getattr(canary, key)} does nothing with reward.canary.every=0",
-                    f"reward.canary.every=20, or reward.canary.{key}={getattr(usual, key)}",
-                )
         return
     owned = config.data.prompts_per_step * config.data.samples_per_prompt // max(1, ranks)
-    if not 2 <= canary.samples <= max(2, owned):
+    if canary.samples > max(2, owned):
         yield mistake(
-            f"reward.canary.samples={canary.samples}: wanted at least 2, whose spread is the unit of the "
-            f"tolerance, and at most the {owned} samples that the first process makes in a step",
+            f"reward.canary.samples={canary.samples}: wanted at most the {owned} samples that the first "
+            "process makes in a step",
             f"reward.canary.samples={min(4, max(2, owned))}",
-        )
-    if not (math.isfinite(canary.tolerance) and canary.tolerance > 0):
-        yield mistake(
-            f"reward.canary.tolerance={canary.tolerance}: wanted a number above 0, in units of the spread of "
-            "the first scores",
-            "reward.canary.tolerance=1e-3",
         )
     if config.stage is not Stage.all:
         yield mistake(
-            f"reward.canary.every={canary.every} looks during training, but stage={config.stage.value} runs "
+            f"reward.canary.every={canary.every} looks during training, but stage={config.stage} runs "
             "one stage",
             "reward.canary.every=0",
         )
 
 
-def _pairwise(config: Config, ranks: int) -> Iterator[Finding]:
+def _groups(config: Config, ranks: int) -> Iterator[Finding]:
     """A judge that compares the samples of a prompt has to see all of them in one call."""
     reward, data, shard = config.reward, config.data, config.train.shard
     size, ranks = data.samples_per_prompt, max(1, ranks)
-    names = [
-        name
-        for name, term in reward.terms.items()
-        if term.scorer == "vlm" and term.kwargs.get("mode") == "pairwise"
-    ]
-    for name in names:
-        what = f"reward.terms.{name} compares the samples of a prompt with each other (mode=pairwise)"
-        key = f"reward.terms.{name}.kwargs.group"
-        group = reward.terms[name].kwargs.get("group")
-        if group != size:
-            yield mistake(f"{key}={_typed(group)}, but data.samples_per_prompt={size}", f"{key}={size}")
+    for name, stated in facts_of(reward).items():
+        if stated.group is None:
+            continue
+        kwarg, value = stated.group
+        what = f"reward.terms.{name} compares the samples of a prompt with each other"
+        key = f"reward.terms.{name}.kwargs.{kwarg}"
+        if value != size:
+            yield mistake(f"{key}={text(value)}, but data.samples_per_prompt={size}", f"{key}={size}")
         if data.prompts_per_step % ranks:
             yield mistake(
                 f"{what}, but {data.prompts_per_step} prompts on {ranks} processes split groups between them",
@@ -172,13 +161,6 @@ def _pairwise(config: Config, ranks: int) -> Iterator[Finding]:
             )
         if reward.executor in (Executor.http, Executor.ray):
             yield mistake(
-                f"{what}, but reward.executor={reward.executor.value} shares the samples of a call out",
-                "reward.executor=inline (the endpoint is elsewhere anyway)",
+                f"{what}, but reward.executor={reward.executor} shares the samples of a call out",
+                "reward.executor=inline",
             )
-
-
-def _typed(value: object) -> str:
-    """A value as it is typed."""
-    if isinstance(value, list):
-        return f"[{','.join(map(str, value))}]"
-    return "null" if value is None else str(value)

@@ -10,7 +10,7 @@ from rlvis.schema import Config, Stage
 
 def run_errors(config: Config) -> Iterator[Finding]:
     """What is wrong with what a run does, where it writes, and what it goes on from."""
-    stage = config.stage.value
+    stage = config.stage
     if config.stage not in (Stage.all, Stage.reference) and config.records is None:
         which = "to write to" if config.stage is Stage.rollout else "that another stage or run wrote"
         yield mistake(f"stage={stage} runs alone on saved records and needs a folder {which}", "records=DIR")
@@ -31,22 +31,15 @@ def run_errors(config: Config) -> Iterator[Finding]:
             f"resume={config.resume} goes on with a whole run, but stage={stage} runs one stage",
             "resume=null",
         )
-    if config.resume_allow and config.resume is None:
-        yield mistake(
-            f"resume_allow=[{','.join(config.resume_allow)}] does nothing in a new run",
-            "resume=RUN_DIR with it, or leave it out",
-        )
     if config.run_dir is not None and config.resume is not None:
         yield mistake(
             f"run_dir={config.run_dir} and resume={config.resume}: a resumed run stays in its folder",
             f"resume={config.run_dir} alone, or run_dir alone for a new run",
         )
-    if not config.name or config.name in (".", "..") or "/" in config.name or "\\" in config.name:
+    if config.name in (".", "..") or "/" in config.name or "\\" in config.name:
         yield mistake(
             f"name={config.name!r} names a folder below outputs/: wanted text without a slash", "name=my_run"
         )
-    if config.threads is not None and config.threads < 1:
-        yield mistake(f"threads={config.threads}: wanted null or at least 1", "threads=1")
     if not config.reward.terms:
         yield mistake(
             "the reward has no terms, so there is nothing to train on", "reward=coverage or reward=jpeg"

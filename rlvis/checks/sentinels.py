@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from rlvis.findings import Finding, mistake
-from rlvis.schema import Config, SentinelAction, SentinelConfig
+from rlvis.schema import Config, SentinelAction
 
 ACTING = (SentinelAction.rollback, SentinelAction.stop)
 
@@ -16,28 +16,10 @@ def sentinel_errors(config: Config) -> Iterator[Finding]:
     watch = config.sentinels
     if watch.action is SentinelAction.off:
         return
-    for key, value, least in (
-        ("baseline", watch.baseline, 5),
-        ("patience", watch.patience, 1),
-        ("rollbacks", watch.rollbacks, 1),
-    ):
-        if value < least:
-            yield mistake(f"sentinels.{key}={value}: wanted at least {least}", f"sentinels.{key}={least}")
-    usual = SentinelConfig()
-    if not 0 < watch.threshold < math.inf:
-        yield mistake(
-            f"sentinels.threshold={watch.threshold}: wanted a positive number",
-            f"sentinels.threshold={usual.threshold:g}",
-        )
-    if watch.rollbacks != usual.rollbacks and watch.action is not SentinelAction.rollback:
-        yield mistake(
-            f"sentinels.rollbacks={watch.rollbacks} does nothing with sentinels.action={watch.action.value}",
-            f"sentinels.action=rollback or sentinels.rollbacks={usual.rollbacks:g}",
-        )
     first = watch.baseline + watch.patience
     if watch.action in ACTING and config.train.steps < first:
         yield mistake(
-            f"sentinels.action={watch.action.value} can never act: the baseline takes {watch.baseline} steps "
+            f"sentinels.action={watch.action} can never act: the baseline takes {watch.baseline} steps "
             f"and an alarm {watch.patience} more, and the run has {config.train.steps}",
             f"train.steps={first} or more, a smaller sentinels.baseline, or sentinels.action=warn",
         )

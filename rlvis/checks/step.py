@@ -17,18 +17,6 @@ def step_errors(config: Config, shares: int) -> Iterator[Finding]:
     """
     data, train = config.data, config.train
     p, k = data.prompts_per_step, data.samples_per_prompt
-    for key, value, least in (
-        ("data.prompts_per_step", p, 1),
-        ("train.steps", train.steps, 1),
-        ("train.updates_per_step", train.updates_per_step, 1),
-        ("train.micro_batch", train.micro_batch, 1),
-        ("train.save_every", train.save_every, 0),
-        ("train.keep", train.keep, 1),
-        ("train.shard", train.shard, 0),
-        ("train.score_retries", train.score_retries, 0),
-    ):
-        if value < least:
-            yield mistake(f"{key}={value}: wanted at least {least}", f"{key}={least}")
     if k < 2:
         yield mistake(
             f"data.samples_per_prompt={k}: an advantage compares samples of the same prompt, so a group "

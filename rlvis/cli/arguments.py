@@ -26,7 +26,7 @@ def require_known(word: str, names: list[str], what: str) -> None:
 def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The flags of `train`, name -> value, and the overrides."""
     short = {"-h": "--help", "-m": "--multirun", "-c": "--cfg", "-cd": "--config-dir"}
-    valued = ("--cfg", "--config-dir")
+    valued = {"--cfg": "job", "--info": "defaults", "--config-dir": ""}  # with what stands for no value
     names = ["--help", "--multirun", "--resolve", *valued]
     flags: dict[str, str] = {}
     overrides: list[str] = []
@@ -44,11 +44,9 @@ def parse(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             )
         require_known(flag, names, "flag")
         if flag in valued and not equals:
-            value = next(rest, "job" if flag == "--cfg" else "")
+            value = next(rest, valued[flag])
         if flag in valued and not value:
-            raise ConfigError(
-                mistake(f"{word} needs a value", f"{flag} {'job' if flag == '--cfg' else 'DIR'}")
-            )
+            raise ConfigError(mistake(f"{word} needs a value", f"{flag} {valued[flag] or 'DIR'}"))
         flags[flag.removeprefix("--")] = value
     return flags, overrides
 

@@ -50,9 +50,7 @@ def run(words: Sequence[str]) -> int:
     rank, size = process()
     config = checked(compose([*overrides, *folder]), size, is_main=rank == 0)
     if config.stage is not Stage.all:
-        raise ConfigError(
-            mistake(f"stage={config.stage.value}: rlvis doctor looks at whole runs", "stage=all")
-        )
+        raise ConfigError(mistake(f"stage={config.stage}: rlvis doctor looks at whole runs", "stage=all"))
     if config.dry_run:
         if rank == 0:
             print("dry run: the configuration and its files are in order; nothing was loaded")
@@ -70,7 +68,7 @@ def _examine(config: Config, rank: int) -> int:
     if rank == 0:
         terminal = sys.stdout.isatty()
         print(table(diagnosis.findings, None if terminal else WIDTH, terminal), end="")
-        print(f"{diagnosis.headline}; doctor={config.doctor.value}")
+        print(f"{diagnosis.headline}; doctor={config.doctor}")
         if stopping:
             names = ", ".join(dict.fromkeys(f.name for f in stopping))
             print(f"this training would not start ({names}); doctor=off goes on all the same")

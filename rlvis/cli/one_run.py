@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def one(overrides: Sequence[str]) -> int:
-    """One run: compose, check, tell the numbers, train, report."""
+def one(overrides: Sequence[str], ended: Callable[[Path], None] = lambda run_dir: None) -> int:
+    """One run: compose, check, tell the numbers, train, report. ended: gets the folder of a training."""
     from rlvis.checks.files import count_prompts
     from rlvis.compose.command import compose
     from rlvis.plan.summary import summary
@@ -32,6 +32,7 @@ def one(overrides: Sequence[str]) -> int:
     size = config.plan_gpus or size
     if rank == 0:
         print(summary(config, size, count_prompts(config)), flush=True)
+        print(*remarks(composed, config), sep="", end="", file=sys.stderr)
     if config.dry_run:
         if rank == 0:
             print("dry run: the configuration and its files are in order; nothing was loaded")
@@ -39,7 +40,7 @@ def one(overrides: Sequence[str]) -> int:
     log_to_stderr(rank)
     if config.plan:
         return exit_code_of(lambda: _plan(config, size, rank))
-    return exit_code_of(lambda: _train(config, overrides, rank))
+    return exit_code_of(lambda: _train(config, overrides, rank, ended))
 
 
 def _plan(config: Config, size: int, rank: int) -> int:
@@ -53,11 +54,26 @@ def _plan(config: Config, size: int, rank: int) -> int:
     return OK
 
 
-def _train(config: Config, overrides: Sequence[str], rank: int) -> int:
+def _train(config: Config, overrides: Sequence[str], rank: int, ended: Callable[[Path], None]) -> int:
     outcome = start(config, ["rlvis", "train", *overrides])
+    ended(outcome.run_dir)
     if rank == 0:
         write_report(outcome.run_dir)
     return outcome.exit_code
+
+
+def remarks(composed: Composed, config: Config) -> list[str]:
+    """A line each about what the words mean beyond what they say: values of an experiment that an option
+    replaced, a prior that nothing reads.
+    """
+    lines = [f"{composed.replaced}\n"] if composed.replaced and config.resume is None else []
+    kind = composed.typed().prior.kind
+    if config.resume is None and config.prior.kind != kind:
+        lines.append(
+            f"prior.kind={kind} is not computed, as nothing reads it: trust.kind=none, "
+            "trust.crt.form=none; type trust=ras for what does\n"
+        )
+    return lines
 
 
 def checked(composed: Composed, world_size: int = 1, *, is_main: bool = True) -> Config:
@@ -70,8 +86,11 @@ def checked(composed: Composed, world_size: int = 1, *, is_main: bool = True) ->
     from rlvis.checks.config import check
     from rlvis.checks.evaluation import eval_files
     from rlvis.checks.files import files
+    from rlvis.checks.trust import without_unread_prior
 
     config = composed.typed()
+    if config.resume is None or "*" in composed.touched:  # else the run that is resumed says what reads it
+        config = without_unread_prior(config)
     errors = check(config, world_size)
     if not errors and config.resume is not None:
         auto, config = config.name, resume_config(config, composed.touched)
@@ -80,6 +99,7 @@ def checked(composed: Composed, world_size: int = 1, *, is_main: bool = True) ->
                 f"resume=auto: no run below outputs/{auto} has a whole checkpoint; this is a new run",
                 file=sys.stderr,
             )
+        config = without_unread_prior(config)
         errors = check(config, world_size)
     errors = errors or [*files(config), *eval_files(config)] or (open_run.errors(config) if is_main else [])
     if errors:

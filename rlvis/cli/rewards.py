@@ -14,12 +14,15 @@ if TYPE_CHECKING:
 def compose_reward(overrides: Sequence[str], unsaid: str) -> RewardConfig:
     """The `reward` of a configuration; unsaid: what to say where no word names one.
 
-    Raises ConfigError for that, and for a value that is still missing.
+    Raises ConfigError for that, for values that are missing or out of their domain, and for scorers that do
+    not exist or do not take their kwargs.
     """
     from omegaconf import OmegaConf
 
+    from rlvis.checks.domain import domain_errors
+    from rlvis.checks.reward import scorer_errors
     from rlvis.compose.command import compose
-    from rlvis.schema import RewardConfig
+    from rlvis.schema import Config, RewardConfig
 
     if not any("reward" in word.split("=")[0] or word.startswith("experiment=") for word in overrides):
         raise ConfigError(unsaid)
@@ -28,6 +31,8 @@ def compose_reward(overrides: Sequence[str], unsaid: str) -> RewardConfig:
         raise ConfigError(mistake(f"reward.{missing[0]} is not set", f"reward.{missing[0]}=..."))
     reward = OmegaConf.to_object(node)
     assert isinstance(reward, RewardConfig)
+    if errors := list(domain_errors(Config(reward=reward), ("reward",))) or list(scorer_errors(reward)):
+        raise ConfigError(*errors)
     return reward
 
 

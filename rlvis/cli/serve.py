@@ -104,7 +104,7 @@ def reward_of(overrides: Sequence[str]) -> RewardConfig:
     reward = rewards.compose_reward(overrides, "nothing says what to serve; type rlvis serve reward=NAME")
     if reward.executor not in (Executor.inline, Executor.ray):
         raise ConfigError(
-            f"reward.executor={reward.executor.value} is for the training; a server loads its scorers: leave "
+            f"reward.executor={reward.executor} is for the training; a server loads its scorers: leave "
             "it out, or type reward.executor=ray"
         )
     return replace(reward, terms={name: replace(term, frames="all") for name, term in reward.terms.items()})

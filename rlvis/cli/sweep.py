@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rlvis.cli.arguments import process
@@ -14,13 +15,12 @@ from rlvis.findings import ConfigError, mistake
 
 def sweep(words: Sequence[str]) -> int:
     """`-m`: check every value, then let Hydra launch one run for each combination."""
-    from rlvis.compose.command import compose
-    from rlvis.compose.sweep import check_sweeper, each_value_once, encode, runs
+    from rlvis.compose.command import OURS, compose
+    from rlvis.compose.sweep import axes, check_sweeper, each_value_once, encode, runs
     from rlvis.plan.summary import summary
 
-    plugins = [w for w in words if w.startswith("hydra") and not w.startswith("hydra.searchpath")]
+    plugins = [w for w in words if w.startswith("hydra") and not w.startswith(OURS)]
     overrides = [w for w in words if w not in plugins]
-    search = [w for w in overrides if w.startswith("hydra.searchpath")]
     combinations = runs(overrides)
     for once in each_value_once(overrides):
         config = checked(compose(once))
@@ -35,10 +35,11 @@ def sweep(words: Sequence[str]) -> int:
                 "name=NAME instead",
             )
         )
-    check_sweeper([*plugins, *search])
+    check_sweeper([*plugins, *(w for w in overrides if w.startswith("hydra.searchpath"))], overrides)
     rank, size = process()
     if rank == 0:
-        print(f"sweep of {len(combinations)} runs")
+        drawn = any(axis.interval for axis in axes(overrides))
+        print("sweep of runs that the sweeper draws" if drawn else f"sweep of {len(combinations)} runs")
     if config.dry_run:
         for once in combinations:
             print(f"{' '.join(once)}: {summary(checked(compose(once), size), size)}")
@@ -46,24 +47,37 @@ def sweep(words: Sequence[str]) -> int:
     return _launch(encode(overrides), plugins)
 
 
-def sweep_run(job: Any) -> None:
-    """One run of a sweep, in whatever process the launcher put it. Raises RuntimeError when it fails, so that
-    Hydra counts it.
+def sweep_run(job: Any) -> float | None:
+    """One run of a sweep, in whatever process the launcher put it: its reward, for sweepers that look for a
+    high one. Raises RuntimeError when it fails, so that Hydra counts it.
     """
     from omegaconf import OmegaConf
 
-    words = OmegaConf.to_container(job.run, resolve=False)
-    assert isinstance(words, dict), "a sweep's run is a mapping of words"
-    overrides = [str(word) for word in words.values()]
+    from rlvis.compose.sweep import decode
+
+    run = OmegaConf.to_container(job.run, resolve=False)
+    assert isinstance(run, dict), "a sweep's run is a mapping of words"
+    overrides = decode({str(name): value for name, value in run.items()})
     print(f"run {' '.join(overrides)}", flush=True)
+    ended: list[Path] = []
     try:
-        code = one(overrides)
+        code = one(overrides, ended.append)
     except ConfigError as error:
         code = refuse(error)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:
         raise RuntimeError(f"the run {' '.join(overrides)} ended with exit code {code}")
+    return final_reward(ended[0]) if ended else None
+
+
+def final_reward(run_dir: Path) -> float | None:
+    """Mean of reward/mean over the last tenth of a run's training steps; None where nothing was scored."""
+    from rlvis.observe.lines import steps
+
+    rewards = [row["reward/mean"] for row in steps(run_dir / "metrics.jsonl") if row.get("reward/mean")]
+    last = rewards[-max(1, len(rewards) // 10) :]
+    return sum(last) / len(last) if last else None
 
 
 def _launch(encoded: list[str], plugins: list[str]) -> int:
@@ -71,7 +85,7 @@ def _launch(encoded: list[str], plugins: list[str]) -> int:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from rlvis.compose.command import CONF
+    from rlvis.compose.files import CONF
 
     before = sys.argv
     sys.argv = ["rlvis", "--multirun", *encoded, *plugins]

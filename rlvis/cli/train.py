@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlvis.cli import options, print_config
 from rlvis.cli.arguments import parse, search
 from rlvis.cli.exit_codes import OK
 from rlvis.cli.one_run import one
 from rlvis.cli.sweep import sweep
-from rlvis.findings import ConfigError
 
 HELP = """\
-usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg job [--resolve]] [--config-dir DIR]
+usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg KIND] [--info KIND] [--config-dir DIR]
 
   python train.py                                      the embedded default: a tiny policy, on a CPU
   python train.py model=sd3 engine=zero1 data=txt data.path=prompts.txt reward=jpeg
@@ -30,10 +30,19 @@ usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg job [--res
   python train.py -m sampler.eta=0.3,0.7 seed=1,2      a sweep: every combination, one after the other
   torchrun --nproc-per-node 8 train.py experiment=jpeg_sd3 data.path=prompts.txt
 
-  -m, --multirun       values such as A,B or range(3) run one after the other (hydra/launcher=...: elsewhere)
-  -c, --cfg job        print the composed configuration and stop; --resolve fills in interpolations
+  -m, --multirun       values such as A,B or range(3) or glob(*) run one after the other (hydra/launcher=...:
+                       elsewhere; hydra/sweeper=...: also interval(1e-5,1e-3), for plugins that draw from one)
+  -c, --cfg KIND       print the composed configuration (job), Hydra's own (hydra) or both (all), and stop;
+                       --resolve fills in interpolations
+  --info KIND          print what Hydra composes it from: defaults, defaults-tree, searchpath, plugins
   --config-dir DIR     a folder with option files of your own, such as DIR/reward/mine.yaml
-  -h, --help           this text
+  -h, --help [GROUP]   this text, or the options of a group and all of its keys
+
+What is typed wins. A value wins over every file. An option typed beside an experiment takes the keys that it
+or the option it replaces writes, and leaves the experiment's others: experiment=flow_grpo_sd3_pickscore
+advantage=guard has the clip range of guard; sizes (data.prompts_per_step, train.*, optim.*) stay. A line at
+the start names what was replaced. +k=v, ++k=v and hydra.run.dir=DIR (run_dir) are read as Hydra's, and
+~trust is trust=none.
 
 Groups and options (* is the default):
 
@@ -46,34 +55,28 @@ configuration, 130 interrupted.
 
 
 def run(words: Sequence[str]) -> int:
-    """`rlvis train`: one run, a sweep, or only what --help and --cfg print."""
+    """`rlvis train`: one run, a sweep, or only what --help, --cfg and --info print."""
     flags, overrides = parse(words)
     if "help" in flags:
-        from rlvis.compose.describe import listing
-
-        print(HELP.format(options=listing()), end="")
+        _help([word for word in overrides if "=" not in word])
         return OK
     if "config-dir" in flags:
         overrides.append(search(flags["config-dir"]))
     if "cfg" in flags:
-        return _print_config(flags, overrides)
+        print_config.cfg(flags["cfg"], overrides, resolve="resolve" in flags, sweeps="multirun" in flags)
+        return OK
+    if "info" in flags:
+        print_config.info(flags["info"], overrides)
+        return OK
     if "multirun" in flags:
         return sweep(overrides)
     return one(overrides)
 
 
-def _print_config(flags: dict[str, str], overrides: Sequence[str]) -> int:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+def _help(groups: Sequence[str]) -> None:
+    from rlvis.compose.describe import listing
 
-    from rlvis.compose.command import compose, one_line
-
-    if flags["cfg"] != "job":
-        raise ConfigError(f"--cfg {flags['cfg']}: wanted --cfg job, which prints the configuration of a run")
-    if "multirun" in flags:
-        raise ConfigError("--cfg prints one configuration; leave out -m")
-    try:
-        print(OmegaConf.to_yaml(compose(overrides).config, resolve="resolve" in flags), end="")
-    except OmegaConfBaseException as error:
-        raise ConfigError(one_line(error)) from error
-    return OK
+    if groups:
+        options.show(groups)
+    else:
+        print(HELP.format(options=listing()), end="")

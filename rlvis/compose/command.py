@@ -1,23 +1,17 @@
 """One configuration from the words of a command line.
 
-Hydra chooses and merges the group files; the values come after, through `assign`. Every mistake is one
-ConfigError.
+Hydra chooses and merges the group files (`files`); the values come after, through `assign`. Every mistake is
+one ConfigError.
 """
 
 from __future__ import annotations
 
 import copy
 import difflib
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from pathlib import Path
+from typing import Any
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -25,23 +19,31 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlvis import schema
-from rlvis.compose import names
-from rlvis.compose.assign import assign, unknown
+from rlvis.compose import files, names
+from rlvis.compose.assign import assign, remove
+from rlvis.compose.typed_wins import differences, taken
 from rlvis.findings import ConfigError, mistake
+from rlvis.schema.key import marks, text
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 SEVERAL = ("reward",)  # groups that take several options at once: reward=[coverage,jpeg]
+RUN_FOLDER = "hydra.run.dir"  # Hydra's word for run_dir
+OURS = ("hydra.searchpath", RUN_FOLDER)  # words about Hydra that mean something to a single run
+Replaced = dict[str, tuple[Any, Any]]  # key -> the experiment's value, the option's
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A configuration that may still hold interpolations, and the keys that the command line spoke about.
+    """A configuration that may still hold interpolations, and what the command line said.
 
-    touched: dotted keys, "model.*" for a whole section, "*" for everything (an experiment was named).
+    touched: dotted keys that it spoke about, "model.*" for a whole section, "*" for everything (an experiment
+    was named). choices: the words from which Hydra composes the same files. replaced: the line about values
+    of an experiment that typed options replaced, or "".
     """
 
     config: DictConfig
     touched: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    replaced: str = ""
 
     def typed(self) -> schema.Config:
         """As plain dataclasses. Raises ConfigError for a key that is not set or an interpolation that does
@@ -52,7 +54,7 @@ class Composed:
             if not missing:
                 return schema.typed(self.config)
         except OmegaConfBaseException as error:
-            raise ConfigError(one_line(error)) from error
+            raise ConfigError(files.one_line(error)) from error
         also = f" (nor {', '.join(missing[1:])})" if missing[1:] else ""
         raise ConfigError(mistake(f"{missing[0]} is not set{also}", f"{missing[0]}=..."))
 
@@ -63,23 +65,20 @@ def compose(words: Sequence[str]) -> Composed:
     Raises ConfigError for an unknown group, option or key (naming the nearest), and for a value of a wrong
     type (saying what was wanted).
     """
-    overrides = [parse(word) for word in words]
-    for override in overrides:
-        _refuse(override)
-    search = [_text(o) for o in overrides if o.is_hydra_override()]
-    chosen = [o for o in overrides if _names_group(o)]
-    values = [o for o in overrides if not o.is_hydra_override() and not _names_group(o)]
-    config = _merged(
-        [_choice(o, search) for o in chosen if o.value() is not None or o.key_or_group not in names.WHOLE],
-        search,
-    )
-    OmegaConf.set_struct(
-        config, False
-    )  # dataclasses stay closed; open mappings (reward.terms, kwargs) may grow
+    overrides = [_for_one_run(parse(word)) for word in words]
+    search = [str(o.input_line) for o in overrides if o.is_hydra_override()]
+    named = {o.key_or_group: o for o in overrides if _chooses(o)}
+    chosen = {group: o for group, o in named.items() if group not in names.WHOLE or o.value() is not None}
+    values = [o for o in overrides if not o.is_hydra_override() and not _chooses(o)]
+    choices = {group: _choice(o, search) for group, o in chosen.items()}
+    config, replaced = _merged(choices, search)
     for override in values:
-        assign(config, override.key_or_group, override.value())
-    touched = ["*" if o.key_or_group in names.WHOLE else f"{o.key_or_group}.*" for o in chosen]
-    return Composed(config, (*touched, *(o.key_or_group for o in values)))
+        key = override.key_or_group
+        remove(config, key) if override.is_delete() else assign(config, key, override.value())
+        replaced = {k: v for k, v in replaced.items() if not f"{k}.".startswith(f"{key}.")}
+    touched = ["*" if group in names.WHOLE else f"{group}.*" for group in chosen]
+    touched += [o.key_or_group for o in values]
+    return Composed(config, tuple(touched), (*choices.values(), *search), _told(replaced, chosen))
 
 
 def parse(word: str) -> Override:
@@ -95,79 +94,52 @@ def parse(word: str) -> Override:
         raise ConfigError(
             f"{word}: {value} is no plain word, number or list; quote it: \"{key}='{value}'\""
         ) from error
+    if override.package is not None:
+        raise ConfigError(
+            mistake(
+                f"{word}: options go into their own section, where alone rlvis reads them",
+                f"{override.key_or_group}={override.get_value_element_as_str()}",
+            )
+        )
     return override
 
 
-def options(group: str, search: Sequence[str] = ()) -> list[str]:
-    """Names of a group's options: ours and those on the search path."""
-    return list(_our_options(group)) if not search else _read_options(group, search)
-
-
-@cache
-def _our_options(group: str) -> tuple[str, ...]:
-    return tuple(_read_options(group, ()))
-
-
-def _read_options(group: str, search: Sequence[str]) -> list[str]:
-    with hydra_session():
-        loader = GlobalHydra.instance().config_loader()
-        listed: list[str] = loader.get_group_options(group, config_name="train", overrides=list(search))
-    return sorted(name for name in listed if name != f"base_{group}")
-
-
-def one_line(error: BaseException) -> str:
-    """The text of an exception on one line, the cause's where that says more."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    text = str(cause).split("Config search path")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("reference_type", "object_type", "See https"))]
-    return "; ".join(line.replace("full_key: ", "at ") for line in kept)
-
-
-def _refuse(override: Override) -> None:
-    """What the grammar allows and a single run does not."""
+def _for_one_run(override: Override) -> Override:
+    """The override, in our words where it is in Hydra's; what a single run does not take is refused."""
     key, word = override.key_or_group, override.input_line
     if override.is_sweep_override():
         raise ConfigError(
             f"{word} gives several values: add -m to run one after the other, or quote one value: "
             f"\"{key}='...'\""
         )
+    if key == RUN_FOLDER:
+        return parse(f"run_dir={override.get_value_element_as_str()}")
     if override.is_hydra_override() and key != "hydra.searchpath":
         raise ConfigError(
             mistake(
-                f"{word} has no effect on a single run, which makes its own folder and log",
-                "run_dir=DIR for the folder, or add -m",
+                f"{word} has no effect on a single run, which makes its own folder and log", "-m beside it"
             )
         )
-    if override.package is not None:
-        raise ConfigError(
-            mistake(
-                f"{word}: options go into their own section", f"{key}={override.get_value_element_as_str()}"
-            )
-        )
-    if override.is_delete():
-        raise ConfigError(mistake(f"{word}: nothing can be removed, only unset", f"{key}=null"))
+    if override.is_delete() and _chooses(override):
+        return parse(f"{key}={'null' if key in names.WHOLE else 'none'}")
+    return override
 
 
-def _names_group(override: Override) -> bool:
-    return override.key_or_group in (*names.groups(), *names.WHOLE)
-
-
-def _text(override: Override) -> str:
-    return f"{override.key_or_group}={override.get_value_element_as_str()}"
+def _chooses(override: Override) -> bool:
+    """Whether it names an option; a mapping holds values of the section instead, as Hydra reads it."""
+    return override.key_or_group in names.choices() and not isinstance(override.value(), dict)
 
 
 def _choice(override: Override, search: Sequence[str]) -> str:
     """The word of a group as Hydra takes it, its options checked."""
     group, value = override.key_or_group, override.value()
     picked = value if isinstance(value, list) else [value]
-    known = options(group, search)
+    known = files.options(group, search)
     for option in picked:
         if str(option) not in known:
             near = difflib.get_close_matches(str(option), known, 1, 0.5)
-            hint = f"; nearest: {near[0]}" if near else ""
             raise ConfigError(
-                f"{group} has no option {'null' if option is None else option}{hint}; options: "
+                f"{group} has no option {text(option)}{f'; nearest: {near[0]}' if near else ''}; options: "
                 f"{', '.join(known)}"
             )
     if isinstance(value, list) and group not in SEVERAL:
@@ -180,46 +152,30 @@ def _choice(override: Override, search: Sequence[str]) -> str:
     return f"{group}=[{','.join(map(str, picked))}]" if group in SEVERAL else f"{group}={value}"
 
 
-def _merged(choices: Sequence[str], search: Sequence[str]) -> DictConfig:
-    """The files of the chosen options, merged by Hydra over the schema."""
-    if search:  # somebody's folder, which may change while we run
-        return _read(choices, search)
-    return copy.deepcopy(_ours(tuple(choices)))
+def _merged(choices: Mapping[str, str], search: Sequence[str]) -> tuple[DictConfig, Replaced]:
+    """The files of the chosen options, merged so that a typed option wins over an experiment, and what was
+    replaced of the experiment.
+    """
+    read = files.read(choices.values(), search)
+    config = copy.deepcopy(read.merged)
+    replaced: Replaced = {}
+    whole = [word for group, word in choices.items() if group in names.WHOLE]
+    groups = [group for group in choices if group not in names.WHOLE]
+    for group in groups if whole else ():
+        before, alone = files.read(whole, search), files.read([choices[g] for g in groups], search)
+        budget = [key for key, mark in marks(names.child(schema.Config, group)).items() if mark.budget]
+        held, fresh = files.plain(config[group]), files.plain(alone.merged[group])
+        for key in sorted(taken(read.written[group], before.written[group], budget)):
+            replaced |= differences(f"{group}.{key}", held[key], fresh[key])
+            # the node itself, with its interpolations, and where it is not set yet
+            config[group][key] = alone.merged[group]._get_node(key)
+    return config, replaced
 
 
-@lru_cache(maxsize=64)
-def _ours(choices: tuple[str, ...]) -> DictConfig:
-    return _read(choices, ())
-
-
-def _read(choices: Sequence[str], search: Sequence[str]) -> DictConfig:
-    with hydra_session(), warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*is not available")  # of a search path; a mistake, not a remark
-        try:
-            return hydra.compose("train", overrides=[*choices, *search])
-        except (HydraException, OmegaConfBaseException, UserWarning, ValueError) as error:
-            raise ConfigError(_file_message(error)) from error
-
-
-def _file_message(error: BaseException) -> str:
-    """A mistake inside a yaml file: its unknown key with the nearest one, else what the loader says."""
-    text = str(error)
-    file, key = re.search(r"In '([^']+)'", text), re.search(r"full_key: (\S+)", text)
-    if file and key and " not in '" in text:
-        return f"{file[1]}.yaml has an {unknown(OmegaConf.create(), key[1])}"
-    return one_line(error)
-
-
-@contextmanager
-def hydra_session() -> Iterator[None]:
-    """Hydra on our conf/, whatever ran before in this process, and its state put back after."""
-    schema.register()
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(str(CONF), job_name="rlvis", version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().clear()
-        if before is not None:
-            GlobalHydra.instance().initialize(before)
+def _told(replaced: Replaced, chosen: Mapping[str, Override]) -> str:
+    """One line about the values of an experiment that typed options replaced; empty where there are none."""
+    whole = [str(o.input_line) for group, o in chosen.items() if group in names.WHOLE]
+    groups = dict.fromkeys(key.split(".")[0] for key in replaced)
+    options = [str(chosen[group].input_line) for group in groups]
+    values = (f"{key}={text(now)} (was {text(was)})" for key, (was, now) in replaced.items())
+    return f"{' '.join(options)} over {' '.join(whole)}: {', '.join(values)}" if replaced else ""

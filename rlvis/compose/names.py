@@ -7,14 +7,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlvis import schema
+from rlvis.schema.key import Key, key_of
 
 WHOLE = ("experiment", "debug")  # groups whose files may set any key
+OPEN = ("reward.terms", "eval.terms")  # sections whose keys are names of the user's
+PLAIN = ("optim", "train", "sentinels")  # sections without options
 # Keys whose proper name cannot be a field's: a reserved word of Python. The command line takes both.
 PYTHON_WORDS = {"trust.crt.lambda": "trust.crt.lam"}
 # What other programs call our keys: a typo has a near spelling, a habit has not.
@@ -43,6 +47,27 @@ ELSEWHERE = {
 }
 
 
+class Entry(NamedTuple):
+    """A key: its dotted name, its type without `| None`, its mark, and the dataclass field that holds it."""
+
+    key: str
+    kind: Any
+    mark: Key
+    field: dataclasses.Field[Any]
+
+
+def entries(kind: Any = schema.Config, prefix: str = "") -> Iterator[Entry]:
+    """Every key of a section, also below those that are null; NAME is any name of an open mapping."""
+    hints = typing.get_type_hints(kind, include_extras=True) if dataclasses.is_dataclass(kind) else {}
+    for field in dataclasses.fields(kind) if hints else ():
+        key, inner = prefix + field.name, fields(kind)[field.name]
+        yield Entry(key, inner, key_of(hints[field.name])[1] or Key(""), field)
+        yield from entries(inner, f"{key}.")
+        if typing.get_origin(inner) is dict:
+            yield from entries(child(inner, "NAME"), f"{key}.NAME.")
+
+
+@functools.cache
 def fields(kind: Any) -> dict[str, Any]:
     """Field name -> type of a dataclass, without `| None`; empty for anything else."""
     if not dataclasses.is_dataclass(kind):
@@ -64,42 +89,34 @@ def is_section(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind) or typing.get_origin(kind) is dict
 
 
-def child(kind: Any, name: str) -> Any:
-    """Type of the key `name` inside a section of this type; None where a closed section has no such key.
+def child(kind: Any, key: str) -> Any:
+    """Type of the dotted `key` inside a section of this type; None where a closed section has no such key.
 
     Open mappings (dict[str, X]) have every key: names of reward terms, keyword arguments.
     """
-    if typing.get_origin(kind) is dict:
-        return required(typing.get_args(kind)[1])
-    if kind is Any:
-        return Any
-    return fields(kind).get(name)
+    for name in key.split("."):
+        if typing.get_origin(kind) is dict:
+            kind = required(typing.get_args(kind)[1])
+        elif kind is not Any:
+            kind = fields(kind).get(name)
+    return kind
 
 
-def groups() -> tuple[str, ...]:
-    """The config groups whose options are sections of the configuration, in the order of the schema."""
-    sections = [name for name, kind in fields(schema.Config).items() if dataclasses.is_dataclass(kind)]
-    return tuple(name for name in sections if name not in ("optim", "train"))
+def choices() -> tuple[str, ...]:
+    """What takes an option, in the order of the schema: sections, and what may set any key."""
+    sections = (name for name, kind in fields(schema.Config).items() if dataclasses.is_dataclass(kind))
+    return (*(name for name in sections if name not in PLAIN), *WHOLE)
 
 
 def keys(named: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """Every dotted key of the schema, also below sections that are null by default.
-
-    named: the names that exist in open mappings, such as {"reward.terms": ["coverage"]}.
+    """Every dotted key of the schema; named: the names that exist in open mappings, such as {"reward.terms":
+    ["coverage"]}.
     """
-    return list(_keys(schema.Config, "", named or {}))
-
-
-def _keys(kind: Any, prefix: str, named: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    for name, inner in fields(kind).items():
-        key = f"{prefix}{name}"
-        yield key
-        if typing.get_origin(inner) is dict:
-            for entry in named.get(key, ()):
-                yield f"{key}.{entry}"
-                yield from _keys(typing.get_args(inner)[1], f"{key}.{entry}.", named)
-        else:
-            yield from _keys(inner, f"{key}.", named)
+    plain = [entry.key for entry in entries() if ".NAME." not in entry.key]
+    for mapping, names in (named or {}).items():
+        inside = [entry.key for entry in entries(child(child(schema.Config, mapping), "NAME"), ".")]
+        plain += [f"{mapping}.{name}{key}" for name in names for key in ("", *inside)]
+    return plain
 
 
 def nearest(key: str, known: Sequence[str]) -> list[str]:

@@ -1,41 +1,50 @@
-"""The runs of a sweep: every combination of the values that words give, and the same for Hydra's launchers.
+"""The runs of a sweep: every combination of the values that words give, and the same for Hydra's sweepers.
 
-Hydra is handed the runs encoded, so that it counts them and reads nothing of them.
+Hydra is handed the runs encoded, so that it counts or searches them and reads nothing of them.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import hydra
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
 
-from rlvis.compose.command import hydra_session, one_line, parse
+from rlvis.compose.command import parse
+from rlvis.compose.files import options, session
 from rlvis.findings import ConfigError, mistake
 
+LISTS_ONLY = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
-def axes(words: Sequence[str]) -> list[list[str]]:
-    """What each word of a sweep stands for: "eta=0.3,0.7" -> ["eta=0.3", "eta=0.7"]; a word without a sweep
-    stands for itself.
 
-    Raises ConfigError for an interval, which has no list of values.
+@dataclass(frozen=True)
+class Axis:
+    """What one word of a sweep stands for: the overrides `values` ("sampler.eta=0.3", "sampler.eta=0.7"; the
+    word itself where it is no sweep). interval: Hydra's text of one, whose two ends `values` then holds.
     """
-    return [_axis(parse(word)) for word in words]
+
+    values: tuple[str, ...]
+    interval: str = ""
+
+
+def axes(words: Sequence[str]) -> list[Axis]:
+    """An axis for each word. Raises ConfigError for a pattern that no option fits."""
+    search = [word for word in words if word.startswith("hydra.searchpath")]
+    return [_axis(parse(word), search) for word in words]
 
 
 def runs(words: Sequence[str]) -> list[list[str]]:
     """All runs of a sweep as lists of overrides: every combination, the last word changing fastest."""
-    return [list(run) for run in itertools.product(*axes(words))]
+    return [list(run) for run in itertools.product(*(axis.values for axis in axes(words)))]
 
 
 def each_value_once(words: Sequence[str]) -> Iterator[list[str]]:
     """The few runs of a sweep in which every value occurs: the first one, then each other value beside the
     first of the rest.
     """
-    spread = axes(words)
+    spread = [axis.values for axis in axes(words)]
     first = [values[0] for values in spread]
     yield first
     for i, values in enumerate(spread):
@@ -45,34 +54,53 @@ def each_value_once(words: Sequence[str]) -> Iterator[list[str]]:
 
 def encode(words: Sequence[str]) -> list[str]:
     """The axes of a sweep as overrides of conf/sweep.yaml: one key a word, its values quoted, so that Hydra
-    only counts them.
+    only counts them; of an interval, whose values a sweeper makes, the key apart.
     """
-    quoted = [[QuotedString(value, Quote.single).with_quotes() for value in values] for values in axes(words)]
-    return [f"+run.w{i}={','.join(values)}" for i, values in enumerate(quoted)]
+    encoded = []
+    for i, axis in enumerate(axes(words)):
+        quoted = [QuotedString(value, Quote.single).with_quotes() for value in axis.values]
+        if axis.interval:
+            quoted = [QuotedString(axis.values[0].partition("=")[0], Quote.single).with_quotes()]
+            encoded.append(f"+run.value{i}={axis.interval}")
+        encoded.append(f"+run.word{i}={','.join(quoted)}")
+    return encoded
 
 
-def check_sweeper(words: Sequence[str]) -> None:
-    """Compose the part of a sweep that is Hydra's (launcher, sweeper).
+def decode(run: Mapping[str, object]) -> list[str]:
+    """The overrides of one run, from what Hydra made of `encode`."""
+    words = {name.removeprefix("word"): str(word) for name, word in run.items() if name.startswith("word")}
+    return [f"{word}={run[f'value{i}']}" if f"value{i}" in run else word for i, word in words.items()]
 
-    Raises ConfigError for a key or a plugin that is not there.
+
+def check_sweeper(plugins: Sequence[str], words: Sequence[str]) -> None:
+    """Compose the part of a sweep that is Hydra's (launcher, sweeper), from the words `plugins`.
+
+    Raises ConfigError for a key or a plugin that is not there, and for an interval that the sweeper does not
+    take.
     """
-    with hydra_session():
-        try:
-            hydra.compose("sweep", overrides=list(words), return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(one_line(error)) from error
-
-
-def _axis(override: Override) -> list[str]:
-    word = str(override.input_line)
-    if not override.is_sweep_override():
-        return [word]
-    if override.is_interval_sweep():
-        raise ConfigError(
-            mistake(
-                f"{word}: a sweep here takes a list of values", f"{override.key_or_group}=A,B,C or range(1,5)"
+    with session():
+        composed = hydra.compose("sweep", overrides=list(plugins), return_hydra_config=True)
+    for axis in axes(words):
+        if axis.interval and composed.hydra.sweeper._target_ == LISTS_ONLY:
+            key = axis.values[0].partition("=")[0]
+            raise ConfigError(
+                mistake(
+                    f"{key}={axis.interval}: Hydra's basic sweeper takes lists of values",
+                    f"{key}=A,B,C or range(1,5), or hydra/sweeper=NAME of a plugin that draws from intervals",
+                )
             )
-        )
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-        raise ConfigError(mistake(f"{word}: glob() is not read here", f"{override.key_or_group}=A,B,C"))
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _axis(override: Override, search: Sequence[str]) -> Axis:
+    key, word = override.get_key_element(), str(override.input_line)
+    value = override.value()
+    if not override.is_sweep_override():
+        return Axis((word,))
+    if isinstance(value, IntervalSweep):
+        return Axis((f"{key}={value.start}", f"{key}={value.end}"), word.partition("=")[2])
+    if isinstance(value, Glob):
+        known = options(override.key_or_group, search)
+        if not (picked := value.filter(known)):
+            raise ConfigError(f"{word}: no option of {key} fits; options: {', '.join(known)}")
+        return Axis(tuple(f"{key}={option}" for option in picked))
+    return Axis(tuple(f"{key}={value}" for value in override.sweep_string_iterator()))

@@ -69,7 +69,7 @@ def load_prompts(config: DataConfig, size: tuple[int, int] | None = None) -> Pro
     sides of one data set.
 
     Args:
-        size: height and width of condition frames, in pixels; only source=i2v_pairs needs it.
+        size: height and width of condition frames, in pixels; source=i2v_pairs needs it.
 
     Raises:
         ValueError: the source, file, encoding, a row or a column is wrong, or no prompt is left.
@@ -81,7 +81,7 @@ def load_prompts(config: DataConfig, size: tuple[int, int] | None = None) -> Pro
         assert size is not None, "pairs need the size of the frames"
         prompts = replace(prompts, frames=pairs.loader(base, prompts.metadata, config.image, size))
     elif config.source == shapes.IMAGE_TO_VIDEO:
-        prompts = replace(prompts, frames=shapes.loader(prompts.texts))
+        prompts = replace(prompts, frames=shapes.loader(prompts.texts, size or shapes.FRAME))
     log.info("data: %s", describe(prompts))
     return prompts
 

@@ -151,24 +151,11 @@ def pattern(text: str) -> re.Pattern[str]:
 
 
 def errors(config: DataConfig) -> Iterator[Finding]:
-    """What is wrong with the numbers and patterns."""
-    if config.min_words < 0:
-        yield mistake(f"data.min_words={config.min_words}: wanted 0 (any) or more", "data.min_words=0")
-    if config.max_words is not None and config.max_words < max(1, config.min_words):
+    """What is wrong with numbers beside each other, and patterns; single values are the schema's business."""
+    if config.max_words is not None and config.max_words < config.min_words:
         yield mistake(
-            f"data.max_words={config.max_words}: wanted at least data.min_words={config.min_words} and 1",
+            f"data.max_words={config.max_words}: wanted at least data.min_words={config.min_words}",
             "data.max_words=null for no limit",
-        )
-    if not 0 <= config.min_ascii <= 1:
-        yield mistake(
-            f"data.min_ascii={config.min_ascii}: wanted the least share of ASCII characters, 0 to 1",
-            "data.min_ascii=0.9 for English",
-        )
-    if not 0 <= config.heldout < 1:
-        yield mistake(
-            f"data.heldout={config.heldout}: wanted the share of prompts that are never trained on, 0 or "
-            "more and below 1",
-            "data.heldout=0.02",
         )
     if config.quoted == "":
         yield mistake(

@@ -21,6 +21,7 @@ from rlvis.findings import Finding, mistake
 
 STILL, VIDEO, IMAGE_TO_VIDEO = "shapes", "shapes_video", "shapes_i2v"
 SOURCES = (STILL, VIDEO, IMAGE_TO_VIDEO)
+FRAME = (draw.SIZE, draw.SIZE)  # height and width that the world is drawn at
 UNCLEAR = ("underspecified", "ambiguous")
 
 
@@ -65,18 +66,25 @@ def metadata(request: language.Request) -> dict[str, Any]:
     return values
 
 
-def loader(texts: Sequence[str]) -> Callable[[Sequence[int]], Tensor]:
-    """What makes the condition frames of prompts by position."""
-    return lambda index: first_frames([texts[i] for i in index])
+def loader(texts: Sequence[str], size: tuple[int, int]) -> Callable[[Sequence[int]], Tensor]:
+    """What makes the condition frames of prompts by position; size: (height, width) in pixels."""
+    return lambda index: first_frames([texts[i] for i in index], size)
 
 
-def first_frames(texts: Sequence[str]) -> Tensor:
-    """The condition frames of clip prompts: uint8 [P, 3, 32, 32], each the first of a clip of its prompt.
+def first_frames(texts: Sequence[str], size: tuple[int, int] = FRAME) -> Tensor:
+    """The condition frames of clip prompts: uint8 [P, 3, Y, X], each the first of a clip of its prompt.
 
+    size: (Y, X); a frame that is no square is cut around its centre from one that covers it.
     Raises ValueError for a prompt of another world.
     """
-    frames = [draw.render_clips([text], torch.Generator().manual_seed(_seed(text)))[0, 0] for text in texts]
-    return (torch.stack(frames) * 255).round().to(torch.uint8)
+    side, (height, width) = max(size), size
+    frames = [
+        draw.render_clips([text], torch.Generator().manual_seed(_seed(text)), size=side)[0, 0]
+        for text in texts
+    ]
+    top, left = (side - height) // 2, (side - width) // 2
+    cut = torch.stack(frames)[..., top : top + height, left : left + width]
+    return (cut * 255).round().to(torch.uint8)
 
 
 def _seed(text: str) -> int:

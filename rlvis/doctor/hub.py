@@ -6,35 +6,18 @@ request a repository for the head of that file, with a short time limit; HF_HUB_
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rlvis.advantage.maps.backbone import CHECKPOINTS
+from rlvis.advantage.maps import backbone
 from rlvis.doctor.diagnosis import failure, ok
 from rlvis.findings import Finding
 from rlvis.models.source import ASSET
-from rlvis.reward import function
-from rlvis.reward.hub import PINNED
-from rlvis.reward.scorer import KNOWN
-from rlvis.schema import Config, Executor, MapBackbone, MapSource, RewardTerm
+from rlvis.reward.facts import facts
+from rlvis.schema import Config, Executor, MapSource, RewardTerm
 
 SECONDS = 5.0  # for one answer of the hub
-# Of the scorers that load repositories: the kwarg that names one, and a file that lies in it.
-JUDGES = {
-    "aesthetic": {"path": "config.json"},
-    "clip": {"path": "open_clip_config.json"},
-    "embedding": {"path": "config.json"},
-    "geneval": {"path": "config.json"},
-    "hpsv2": {"path": "HPS_v2.1_compressed.pt"},
-    "hpsv3": {"path": "HPSv3.safetensors", "base": "config.json"},
-    "imagereward": {"path": "med_config.json", "tokenizer": "vocab.txt"},
-    "pickscore": {"path": "config.json", "tokenizer": "vocab.json"},
-    "videoalign": {"path": "model_config.json", "base": "config.json"},
-    "videoclip": {"path": "VideoCLIP-XL.bin"},
-}
 
 
 @dataclass(frozen=True)
@@ -54,13 +37,8 @@ def wanted(config: Config) -> list[Wanted]:
 
 def _named(config: Config) -> Iterator[Wanted]:
     yield Wanted("model.path", config.model.path, "model_index.json", config.model.revision)
-    map_config = config.advantage.map
-    if map_config.source is not MapSource.none and not (
-        map_config.backbone is MapBackbone.tiny and map_config.backbone_path is None
-    ):
-        name = map_config.backbone_path or CHECKPOINTS[map_config.backbone]
-        key = "advantage.map.backbone" + ("_path" if map_config.backbone_path else "")
-        yield Wanted(key, name, "config.json", map_config.backbone_revision)
+    if config.advantage.map.source is not MapSource.none:
+        yield Wanted(*backbone.wanted(config.advantage.map))
     # With servers nothing of the reward is loaded here.
     if config.reward.executor is not Executor.http:
         yield from judges(config.reward.terms, "reward")
@@ -68,22 +46,11 @@ def _named(config: Config) -> Iterator[Wanted]:
 
 
 def judges(terms: Mapping[str, RewardTerm], where: str) -> Iterator[Wanted]:
-    """The repositories that scorers of ours load, those on this machine among them; where: whose terms."""
+    """The repositories that scorers load, those on this machine among them; where: whose terms."""
     for name, term in terms.items():
-        for key, file in JUDGES.get(term.scorer, {}).items():
-            repository = str(_kwarg(term, key)).removeprefix("hf-hub:")
-            chosen = term.kwargs.get("revision" if key == "path" else f"{key}_revision")
-            revision = chosen or PINNED.get(repository)
-            yield Wanted(f"{where}.terms.{name}.kwargs.{key}", repository, file, revision)
-
-
-def _kwarg(term: RewardTerm, key: str) -> Any:
-    """A kwarg of a scorer of ours, or its default."""
-    if key in term.kwargs:
-        return term.kwargs[key]
-    scorer = function.find(KNOWN[term.scorer], term.scorer, KNOWN, "reward")
-    default = inspect.signature(scorer).parameters[key].default
-    return "" if default is inspect.Parameter.empty else default
+        for one in facts(term.scorer, term.kwargs).repositories:
+            key = f"{where}.terms.{name}.kwargs.{one.kwarg}"
+            yield Wanted(key, one.name, one.file, one.revision)
 
 
 def _local(path: str) -> bool:

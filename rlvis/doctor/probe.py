@@ -19,9 +19,10 @@ from rlvis.doctor.diagnosis import failure
 from rlvis.findings import Finding
 from rlvis.records import Advantages, PromptBatch, Rewards, Trajectories
 from rlvis.runtime import dist
-from rlvis.schema import Config, PriorKind
+from rlvis.schema import Config
 from rlvis.training import pipeline, sampling
 from rlvis.training.parts import Memory, Parts
+from rlvis.trust.prior import prior_of
 
 SEED = 1 << 40  # apart from any seed that somebody types
 
@@ -104,10 +105,10 @@ def _drawn(parts: Parts, step: int) -> PromptBatch:
 
 def _elsewhere(config: Config, rewards: Rewards) -> Rewards | None:
     """Scores in place of those that a prior looks up: all of the probe's own, or one of each group."""
-    kind = config.prior.kind
-    if kind not in (PriorKind.reference, PriorKind.first_frame):
+    looks_up = prior_of(config.prior).looks_up
+    if looks_up is None:
         return None
-    some = slice(0, 1 if kind is PriorKind.first_frame else None)
+    some = slice(0, 1 if looks_up == "first_frame" else None)
     return rewards.replace(
         term=rewards.term[:, some], valid=rewards.valid[:, some], noise_var=None, noise_dof=None
     )

@@ -119,7 +119,7 @@ def ratio(probe: Probe) -> list[Finding]:
         "max_deviation": worst.deviation,
         "clip_range": clip,
         "limit": SHARE * clip,
-        "scope": advantage.ratio_scope.value,
+        "scope": str(advantage.ratio_scope),
         "types": types,
     }
     if probe.parts.engine.stage == 3:
@@ -140,7 +140,7 @@ def ratio(probe: Probe) -> list[Finding]:
 
 def _types(config: Config) -> str:
     return (
-        f"forward {config.model.dtype.value}, states {config.sampler.storage.value}, log-prob float32, "
+        f"forward {config.model.dtype}, states {config.sampler.storage}, log-prob float32, "
         f"old log-probs {config.advantage.old_logprob.value}"
     )
 

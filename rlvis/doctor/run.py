@@ -50,7 +50,7 @@ def _resumed(parts: Parts, world: World) -> tuple[Memory, int]:
     """Memory and step as the run would go on with them."""
     config = parts.config
     if config.resume is None:
-        return Memory(PriorState(kind=config.prior.kind.value), RewardHistory()), 0
+        return Memory(PriorState(kind=config.prior.kind), RewardHistory()), 0
     kinds = {"prior": PriorState, "history": RewardHistory}
     loaded = state.load(files.choose(Path(config.resume)), parts.engine, parts.ema, kinds, world)
     return Memory(**loaded.memory), loaded.step

@@ -4,28 +4,32 @@ agree.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 
-from rlvis.flow.kernels import Kernel, Prediction
-from rlvis.schema import Dtype, SamplerConfig, WindowKind
+from rlvis.flow.kernel import Kernel, Prediction
+from rlvis.flow.transition import StepTable, table
+from rlvis.records import Schedule
+from rlvis.schema import SamplerConfig, WindowKind
 
-DTYPES = {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16, Dtype.float16: torch.float16}
 
-
-def kernel(sampler: SamplerConfig, prediction: str) -> Kernel:
+def kernel(sampler: SamplerConfig, prediction: Prediction) -> Kernel:
     """The transition kernel that `sampler.{kernel, noise, eta}` name, for a model with this prediction.
 
     Raises:
         ValueError: see `Kernel`.
     """
-    return Kernel(
-        name=sampler.kernel.value,
-        noise=sampler.noise.value,
-        eta=sampler.eta,
-        prediction=cast(Prediction, prediction),
-    )
+    return Kernel(sampler.kernel, sampler.noise, sampler.eta, prediction)
+
+
+def rehearsal(kernel: Kernel, steps: int, *, curved: bool) -> StepTable:
+    """The kernel on a plain line of noise levels, before a model is there to say its own.
+
+    curved: sigma and alpha as of a variance-preserving diffusion, else of a flow. Raises as `table`.
+    """
+    line = torch.linspace(0.98, 0, steps + 1)
+    arc = line * torch.pi / 2
+    sigma, alpha = (arc.sin(), arc.cos()) if curved else (line, 1 - line)
+    return table(kernel, Schedule(sigma=sigma, alpha=alpha, time=1000 * line[:-1]))
 
 
 def per_sample_steps(sampler: SamplerConfig) -> bool:
@@ -38,4 +42,5 @@ def per_sample_steps(sampler: SamplerConfig) -> bool:
 
 def storage(sampler: SamplerConfig) -> torch.dtype:
     """The dtype that states are rounded to and kept in."""
-    return DTYPES[sampler.storage]
+    dtype: torch.dtype = getattr(torch, sampler.storage)
+    return dtype

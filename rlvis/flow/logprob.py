@@ -8,15 +8,12 @@ state, finds the same number: the ratio before the first update is exactly 1 at 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rlvis.flow.kernels import StepTable
-
-Form = Literal["gaussian", "squared"]
-Reduction = Literal["mean", "sum"]
+from rlvis.flow.transition import StepTable
+from rlvis.schema import LogProbForm, Reduction
 
 
 def draw(mean: Tensor, std: Tensor, noise: Tensor, storage: torch.dtype) -> Tensor:
@@ -37,7 +34,11 @@ def draw(mean: Tensor, std: Tensor, noise: Tensor, storage: torch.dtype) -> Tens
 
 
 def log_prob(
-    sample: Tensor, mean: Tensor, std: Tensor, form: Form = "gaussian", channel_reduction: Reduction = "mean"
+    sample: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    form: LogProbForm = LogProbForm.gaussian,
+    channel_reduction: Reduction = Reduction.mean,
 ) -> Tensor:
     """Log-probability of `sample` per position, channels reduced.
 
@@ -64,14 +65,14 @@ def log_prob(
             "log_prob wants sample and mean of one shape [B,C,F,H,W] and std [B,1,1,1,1]; got "
             f"sample {list(sample.shape)}, mean {list(mean.shape)}, std {list(std.shape)}"
         )
-    if channel_reduction not in ("mean", "sum"):
+    if channel_reduction not in tuple(Reduction):
         raise ValueError(f"channel_reduction must be 'mean' or 'sum', got {channel_reduction!r}")
-    channels = mean.shape[1] if channel_reduction == "sum" else 1
+    channels = mean.shape[1] if channel_reduction == Reduction.sum else 1
     square = (sample.detach().to(mean.dtype) - mean).square()
-    square = square.sum(1) if channel_reduction == "sum" else square.mean(1)
-    if form == "squared":
+    square = square.sum(1) if channel_reduction == Reduction.sum else square.mean(1)
+    if form == LogProbForm.squared:
         return -square
-    if form != "gaussian":
+    if form != LogProbForm.gaussian:
         raise ValueError(f"log-prob form must be 'gaussian' or 'squared', got {form!r}")
     if std.device.type == "cpu" and not bool((std > 0).all()):
         raise ValueError(_no_density(f"rows {(std.flatten() <= 0).nonzero().flatten().tolist()} have std 0"))
@@ -128,5 +129,5 @@ def reduce_positions(logp: Tensor, free: Tensor | None = None) -> Tensor:
 def _no_density(what: str) -> str:
     return (
         f"{what}: a deterministic transition has no log-probability. Train other steps (never the last), "
-        "or use sampler.kernel=sde, cps or ddim with sampler.eta > 0"
+        "or use a sampler.kernel that adds noise, with sampler.eta > 0"
     )

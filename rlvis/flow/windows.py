@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from rlvis.flow.progressive import Decay
 from rlvis.flow.progressive import position as progressive_position
 from rlvis.schema import SamplerConfig, WindowKind
 
-Kind = Literal["all", "fixed", "random_subset", "random_window", "progressive"]
 Rng: TypeAlias = "np.random.Generator | Sequence[np.random.Generator]"
 
 
@@ -54,7 +53,7 @@ def subset_size(steps: int, fraction: float) -> int:
 
 
 def select(
-    kind: Kind,
+    kind: WindowKind,
     steps: int,
     *,
     rng: Rng | None = None,
@@ -74,19 +73,19 @@ def select(
     Raises:
         ValueError: an unknown kind, a random kind without `rng`, or what the function itself refuses.
     """
-    if kind == "all":
+    if kind == WindowKind.all:
         return fixed(steps, 0, steps - 1)
-    if kind == "fixed":
+    if kind == WindowKind.fixed:
         return fixed(steps, start, size)
-    if kind == "progressive":
+    if kind == WindowKind.progressive:
         return progressive(steps, iteration, size, iters_per_group, stride, roll_back, high, decay)
-    if kind not in ("random_subset", "random_window"):
+    if kind not in (WindowKind.random_subset, WindowKind.random_window):
         raise ValueError(
             f"window kind must be all, fixed, random_subset, random_window or progressive, got {kind!r}"
         )
     if rng is None:
         raise ValueError(f"window kind {kind} draws at random: pass rng")
-    if kind == "random_subset":
+    if kind == WindowKind.random_subset:
         return random_subset(steps, fraction, rng)
     return random_window(steps, size, rng, low, high)
 

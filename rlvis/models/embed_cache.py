@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 SUM = "sha256"
 LIBRARIES = ("diffusers", "torch", "transformers")
-ENCODERS = ("text_encoder", "tokenizer", "processor", "model_index.json")  # starts of names in a folder
+READ = ("text_encoder", "tokenizer", "processor", "model_index.json")  # starts of names in a folder
 Embeds = dict[str, Tensor]
 
 
@@ -68,8 +68,8 @@ class EmbedCache:
         return embeds
 
 
-def identity(config: ModelConfig, device: torch.device) -> dict[str, Any]:
-    """What an embedding of this policy depends on besides its text.
+def identity(config: ModelConfig, device: torch.device, encoders: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What an embedding of this policy depends on besides its text; encoders: components that make it.
 
     Reads the text encoders' files where model.path is a folder, a second per GB or two.
     """
@@ -78,21 +78,23 @@ def identity(config: ModelConfig, device: torch.device) -> dict[str, Any]:
         "format": FORMAT,
         "family": config.family,
         "path": config.path,
-        "encoders": folder_digest(Path(where)) if Path(where).is_dir() else _commit(where, config.revision),
+        "encoders": (
+            folder_digest(Path(where), encoders) if Path(where).is_dir() else _commit(where, config.revision)
+        ),
         "max_tokens": config.max_tokens,
-        "dtype": config.dtype.value,
+        "dtype": config.dtype,
         "device": device.type,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 
 
-def folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path, encoders: tuple[str, ...] = ()) -> str:
     """SHA-256 over names and contents of the text encoders' and tokenizers' files of a pipeline's folder."""
     # Folders are often links to a download elsewhere.
     paths = [Path(at) / name for at, _, names in os.walk(folder, followlinks=True) for name in names]
     whole = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in paths):
-        if name.startswith(ENCODERS):
+        if name.startswith(READ + encoders):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             whole.update(f"{name} {digest}\n".encode())

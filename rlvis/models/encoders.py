@@ -21,21 +21,18 @@ from rlvis.schema import ModelConfig
 
 log = logging.getLogger(__name__)
 
-NAMES = ("text_encoder", "text_encoder_2", "text_encoder_3")
-
 
 class Encoders:
     """The text encoders of one pipeline that was opened without them.
 
-    names: those that its model_index.json has, and `unused` does not. working: whether they are on the
-    device.
+    names: those of the family's that its model_index.json has. working: whether they are on the device.
     """
 
-    def __init__(self, pipe: Any, config: ModelConfig, unused: tuple[str, ...], device: torch.device) -> None:
+    def __init__(self, pipe: Any, config: ModelConfig, names: tuple[str, ...], device: torch.device) -> None:
         self.pipe, self.config, self.device = pipe, config, device
         self.working = False
         index: Any = type(pipe).load_config(resolve(config.path), revision=config.revision)
-        self.names = tuple(n for n in NAMES if index.get(n, [None])[0] is not None and n not in unused)
+        self.names = tuple(name for name in names if index.get(name, [None])[0] is not None)
         self.classes = {name: tuple(index[name]) for name in self.names}
 
     def load(self) -> None:
@@ -55,7 +52,7 @@ class Encoders:
                     subfolder=name,
                     revision=self.config.revision,
                     use_safetensors=True,
-                    dtype=getattr(torch, self.config.dtype.value),
+                    dtype=getattr(torch, self.config.dtype),
                 )
             except OSError as error:
                 raise ValueError(failure(self.config.path, where, self.config.revision, error)) from error

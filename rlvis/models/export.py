@@ -76,7 +76,7 @@ def write_card(policy: Family, folder: Path, waiting: Sequence[str] = ()) -> Non
         for key, value in pipe.components.items()
         if value is None and key not in pipe._optional_components and key not in waiting
     ]
-    options = "".join([f", dtype=torch.{config.dtype.value}", *(f", {key}=None" for key in absent)])
+    options = "".join([f", dtype=torch.{config.dtype}", *(f", {key}=None" for key in absent)])
     lines = ["import torch", f"from diffusers import {name}"]
     if config.lora is None:
         what = "A whole model"

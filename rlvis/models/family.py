@@ -1,7 +1,8 @@
 """What a family of policies says of itself: the part of `Policy` that an adapter writes.
 
-Six methods and a few class attributes it must write (sd3.py is the example); the rest has a default that fits
-most pipelines of diffusers.
+Six methods and a few class attributes it must write (families/sd3.py is the example); the rest has a default
+that fits most pipelines of diffusers. The attributes are known before a checkpoint is opened: checks of a
+configuration read them from the class.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from rlvis.flow.kernel import Prediction
 from rlvis.models.sizes import Tokens
 from rlvis.records import Schedule
 from rlvis.schema import Condition, ModelConfig
@@ -35,13 +37,15 @@ class Family(ABC):
     pipeline_name: ClassVar[str]  # class in diffusers, also what model_index.json says
     also_opens: ClassVar[tuple[str, ...]] = ()  # other classes of equal parts that model_index.json may name
     denoiser_name: ClassVar[str] = "transformer"  # the pipeline's component that is trained
-    prediction: str = "flow"
+    prediction: Prediction = "flow"  # what the denoiser returns; a checkpoint may say another
+    variance_preserving: ClassVar[bool] = False  # alpha^2 + sigma^2 = 1 (DDIM's levels); else a flow's line
     lora_targets: tuple[str, ...]  # ends of module names, for model.lora.targets=null
     takes_frames: ClassVar[bool] = False  # whether it can start from a condition frame (then see `condition`)
     takes_guidance: ClassVar[bool] = False  # whether the denoiser takes a guidance scale (model.guidance)
     usual_guidance: ClassVar[float] = 1.0  # that scale where model.guidance=null: of the stock call
     takes_cfg_2: ClassVar[bool] = False  # whether a second expert may have another guidance (model.cfg_2)
     fps: ClassVar[float | None] = None  # frames a second at which its clips are to be played
+    text_encoders: ClassVar[tuple[str, ...]] = ("text_encoder",)  # components that `embed` alone calls
     unused: ClassVar[tuple[str, ...]] = ()  # optional components that sampling never calls: not loaded
 
     # What it must write.

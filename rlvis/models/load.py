@@ -1,28 +1,34 @@
-"""From a family's name to a policy. A new family is one more line here."""
+"""From a family's name to a policy: a module of rlvis/models/families, or a class of the user's own."""
 
 from __future__ import annotations
-
-from importlib import import_module
 
 import torch
 
 from rlvis.models.policy import Policy
+from rlvis.named import Folder
 from rlvis.schema import ModelConfig
 
+CONTRACT = (
+    "class NAME(rlvis.models.policy.Policy) with pipeline_name, lora_targets, geometry, embed, truncated, "
+    "schedule, denoise and decode_chunk (docs/add_a_model.md)"
+)
 # Imported by name and on demand: a family's file may need packages that others do not.
-FAMILIES = {
-    "cogvideox": "rlvis.models.cogvideox:CogVideoX",
-    "flux": "rlvis.models.flux:Flux",
-    "flux2": "rlvis.models.flux2:Flux2",
-    "hunyuan_video": "rlvis.models.hunyuan_video:HunyuanVideo",
-    "ltx": "rlvis.models.ltx:Ltx",
-    "qwen_image": "rlvis.models.qwen_image:QwenImage",
-    "sd15": "rlvis.models.sd15:StableDiffusion",
-    "sd3": "rlvis.models.sd3:StableDiffusion3",
-    "sdxl": "rlvis.models.sdxl:StableDiffusionXL",
-    "wan": "rlvis.models.wan:Wan",
-    "z_image": "rlvis.models.z_image:ZImage",
-}
+FAMILIES = Folder("model.family", "rlvis.models.families", CONTRACT)
+
+
+def family(name: str) -> type[Policy]:
+    """The class that model.family names; what it says of itself is known before any weight is read.
+
+    Raises ConfigError for an unknown name, and for a class that is no whole policy.
+    """
+    found = FAMILIES.find(name)
+    if not (isinstance(found, type) and issubclass(found, Policy)):
+        raise FAMILIES.misfit(name, "it is no subclass of Policy")
+    hooks = sorted(getattr(found, "__abstractmethods__", ()))
+    missing = [*(n for n in ("pipeline_name", "lora_targets") if not hasattr(found, n)), *hooks]
+    if missing:
+        raise FAMILIES.misfit(name, f"it has no {', '.join(missing)}")
+    return found
 
 
 def load_policy(
@@ -33,32 +39,6 @@ def load_policy(
     keep_reference: keep a frozen copy when the whole denoiser is trained (needed when advantage.kl_beta > 0).
     seed: of the LoRA initialisation, equal on all processes.
 
-    Raises ValueError on an unknown family, and whatever `Policy` raises.
+    Raises ConfigError on an unknown family, and whatever `Policy` raises.
     """
-    family = _own(config.family) if ":" in config.family else _known(config.family)
-    return family(config, device, keep_reference=keep_reference, seed=seed)
-
-
-def _known(name: str) -> type[Policy]:
-    if name not in FAMILIES:
-        raise ValueError(
-            f"model.family={name} is not known; choose one of {', '.join(sorted(FAMILIES))}, or give "
-            "module:Class for one of your own (docs/add_a_model.md)"
-        )
-    module, _, kind = FAMILIES[name].partition(":")
-    family: type[Policy] = getattr(import_module(module), kind)
-    return family
-
-
-def _own(name: str) -> type[Policy]:
-    """The class of `module:Class`, which is somebody else's file."""
-    module, _, kind = name.partition(":")
-    try:
-        family = getattr(import_module(module), kind)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"model.family={name}: {error}; wanted module:Class, and the module's folder on PYTHONPATH"
-        ) from error
-    if not (isinstance(family, type) and issubclass(family, Policy)):
-        raise ValueError(f"model.family={name} is not a subclass of rlvis.models.policy.Policy")
-    return family
+    return family(config.family)(config, device, keep_reference=keep_reference, seed=seed)

@@ -1,9 +1,8 @@
 """A diffusers pipeline as a policy: encode prompts, predict one denoiser output, decode to pixels.
 
-A new family is one file with a subclass of `Policy` that writes the hooks of `family.Family` (sd3.py is the
-example), and one line in load.py. Everything else is here and shared: loading by the stock pipeline's
-`from_pretrained`, freezing, LoRA, the reference policy, the two branches of classifier-free guidance (Ho and
-Salimans 2022), decoding in chunks of one fixed size, export.
+A family is one file in families/: a subclass of `Policy` that writes the hooks of `family.Family`. Everything
+else is here and shared: loading by the stock pipeline's `from_pretrained`, freezing, LoRA, the reference
+policy, both branches of classifier-free guidance (Ho and Salimans 2022), decoding in chunks, export.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlvis.flow import kernels
-from rlvis.flow.kernels import StepTable, Transition
-from rlvis.models import decoding, encoders, export, lora, options, source
+from rlvis.findings import ConfigError
+from rlvis.flow import transition
+from rlvis.flow.transition import StepTable, Transition
+from rlvis.models import decoding, export, lora, options, source
 from rlvis.models.embed_cache import EmbedCache
 from rlvis.models.encoders import Encoders
 from rlvis.models.family import Family
@@ -52,21 +52,23 @@ class Policy(Family):
             ValueError: path, family, size, guidance or LoRA settings that cannot work; the message says what
                 to type.
         """
-        options.check(type(self), config)
+        if wrong := list(options.errors(type(self), config)):
+            raise ConfigError(*wrong)
         self.config = config
         self.device = torch.device(device)
-        self.dtype: torch.dtype = getattr(torch, config.dtype.value)
+        self.dtype: torch.dtype = getattr(torch, config.dtype)
         names = (self.pipeline_name, *self.also_opens)
+        waiting = self.text_encoders if config.embed_cache else ()
         self.pipe: Any = source.open_pipeline(
             names,
             config.path,
             config.revision,
             self.dtype,
             self.accept,
-            self.unused + (encoders.NAMES if config.embed_cache else ()),
+            self.unused + waiting,
             shapes=self.device.type == "meta",  # for plan=true
         )
-        self._encoders = Encoders(self.pipe, config, self.unused, self.device) if config.embed_cache else None
+        self._encoders = Encoders(self.pipe, config, waiting, self.device) if waiting else None
         self._prompts = PromptEncoder(self, self._encoders)
         decoding.set_up(getattr(self.pipe, "vae", None), config, self.decode_rows)
         self.module: nn.Module = self.trained_module()
@@ -115,12 +117,12 @@ class Policy(Family):
     def transition(
         self, table: StepTable, step: Tensor, stochastic: Tensor, x: Tensor, out: Tensor
     ) -> Transition:
-        """`flow.kernels.transition`, with a mean that leaves given positions where they are.
+        """`flow.transition.transition`, with a mean that leaves given positions where they are.
 
         Add noise by `hold` as well. A recorded state then equals its mean there, under any weights, so these
         positions have a log-ratio of exactly 0 and carry no gradient.
         """
-        mean, std = kernels.transition(table, step, stochastic, x, out)
+        mean, std = transition.transition(table, step, stochastic, x, out)
         return Transition(mean=self.hold(mean, x), std=std)
 
     def encode(self, texts: Sequence[str], frames: Tensor | None = None) -> tuple[dict[str, Tensor], int]:

@@ -72,7 +72,7 @@ class PromptEncoder:
         config = self.policy.config
         if config.embed_cache is None:
             return None
-        return EmbedCache(config.embed_cache, identity(config, self.policy.device))
+        return EmbedCache(config.embed_cache, identity(config, self.policy.device, self.policy.text_encoders))
 
     def _check_frames(self, prompts: int, frames: Tensor | None) -> None:
         if frames is None and not self.policy.conditioned:

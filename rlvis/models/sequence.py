@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from rlvis.models.load import FAMILIES, family
 from rlvis.models.policy import Policy
 from rlvis.runtime.dist import World
 
@@ -59,9 +60,10 @@ def check(policy: Policy, degree: int) -> None:
     config, key = policy.config, f"engine.sequence_parallel={degree}"
     tokens = policy.shared_tokens()
     if tokens is None or not planned(policy):
+        can = [n for n in FAMILIES.names() if family(n).shared_tokens is not Policy.shared_tokens]
         raise ValueError(
-            f"{key}: ranks cannot share the tokens of model.family={config.family} (those of wan, flux, "
-            "flux2 and qwen_image they can); type engine.sequence_parallel=1, and engine=zero3 or "
+            f"{key}: ranks cannot share the tokens of model.family={config.family} (those of "
+            f"{', '.join(can)} they can); type engine.sequence_parallel=1, and engine=zero3 or "
             "model.gradient_checkpointing=true for memory"
         )
     denoiser: Any = policy.module

@@ -129,7 +129,9 @@ KEYS: dict[str, Key] = {
     "data/truncated_prompts": Key(
         "prompts", "prompts of the step that are longer than the text encoders take", "0"
     ),
-    "update/learning_rate": Key("", "learning rate of the optimizer", "as configured"),
+    "update/learning_rate": Key(
+        "", "learning rate of the optimizer", "as optim.schedule and optim.warmup say"
+    ),
     "eval/score": Key(
         "", "held-out prompts: mean of how far a sample does what its prompt says, in [0, 1]", "rises"
     ),

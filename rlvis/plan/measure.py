@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rlvis.flow import configured
-from rlvis.flow.kernels import table
 from rlvis.flow.logprob import log_prob
+from rlvis.flow.transition import table
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.plan.bridge import bridge
@@ -176,8 +176,7 @@ def _replay(
     out = policy.predict(policy.module, x, time, embeds)
     step = torch.full((rows,), 1 if sampler.steps > 2 else 0)
     mean, std = policy.transition(steps, step, stochastic, x, out)
-    reduction = config.advantage.map.channel_reduction.value
-    return mean, std, log_prob(x, mean, std, sampler.logprob.value, reduction)  # type: ignore[arg-type]
+    return mean, std, log_prob(x, mean, std, sampler.logprob, config.advantage.map.channel_reduction)
 
 
 def _loss(policy: Policy, x: Tensor, time: Tensor, embeds: dict[str, Tensor], config: Config) -> Tensor:

@@ -14,7 +14,6 @@ from torch import nn
 
 from rlvis.checks.sentinels import needs_reference
 from rlvis.flow.windows import trained_transitions
-from rlvis.models import encoders
 from rlvis.models.policy import Policy
 from rlvis.plan.count import size
 from rlvis.plan.judges import Judges
@@ -129,7 +128,7 @@ def _weights(policy: Policy, config: Config, cut: Sharding) -> tuple[list[Part],
     if config.model.lora is None and needs_reference(config):
         parts.append(Part("KL reference copy", whole, "of the whole denoiser, not sharded"))
     for name, part in policy.pipe.components.items():
-        waits = config.model.embed_cache is not None and name in encoders.NAMES
+        waits = config.model.embed_cache is not None and name in policy.text_encoders
         if isinstance(part, nn.Module) and not _inside(part, module) and not waits:
             parts.append(Part(name.replace("_", " "), size([*part.parameters(), *part.buffers()])))
     return parts, held
@@ -139,7 +138,7 @@ def _waiting(policy: Policy, config: Config) -> int:
     """Bytes of the text encoders, where they are on the GPU only while prompts are encoded."""
     if config.model.embed_cache is None:
         return 0
-    texts = [part for name, part in policy.pipe.components.items() if name in encoders.NAMES and part]
+    texts = [part for name, part in policy.pipe.components.items() if name in policy.text_encoders and part]
     return sum(size([*part.parameters(), *part.buffers()]) for part in texts)
 
 

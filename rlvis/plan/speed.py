@@ -55,7 +55,7 @@ def rate(config: Config, device: str | None) -> Rate | None:
     peak = single if config.model.dtype is Dtype.float32 else half
     why = (
         f"{UTILISATION * peak:.3g} TFLOP/s, an assumed {UTILISATION:.0%} of {peak:g} on {gpu} "
-        f"({config.model.dtype.value}); plan_tflops=N for what you have measured"
+        f"({config.model.dtype}); plan_tflops=N for what you have measured"
     )
     return Rate(UTILISATION * peak * 1e12, UTILISATION * single * 1e12, why)
 

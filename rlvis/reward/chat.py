@@ -62,7 +62,7 @@ class Chat:
     the endpoint; max_tokens, of an answer; options, further fields of the request; timeout, seconds to wait
     for an answer's next byte; attempts, of a question; concurrency, questions at a time. transport and sleep
     stand in for the network and the clock in tests.
-    Raises ValueError for an address that is none, a variable without a key, and numbers out of range.
+    Raises ValueError for an address that is none, and a variable without a key.
     """
 
     def __init__(
@@ -86,15 +86,6 @@ class Chat:
                 "vlm: base_url: wanted an address such as http://127.0.0.1:8000/v1, without a name or a "
                 "password in it; a key goes into an environment variable, named by key_env"
             )
-        for name, number in (
-            ("max_tokens", max_tokens),
-            ("attempts", attempts),
-            ("concurrency", concurrency),
-        ):
-            if number < 1:
-                raise ValueError(f"vlm: {name}={number}, wanted at least 1")
-        if not timeout > 0:
-            raise ValueError(f"vlm: timeout={timeout}, wanted seconds above 0")
         self.url, self.model, self.key_env = f"{base_url.rstrip('/')}/chat/completions", model, key_env
         self.fields = {"max_tokens": max_tokens, **dict(options or {})}
         if temperature is not None:

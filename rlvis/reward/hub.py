@@ -1,4 +1,4 @@
-"""Files of scorers from the hub at a pinned commit, or from an address with a pinned content.
+"""Files of scorers from the hub at a commit, or from an address with a pinned content.
 
 What goes wrong there is said in words: what was wanted, why it is not here, what to type.
 """
@@ -16,22 +16,6 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 HUB = re.compile(r"[\w.-]+/[\w.-]+")
-# What is taken where no revision is given: the commits these scorers were written for, so that a repository
-# that moves does not change a reward. revision=main moves with it.
-PINNED = {
-    "yuvalkirstain/PickScore_v1": "a4e4367c6dfa7288a00c550414478f865b875800",
-    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
-    "openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41",
-    "xswu/HPSv2": "697403c78157020a1ae59d23f111aa58ced35b0a",
-    "zai-org/ImageReward": "5736be03b2652728fb87788c9797b0570450ab72",
-    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
-    "MizzenAI/HPSv3": "4f81e3e09edd82fe3c5f636444c721b592a735ca",
-    "Qwen/Qwen2-VL-7B-Instruct": "eed13092ef92e448dd6875b2a00151bd3f7db0ac",
-    "KlingTeam/VideoReward": "4f26600130683e6f1de9f5d463887f28e8ef995c",
-    "Qwen/Qwen2-VL-2B-Instruct": "895c3a49bc3fa70a340399125c650a463535e71c",
-    "google/owlv2-base-patch16-ensemble": "cfd3195ba4ea9592eec887ded089f4c08eff231d",
-    "Qwen/Qwen3-VL-Embedding-2B": "9f2f7e710d6d81056aa5c0a4f04764fec6bb7bda",
-}
 
 
 def download(address: str, sha256: str) -> Path:

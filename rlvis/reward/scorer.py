@@ -1,63 +1,33 @@
-"""The terms of a run, from its RewardConfig.
-
-Every scorer, ours or a user's, is a function named by a dotted path; the names below are abbreviations for
-paths of this package, imported only when a run asks for them.
-"""
+"""The terms of a run, from its RewardConfig."""
 
 from __future__ import annotations
 
 import logging
-import math
 
 from rlvis.reward import function
 from rlvis.reward.cache import Store, wrap
 from rlvis.reward.contract import Scorer, Term
+from rlvis.reward.facts import SCORERS
 from rlvis.reward.frames import Chosen
 from rlvis.schema import Executor, RewardConfig, RewardTerm
 
 log = logging.getLogger(__name__)
 
-KNOWN = {
-    "aesthetic": "rlvis.reward.scorers.aesthetic.Aesthetic",
-    "checker": "rlvis.reward.scorers.world.checker",
-    "clip": "rlvis.reward.scorers.clip.Clip",
-    "coverage": "rlvis.reward.scorers.coverage.coverage",
-    "embedding": "rlvis.reward.scorers.embedding.Embedding",
-    "geneval": "rlvis.reward.scorers.geneval.Geneval",
-    "hpsv2": "rlvis.reward.scorers.hpsv2.HPSv2",
-    "hpsv3": "rlvis.reward.scorers.hpsv3.HPSv3",
-    "imagereward": "rlvis.reward.scorers.imagereward.ImageReward",
-    "intact": "rlvis.reward.scorers.world.intact",
-    "jpeg_compressibility": "rlvis.reward.scorers.jpeg.jpeg_compressibility",
-    "jpeg_incompressibility": "rlvis.reward.scorers.jpeg.jpeg_incompressibility",
-    "motion": "rlvis.reward.scorers.motion.Motion",
-    "noisy": "rlvis.reward.scorers.noisy.Noisy",
-    "ocr": "rlvis.reward.scorers.ocr.Ocr",
-    "pickscore": "rlvis.reward.scorers.pickscore.PickScore",
-    "remote": "rlvis.reward.serving.client.Remote",
-    "videoalign": "rlvis.reward.scorers.videoalign.VideoAlign",
-    "videoclip": "rlvis.reward.scorers.videoclip.VideoClip",
-    "vlm": "rlvis.reward.scorers.vlm.Vlm",
-}
-
 
 def build(config: RewardConfig) -> list[Term]:
     """The terms of a run, in the order of the config; scorers that are classes are constructed here, once.
 
-    Raises ValueError when there is no term, a weight is not finite, a scorer does not exist or its kwargs do
-    not fit.
+    Raises ValueError when there is no term, a scorer does not exist or its kwargs do not fit.
     """
     if not config.terms:
         raise ValueError(
             "the reward has no terms, so there is nothing to train on; type reward=NAME, or "
-            f"+reward.terms.NAME.scorer=S with S one of {', '.join(KNOWN)} or a dotted path such as "
+            f"+reward.terms.NAME.scorer=S with S one of {', '.join(SCORERS.names())} or a dotted path, as "
             "my_rewards.redness"
         )
     store = None if config.cache is None else Store(config.cache)
     terms = []
     for name, term in config.terms.items():
-        if not math.isfinite(term.weight):
-            raise ValueError(f"reward.terms.{name}.weight={term.weight}: wanted a finite number")
         where = f"reward.terms.{name}"
         terms.append(one(name, term, where, store, _elsewhere(config, name, term, where)))
     return terms
@@ -70,9 +40,9 @@ def one(
     is made here. Raises ValueError as `build` does.
     """
     if scorer is None:
-        scorer = function.load(term.scorer, dict(term.kwargs), known=KNOWN, where=where)
+        scorer = function.load(term.scorer, term.kwargs, where)
     if store is not None:
-        scorer = wrap(scorer, name, store, KNOWN.get(term.scorer, term.scorer), term.kwargs)
+        scorer = wrap(scorer, name, store, SCORERS.path(term.scorer), term.kwargs)
     if term.frames != "all":
         scorer = Chosen(scorer, term.frames)
     return Term(name, scorer, float(term.weight))
@@ -93,7 +63,6 @@ def _elsewhere(config: RewardConfig, name: str, term: RewardTerm, where: str) ->
         return Pool(
             term.scorer,
             dict(term.kwargs),
-            known=KNOWN,
             where=where,
             actors=config.actors,
             timeout=config.timeout,

@@ -44,13 +44,18 @@ def dtype(precision: str) -> torch.dtype:
     return DTYPES[precision]
 
 
+def gpu_bytes(parameters: int, precision: str) -> int:
+    """Of a model with so many parameters."""
+    return parameters * (2 if precision.endswith(("bf16", "fp16")) else 4)
+
+
 def file(source: str, name: str | Sequence[str], revision: str | None = None) -> Path:
     """A file of a folder or of a hub repository, on this machine after the call.
 
     Args: source, OWNER/NAME, a folder, or the file itself; name, what it is called there, or several names of
     which the first that exists is taken (safetensors before a pickle); revision, a commit, tag or branch of
-    the hub, None: the one in hub.PINNED, or what is newest. Raises ValueError: no such folder, file,
-    repository or revision, no access, no network.
+    the hub, None: what is newest. Raises ValueError: no such folder, file, repository or revision, no
+    access, no network.
     """
     names = [name] if isinstance(name, str) else list(name)
     place = hub.local(source)
@@ -62,7 +67,6 @@ def file(source: str, name: str | Sequence[str], revision: str | None = None) ->
                 return place / one
         held = ", ".join(sorted(p.name for p in place.iterdir())[:8]) or "nothing"
         raise ValueError(f"{source} has no {' or '.join(names)}; the folder holds {held}")
-    revision = revision or hub.PINNED.get(source)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -86,7 +90,6 @@ def folder(source: str, revision: str | None = None, patterns: Sequence[str] | N
     if place is None:
         from huggingface_hub import snapshot_download
 
-        revision = revision or hub.PINNED.get(source)
         wanted = None if patterns is None else list(patterns)
         try:
             place = hub.noted(

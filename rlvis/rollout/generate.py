@@ -5,13 +5,14 @@ for training.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlvis.flow import noise
-from rlvis.flow.kernels import Kernel, Prediction, table
+from rlvis.flow.kernel import Kernel
+from rlvis.flow.transition import table
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch, Schedule
 
@@ -43,7 +44,7 @@ def generate(
     Returns:
         Frames uint8 [P,M,3,Y,X] on the CPU.
     """
-    steps = table(Kernel("ode", prediction=cast(Prediction, policy.prediction)), schedule)
+    steps = table(Kernel("ode", prediction=policy.prediction), schedule)
     media = []
     for part in prompts.split(micro_batch):
         n = part.rows

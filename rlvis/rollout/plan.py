@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import configured, windows
-from rlvis.flow.kernels import StepTable, table
 from rlvis.flow.logprob import require_stochastic
+from rlvis.flow.transition import StepTable, table
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 from rlvis.runtime import rng
-from rlvis.schema import Config, SamplerConfig
+from rlvis.schema import Config, Reduction, SamplerConfig
 
 
 class RowSteps(NamedTuple):
@@ -36,7 +36,7 @@ class SamplingPlan:
     schedule: Schedule
     table: StepTable
     storage: torch.dtype
-    channel_reduction: str
+    channel_reduction: Reduction
     micro_batch: int
     samples_per_prompt: int
     seed: int
@@ -63,7 +63,7 @@ class SamplingPlan:
             drawn = rng.generator(self.seed, self.step, "window")
         end = self.schedule.steps - 1
         chosen = windows.select(
-            config.kind.value,
+            config.kind,
             self.schedule.steps,
             rng=drawn,
             fraction=self.sampler.timestep_fraction,
@@ -97,7 +97,7 @@ def make(policy: Policy, config: Config, step: int, redraw: int = 0) -> Sampling
         schedule=schedule,
         table=table(configured.kernel(sampler, policy.prediction), schedule),
         storage=configured.storage(sampler),
-        channel_reduction=config.advantage.map.channel_reduction.value,
+        channel_reduction=config.advantage.map.channel_reduction,
         micro_batch=config.train.micro_batch,
         samples_per_prompt=config.data.samples_per_prompt,
         seed=config.seed,

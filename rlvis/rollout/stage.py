@@ -167,7 +167,7 @@ def _walk(
         since = torch.where((since < 0) & ~torch.isfinite(x).flatten(1).all(1), t, since)
         if bool((window.trained == t).any()):
             safe = std.masked_fill(~noisy.to(std.device).view(-1, 1, 1, 1, 1), 1.0)
-            scored[t] = log_prob(x, mean, safe, form.value, plan.channel_reduction).cpu()  # type: ignore[arg-type]
+            scored[t] = log_prob(x, mean, safe, form, plan.channel_reduction).cpu()
         advance()
     final = policy.start(final, embeds)  # given positions as they were before rounding to storage
     since = torch.where((since < 0) & ~torch.isfinite(final).flatten(1).all(1), steps - 1, since)

@@ -9,12 +9,13 @@ from rlvis.observe import alarms, details, extremes, trust_table
 from rlvis.records import StepRecords
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
-from rlvis.schema import Config, CrtForm, TrustKind
+from rlvis.schema import Config, CrtForm
+from rlvis.trust.form import form_of
 
 
 def weighs_groups(config: Config) -> bool:
     """Whether groups are weighed or contrasted at all."""
-    return config.trust.kind is not TrustKind.none or config.trust.crt.form is not CrtForm.none
+    return config.trust.kind != "none" or config.trust.crt.form is not CrtForm.none
 
 
 def keeps_pictures(config: Config, step: int) -> bool:
@@ -42,7 +43,7 @@ def write(
             records.prompts,
             step,
             config.advantage.combine,
-            posterior=config.trust.kind is TrustKind.posterior,
+            posterior=getattr(form_of(config.trust), "has_posterior", False),
         )
     if world.is_main:
         if groups:

@@ -55,7 +55,7 @@ def deepspeed_config(
             )
         if config.get("fp16", {}).get("enabled") and dtype is not Dtype.float16:
             raise ValueError(
-                f"{engine.config} enables fp16 but model.dtype={dtype.value}; type model.dtype=float16"
+                f"{engine.config} enables fp16 but model.dtype={dtype}; type model.dtype=float16"
             )
     stage = int(config.setdefault("zero_optimization", {}).get("stage", 0))
     if (config["zero_optimization"].get("offload_optimizer") or {}).get("device") == "nvme":

@@ -22,12 +22,11 @@ from rlvis.schema.advantage import (
 )
 from rlvis.schema.common import Dtype, Reduction
 from rlvis.schema.data import DataConfig
-from rlvis.schema.engine import EngineConfig, OptimConfig
+from rlvis.schema.engine import Device, EngineConfig, LrSchedule, OptimConfig
 from rlvis.schema.evaluation import EvalConfig, Suite
 from rlvis.schema.maps import (
     Aggregation,
     ApplyTo,
-    MapBackbone,
     MapConfig,
     MapNorm,
     MapSource,
@@ -37,10 +36,10 @@ from rlvis.schema.maps import (
 )
 from rlvis.schema.model import CfgGrad, Condition, EmaConfig, LoraConfig, ModelConfig
 from rlvis.schema.observe import SentinelAction, SentinelConfig, TrackerConfig
-from rlvis.schema.prior import PriorConfig, PriorKind, PriorScope
+from rlvis.schema.prior import PriorConfig, PriorScope
 from rlvis.schema.reward import CanaryConfig, Executor, RewardConfig, RewardTerm
-from rlvis.schema.run import Config, Doctor, Stage, TrainConfig, plain, register, typed
-from rlvis.schema.sampler import KernelName, LogProbForm, NoiseName, SamplerConfig, WindowConfig, WindowKind
+from rlvis.schema.run import Config, Doctor, Stage, TrainConfig, plain, register, sample_values, typed
+from rlvis.schema.sampler import LogProbForm, NoiseName, SamplerConfig, WindowConfig, WindowKind
 from rlvis.schema.trust import (
     AgreementConfig,
     CrtConfig,
@@ -48,6 +47,5 @@ from rlvis.schema.trust import (
     PosteriorConfig,
     RasConfig,
     TrustConfig,
-    TrustKind,
     TrustScale,
 )

@@ -3,49 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
+from rlvis.schema.key import Key
 from rlvis.schema.maps import MapConfig
 
 DEFAULT_CLIP_RANGE = 1e-4  # what advantage.clip_range=null means where the ratio is one number a sample
 
 
-class RatioScope(Enum):
+class RatioScope(StrEnum):
+    """What has a ratio of its own: a sample, a position of it, or a sample weighed by its map."""
+
     sample = "sample"
     position = "position"
     pooled = "pooled"
 
 
-class OldLogProb(Enum):
+class OldLogProb(StrEnum):
+    """Where the old log-prob of a ratio comes from."""
+
     rollout = "rollout"
     recompute = "recompute"
 
 
-class Combine(Enum):
+class Combine(StrEnum):
+    """What becomes of several rewards: one sum, a normalised sum of z-scores, or a loss term each."""
+
     weighted_sum = "weighted_sum"
     gdpo = "gdpo"
     separate_terms = "separate_terms"
 
 
-class AdvantagePreset(Enum):
+class AdvantagePreset(StrEnum):
+    """The z-score of a release: its ddof, epsilon and what it compares with."""
+
     dance = "dance"
     flow_grpo = "flow_grpo"
     ddpo = "ddpo"
     gdpo = "gdpo"
 
 
-class StdScope(Enum):
+class StdScope(StrEnum):
+    """Whose standard deviation divides."""
+
     group = "group"
     batch = "batch"
 
 
-class KlDt(Enum):
+class KlDt(StrEnum):
+    """What the KL term is measured in: the step's own deviation, or its level without sqrt(dt)."""
+
     dt = "dt"
     none = "none"
 
 
-class GuardBias(Enum):
+class GuardBias(StrEnum):
+    """What the drift of a log-ratio is taken from: the sample, or its micro-batch."""
+
     sample = "sample"
     batch = "batch"
 
@@ -54,25 +69,73 @@ class GuardBias(Enum):
 class GuardConfig:
     """GRPO-Guard's ratio normalisation (arXiv 2510.22319)."""
 
-    bias: GuardBias = GuardBias.sample  # batch: flow_grpo's, over a micro-batch with its padding
+    bias: Annotated[GuardBias, Key("batch: flow_grpo's, over a micro-batch with its padding")] = (
+        GuardBias.sample
+    )
 
 
 @dataclass
 class AdvantageConfig:
     """Group statistics, clipping and the scope of the ratio."""
 
-    preset: AdvantagePreset = AdvantagePreset.flow_grpo  # eps, ddof and scope of the z-score
-    std_scope: StdScope | None = None  # null: the preset's; `batch` is flow_grpo's global_std
-    combine: Combine = Combine.weighted_sum  # of several rewards
-    clip_range: Any = (
-        None  # null: 1e-4, or its equivalent at ratio_scope=position; a number; or [below, above]
+    preset: Annotated[AdvantagePreset, Key("epsilon, ddof and scope of the z-score")] = (
+        AdvantagePreset.flow_grpo
     )
-    adv_clip: float = 5.0
-    ratio_scope: RatioScope = RatioScope.sample
-    kl_beta: float = 0.0
-    kl_dt: KlDt = KlDt.dt
+    std_scope: Annotated[
+        StdScope | None,
+        Key("whose standard deviation divides; null: the preset's; batch is flow_grpo's global_std"),
+    ] = None
+    combine: Annotated[Combine, Key("of several rewards")] = Combine.weighted_sum
+    clip_range: Annotated[
+        Any,
+        Key(
+            "how far from 1 a ratio counts: a number, or [below, above]; null: 1e-4, or its equivalent at "
+            "ratio_scope=position",
+            above=0,
+            most=1e6,
+            relation="below 1 below the ratio of 1",
+            usual=1e-4,
+        ),
+    ] = None
+    adv_clip: Annotated[float, Key("advantages are clamped to this on either side", above=0, most=1e6)] = 5.0
+    transform: Annotated[
+        list[str],
+        Key(
+            "modules of rlvis/advantage/transforms, or MODULE.FUNCTION of your own: applied in this order "
+            "after normalisation and trust, before the clamp"
+        ),
+    ] = field(default_factory=list)
+    transform_kwargs: Annotated[
+        dict[str, Any],
+        Key(
+            "of transforms, by the last part of their name: {my_transform: {power: 2}}; checked against "
+            "their signatures"
+        ),
+    ] = field(default_factory=dict)
+    ratio_scope: Annotated[RatioScope, Key("what has a ratio of its own")] = RatioScope.sample
+    kl_beta: Annotated[
+        float,
+        Key("coefficient of the KL to the policy before training; 0: none", least=0, most=1e6, usual=0.01),
+    ] = 0.0
+    kl_dt: Annotated[
+        KlDt, Key("what the KL is measured in: the step's std, or (none, as Flow-GRPO) without sqrt(dt)")
+    ] = KlDt.dt
     guard: GuardConfig | None = None
-    old_logprob: OldLogProb = OldLogProb.rollout
-    best_of_n: int | None = None  # train the best and the worst n//2 of each group
-    sign: float = 1.0  # -1 trains against the reward: a control experiment
+    old_logprob: Annotated[
+        OldLogProb, Key("where the old log-prob comes from; recompute: from a forward before the update")
+    ] = OldLogProb.rollout
+    best_of_n: Annotated[
+        int | None,
+        Key(
+            "train the best and the worst n/2 of each group; null: all",
+            "samples",
+            least=2,
+            most=10**5,
+            usual=2,
+            relation="even, and at most data.samples_per_prompt",
+        ),
+    ] = None
+    sign: Annotated[
+        float, Key("-1 trains against the reward: a control experiment", choices=(1.0, -1.0), usual=1)
+    ] = 1.0
     map: MapConfig = field(default_factory=MapConfig)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Dtype(Enum):
+class Dtype(StrEnum):
+    """Of tensors: their names in torch."""
+
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
 
 
-class Reduction(Enum):
+class Reduction(StrEnum):
+    """Of several numbers to one."""
+
     mean = "mean"
     sum = "sum"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
+from rlvis.schema.key import Key
 
-class Executor(Enum):
+SERVERS = ("reward.executor=http",)
+CANARIES = ("reward.canary.every=set",)
+
+
+class Executor(StrEnum):
     """Where scorers run: in turn with the rollout, beside it in a thread, on servers, in Ray actors."""
 
     inline = "inline"
@@ -20,36 +25,98 @@ class Executor(Enum):
 
 @dataclass
 class RewardTerm:
-    """One scorer: a name in rlvis.reward or a dotted path to a function `images, prompts, metadata ->
+    """One scorer: a name in rlvis.reward.scorers or a dotted path to a function `images, prompts, metadata ->
     scores`.
     """
 
-    scorer: str = MISSING
-    weight: float = 1.0
-    kwargs: dict[str, Any] = field(default_factory=dict)  # checked against the scorer's signature
-    frames: Any = "all"  # of a clip that the scorer sees: all, first, last, middle, every N, or [indices]
+    scorer: Annotated[
+        str, Key("a module in rlvis/reward/scorers, or a dotted path to a function or class of one's own")
+    ] = MISSING
+    weight: Annotated[
+        float, Key("in the reward; 0: scored and logged, not trained on", least=-1e9, most=1e9, usual=1)
+    ] = 1.0
+    kwargs: Annotated[dict[str, Any], Key("of the scorer, by its signature")] = field(default_factory=dict)
+    frames: Annotated[
+        Any,
+        Key("of a clip that the scorer sees: all, first, last, middle, 'every N', or a list of positions"),
+    ] = "all"
 
 
 @dataclass
 class CanaryConfig:
     """Fixed samples that are scored again and again: a scorer that changes its mind has drifted."""
 
-    every: int = 0  # training steps between two looks; 0: never
-    samples: int = 4  # of the first step that are kept for it
-    tolerance: float = 1e-3  # of a change, in units of the first scores' spread over the samples
+    every: Annotated[int, Key("between two looks; 0: never", "training steps", least=0, most=10**7)] = 0
+    samples: Annotated[
+        int,
+        Key(
+            "of the first step that are kept for it; their spread is the unit of the tolerance",
+            "samples",
+            least=2,
+            most=10**5,
+            relation="at most the samples that the first process makes in a step",
+            only=CANARIES,
+        ),
+    ] = 4
+    tolerance: Annotated[
+        float,
+        Key(
+            "of a change",
+            "of the first scores' spread over the samples",
+            above=0,
+            most=1e6,
+            only=CANARIES,
+        ),
+    ] = 1e-3
 
 
 @dataclass
 class RewardConfig:
     """The terms, and how they are asked."""
 
-    terms: dict[str, RewardTerm] = field(default_factory=dict)
-    executor: Executor = Executor.inline
-    servers: list[str] = field(default_factory=list)  # http: base addresses, as http://127.0.0.1:8700
-    token_env: str | None = "RLVIS_TOKEN"  # http: environment variable with their token; null: none
-    timeout: float = 120.0  # http, ray: seconds until an answer counts as lost
-    hedge: float | None = None  # http: seconds until a second server is asked as well; null: never
-    actors: int = 1  # ray: of each term and process
-    refill: int = 0  # rounds of fresh samples in place of failed ones; 0: go on with the valid ones
-    cache: str | None = None  # folder of scores by content; null: none
+    terms: Annotated[dict[str, RewardTerm], Key("scorers, by a name of one's own")] = field(
+        default_factory=dict
+    )
+    executor: Annotated[Executor, Key("where scorers run")] = Executor.inline
+    servers: Annotated[
+        list[str], Key("base addresses, as http://127.0.0.1:8700", path=True, only=SERVERS)
+    ] = field(default_factory=list)
+    token_env: Annotated[
+        str | None, Key("environment variable with the servers' token; null: none", only=SERVERS)
+    ] = "RLVIS_TOKEN"
+    timeout: Annotated[
+        float,
+        Key(
+            "until an answer counts as lost",
+            "seconds",
+            above=0,
+            most=10**6,
+            only=("reward.executor=http|ray",),
+        ),
+    ] = 120.0
+    hedge: Annotated[
+        float | None,
+        Key(
+            "until a second server is asked as well; null: never",
+            "seconds",
+            above=0,
+            most=10**6,
+            relation="below reward.timeout",
+            only=SERVERS,
+        ),
+    ] = None
+    actors: Annotated[
+        int,
+        Key("of each term and process", "Ray actors", least=1, most=1024, only=("reward.executor=ray",)),
+    ] = 1
+    refill: Annotated[
+        int,
+        Key(
+            "of fresh samples in place of failed ones; 0: go on with the valid ones",
+            "rounds",
+            least=0,
+            most=1000,
+        ),
+    ] = 0
+    cache: Annotated[str | None, Key("folder of scores by content; null: none", path=True)] = None
     canary: CanaryConfig = field(default_factory=CanaryConfig)

@@ -67,7 +67,7 @@ def build_policy(config: Config, world: World) -> tuple[Policy, Engine, Ema | No
         config.model.path,
         trained / 1e6,
         sum(p.numel() for p in policy.module.parameters()) / 1e6,
-        config.model.dtype.value,
+        config.model.dtype,
         world.device,
     )
     return policy, engine, ema

@@ -33,28 +33,11 @@ from rlvis.runs.redact import public
 from rlvis.runtime import dist
 from rlvis.runtime.deepspeed_setup import quiet_deepspeed
 from rlvis.runtime.dist import World
-from rlvis.schema import Config, plain
+from rlvis.schema import Config, sample_values
 from rlvis.training import assemble
 from rlvis.training.parts import Parts
 
 log = logging.getLogger(__name__)
-
-# Of the model section, what a sample depends on beside the weights.
-MODEL = (
-    "family",
-    "path",
-    "revision",
-    "height",
-    "width",
-    "frames",
-    "condition",
-    "cfg",
-    "cfg_2",
-    "guidance",
-    "negative_prompt",
-    "max_tokens",
-)
-OF_EVAL = ("suite", "path", "split", "kinds", "prompts", "samples", "seed", "terms")
 
 
 @dataclass(frozen=True)
@@ -123,16 +106,16 @@ def fingerprint(policy: Policy, masters: Iterable[tuple[str, Tensor]]) -> str:
 
 def settings(config: Config, held: HeldOut, steps: int) -> dict[str, Any]:
     """Everything but weights, hardware and batch shape that the numbers depend on, as JSON values."""
-    values = public(plain(config))
-    return {
-        **{key: values["eval"][key] for key in OF_EVAL},
+    values: dict[str, Any] = {
+        **sample_values(config.eval),
         "steps": steps,
         "data": held.source,
         "number_of_prompts": held.batch.rows,
-        "shift": values["sampler"]["shift"],
-        "grid": values["sampler"]["grid"],
-        "model": {key: values["model"][key] for key in MODEL},
+        "shift": config.sampler.shift,
+        "grid": config.sampler.grid,
+        "model": sample_values(config.model),
     }
+    return {key: public(value) for key, value in values.items()}
 
 
 def _of_checkpoint(config: Config, source: Weights, folder: Path, world: World) -> Evaluated:

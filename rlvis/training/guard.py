@@ -114,13 +114,12 @@ class Guard:
         return replace(memory, sentinels=judged.watch), judged
 
     def apply(self, parts: Parts, memory: Memory) -> Parts:
-        """The run with the learning rate that alarms have left, also in the engine."""
+        """The run with the learning rate that alarms have left."""
         lr = self.config.optim.lr * memory.sentinels.lr_scale
         changed = replace(parts.config, optim=replace(self.config.optim, lr=lr))
         if changed == parts.config:
             return parts
         log.info("sentinels: optim.lr=%g from here on", lr)
-        parts.engine.set_learning_rate(lr)
         return replace(parts, config=changed)
 
     def act(self, parts: Parts, memory: Memory, saver: Saver, step: int) -> Acted:
@@ -176,7 +175,7 @@ class Guard:
         advice = self._advice()
         for alarm in self.alarms:
             log.warning("sentinel, step %d: %s. %s. Done: %s. %s", step, alarm.what, alarm.why, done, advice)
-        alarms.append(self.run_dir, self.alarms, self.settings.action.value, done, advice)
+        alarms.append(self.run_dir, self.alarms, self.settings.action, done, advice)
         text = "\n".join(f"{alarm.what}. {alarm.why}." for alarm in self.alarms)
         self.tracker.alert(step, f"sentinel, step {step}", f"{text}\n{done}. {advice}.")
 

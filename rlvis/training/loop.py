@@ -80,7 +80,7 @@ def train(config: Config, argv: list[str], gate: Gate | None = None) -> Outcome:
 
 def _run(parts: Parts, run_dir: Path, resumed: Path | None, gate: Gate | None) -> int:
     config, world = parts.config, parts.world
-    memory, first = Memory(PriorState(kind=config.prior.kind.value), RewardHistory()), 0
+    memory, first = Memory(PriorState(kind=config.prior.kind), RewardHistory()), 0
     if resumed is not None:
         loaded = state.load(resumed, parts.engine, parts.ema, memory_kinds(resumed), world)
         memory, first = Memory(**loaded.memory), loaded.step

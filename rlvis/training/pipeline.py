@@ -33,6 +33,7 @@ from rlvis.reward.stage import LocalScores
 from rlvis.runtime import dist
 from rlvis.runtime.clock import Clock
 from rlvis.runtime.dist import World
+from rlvis.runtime.learning_rate import learning_rate
 from rlvis.schema import Config
 from rlvis.training.parts import BrokenStepError, Hooks, Lookup, Memory, Parts
 from rlvis.training.refill import refill
@@ -146,6 +147,7 @@ def update(
             ema.update(engine.masters())
 
     settings = UpdateSettings(config.advantage, config.sampler, config.train)
+    engine.set_learning_rate(learning_rate(config.optim, config.train.steps, trajectories.policy_step))
     arguments = parts.policy, engine, prompts, trajectories, advantages, settings, parts.world
     try:
         return update_stage.update(*arguments, after_step=after_step)

@@ -1,4 +1,4 @@
-"""Scores of other samples of the same prompts, for the priors that read them: `reference`, `first_frame`.
+"""Scores of other samples of the same prompts, for the priors that look them up (rlvis/trust/prior.py).
 
 `reference` (arXiv 2511.18919 for text-to-video): K samples of the policy before training by the training
 sampler, scored once and kept (see reference_table.py). `stage=reference` scores the whole data set; a run
@@ -29,11 +29,11 @@ from rlvis.reward.stage import score, unasked
 from rlvis.runtime import dist, interrupt
 from rlvis.runtime.dist import World
 from rlvis.runtime.progress import clock
-from rlvis.schema import Config, PriorKind
+from rlvis.schema import Config
 from rlvis.training import pipeline, reference_table, sampling
 from rlvis.training.parts import Lookup, Parts
 from rlvis.training.reference_table import Table
-from rlvis.trust import priors
+from rlvis.trust.prior import prior_of
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +55,13 @@ def prepare(
         ValueError: scores are missing, and the policy before training is gone (full fine-tuning, resumed).
     """
     config = parts.config
-    if config.prior.kind is PriorKind.first_frame:
+    prior = prior_of(config.prior)
+    if prior.looks_up == "first_frame":
         return replace(parts, reference=frame_lookup(config, parts.world, parts.terms))
-    if config.prior.kind is not PriorKind.reference:
+    if prior.looks_up is None:
         return parts
     table = open_table(config, parts.world)
-    wanted = [
-        i
-        for i in _coming_prompts(parts, first)
-        if priors.unknown(state, config.prior, _one(parts.prompts, i))
-    ]
+    wanted = [i for i in _coming_prompts(parts, first) if prior.unknown(state.values, _one(parts.prompts, i))]
     done = fill(parts, table, wanted, trained=first > 0, stop=stop)
     return replace(parts, reference=table_lookup(config, parts.world, table)) if done else None
 
@@ -81,13 +78,10 @@ def table_only(parts: Parts) -> int:
 
 def saved_lookup(config: Config, world: World, terms: Callable[[], list[Term]]) -> Lookup | None:
     """What stage=weigh alone looks scores up with; `terms` is called where frames must be scored."""
-    if config.prior.kind is PriorKind.first_frame:
+    looks_up = prior_of(config.prior).looks_up
+    if looks_up == "first_frame":
         return frame_lookup(config, world, terms())
-    return (
-        table_lookup(config, world, open_table(config, world))
-        if config.prior.kind is PriorKind.reference
-        else None
-    )
+    return None if looks_up is None else table_lookup(config, world, open_table(config, world))
 
 
 def open_table(config: Config, world: World) -> Table:
@@ -123,7 +117,7 @@ def fill(
     )
     if todo and trained and not _recoverable(config):
         raise ValueError(
-            f"prior.kind=reference: {len(todo)} prompts of the steps to come have no scores in "
+            f"prior.kind={config.prior.kind}: {len(todo)} prompts of the steps to come have no scores in "
             f"{table.folder} (the first: {texts[todo[0]]!r}), and the policy before training is gone under "
             "full fine-tuning; type stage=reference with the words of this run but resume, then go on"
         )
@@ -148,15 +142,15 @@ def table_lookup(config: Config, world: World, table: Table) -> Lookup:
     """A lookup in a table that is filled."""
 
     def look_up(prompts: PromptBatch, state: PriorState) -> Rewards | None:
-        wanted = priors.unknown(state, config.prior, prompts)
+        wanted = prior_of(config.prior).unknown(state.values, prompts)
 
         def read() -> list[Rewards]:
             scored = {p: table.read(prompts.texts[p], prompts.metadata[p]) for p in wanted}
             lost = [p for p, rewards in scored.items() if rewards is None]
             if lost:
                 raise ValueError(
-                    f"prior.kind=reference: {len(lost)} of {prompts.rows} prompts of this step have no "
-                    f"scores in {table.folder}, the first: {prompts.texts[lost[0]]!r} (prompt "
+                    f"prior.kind={config.prior.kind}: {len(lost)} of {prompts.rows} prompts of this step "
+                    f"have no scores in {table.folder}, the first: {prompts.texts[lost[0]]!r} (prompt "
                     f"{int(prompts.index[lost[0]])}); type stage=reference with the same settings, then again"
                 )
             return [rewards for rewards in scored.values() if rewards is not None]
@@ -171,13 +165,15 @@ def frame_lookup(config: Config, world: World, terms: Sequence[Term]) -> Lookup:
     """A lookup that scores condition frames, as clips of one frame; ranks share the prompts."""
 
     def look_up(prompts: PromptBatch, state: PriorState) -> Rewards | None:
-        wanted = priors.unknown(state, config.prior, prompts)
+        wanted = prior_of(config.prior).unknown(state.values, prompts)
         if not wanted:
             return None
         if prompts.frames is None:
+            lost = wanted[0]
             raise ValueError(
-                f"prior.kind=first_frame scores condition frames, and prompt {int(prompts.index[wanted[0]])} "
-                f"({prompts.texts[wanted[0]]!r}) has none; type prior=moving_average, which needs none"
+                f"prior.kind={config.prior.kind} scores condition frames, and prompt "
+                f"{int(prompts.index[lost])} ({prompts.texts[lost]!r}) has none; type "
+                "prior=moving_average, which needs none"
             )
         local = [wanted[i] for i in world.rows(len(wanted))]
         texts, metadata = [prompts.texts[p] for p in local], [prompts.metadata[p] for p in local]

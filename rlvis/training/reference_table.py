@@ -20,29 +20,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rlvis.flow.kernel import KERNELS
+from rlvis.models.load import FAMILIES
 from rlvis.models.source import resolve
+from rlvis.named import Folder
 from rlvis.records import Rewards
-from rlvis.reward.scorer import KNOWN
+from rlvis.reward.facts import SCORERS
 from rlvis.runs.redact import public
-from rlvis.schema import Config, ModelConfig, plain
+from rlvis.schema import Config, ModelConfig, plain, sample_values
 
-FORMAT = 1  # raised when the same settings begin to mean other samples
-# Of a model: what its samples depend on. The rest says how it is trained.
-MODEL = (
-    "family",
-    "dtype",
-    "height",
-    "width",
-    "frames",
-    "condition",
-    "cfg",
-    "cfg_2",
-    "guidance",
-    "negative_prompt",
-    "max_tokens",
-    "vae_tiling",
-    "vae_slicing",
-)
+FORMAT = 2  # raised when the same settings begin to mean other samples
 READ = (".safetensors", ".json", ".txt", ".model")  # what a pipeline reads of a folder
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -116,15 +103,16 @@ def number_of(text: str, metadata: dict[str, Any]) -> int:
 
 def settings(config: Config) -> dict[str, Any]:
     """Everything that the scores of a prompt depend on, as JSON values."""
-    values = plain(config)
+    values, model = plain(config), sample_values(config.model)
+    del model["path"], model["revision"]  # its weights say which it is
     return {
         "format": FORMAT,
-        "model": {name: values["model"][name] for name in MODEL} | {"weights": weights(config.model)},
-        "sampler": values["sampler"],
+        "model": model | {"weights": weights(config.model)},
+        "sampler": sample_values(config.sampler),
         "reward": [
             {
                 "scorer": term.scorer,
-                "source": _source(term.scorer),
+                "source": _source(SCORERS, term.scorer),
                 "kwargs": told_term["kwargs"],
                 "frames": told_term["frames"],
             }
@@ -132,6 +120,11 @@ def settings(config: Config) -> dict[str, Any]:
                 config.reward.terms.values(), values["reward"]["terms"].values(), strict=True
             )
         ],
+        "own_code": {
+            folder.key: _source(folder, name)
+            for folder, name in ((FAMILIES, config.model.family), (KERNELS, config.sampler.kernel))
+            if name not in folder.names()
+        },
         "seed": config.seed,
         "samples": config.prior.samples,
     }
@@ -169,9 +162,9 @@ def _files(folder: Path) -> Iterator[tuple[str, list[Any]]]:
             yield inside.as_posix(), [path.stat().st_size, digest]
 
 
-def _source(scorer: str) -> str | None:
-    """SHA-256 of the file that a scorer is written in: the name stays when somebody edits the function."""
-    module = KNOWN.get(scorer, scorer).rpartition(".")[0]
+def _source(folder: Folder, name: str) -> str | None:
+    """SHA-256 of the file that an option is written in: the name stays when somebody edits the function."""
+    module = folder.path(name).rpartition(".")[0]
     spec = find_spec(module) if module else None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None

@@ -59,7 +59,7 @@ def update_only(parts: Parts, root: Path) -> int:
 
 def without_policy(config: Config, world: World, root: Path) -> None:
     """Run score, weigh or build on every step below `root`."""
-    prior, history = PriorState(kind=config.prior.kind.value), RewardHistory()
+    prior, history = PriorState(kind=config.prior.kind), RewardHistory()
     psm = build_map(config, world) if config.stage is Stage.build else None
     lookup = None
     if config.stage is Stage.weigh:
@@ -84,7 +84,7 @@ def without_policy(config: Config, world: World, root: Path) -> None:
             archive.save_advantages(advantages, folder, world)
             if world.is_main:
                 history.save(folder / "history")
-        log.info("%s of step %d: %s", config.stage.value, step, folder)
+        log.info("%s of step %d: %s", config.stage, step, folder)
     dist.barrier()
 
 

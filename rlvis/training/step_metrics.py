@@ -9,6 +9,7 @@ from rlvis.records import StepRecords
 from rlvis.reward import cache
 from rlvis.runs import step_files
 from rlvis.runtime import dist
+from rlvis.runtime.learning_rate import learning_rate
 from rlvis.training.parts import Parts
 
 
@@ -32,7 +33,9 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
         **records.update.metrics,
         **{f"time/{name}": value for name, value in records.seconds.items()},
         **{f"memory/{name}": value / 2**30 for name, value in records.peak.items()},
-        "update/learning_rate": config.optim.lr,
+        "update/learning_rate": learning_rate(
+            config.optim, config.train.steps, records.trajectories.policy_step
+        ),
         "data/truncated_prompts": float(records.truncated),
         "time/step": seconds,
         "throughput/samples_per_second": samples / seconds,

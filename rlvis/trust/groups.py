@@ -60,3 +60,11 @@ def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     mean = torch.where(low == high, low, ordered.mean(0))
     spread = (ordered - mean).square().sort(0).values.mean(0)
     return mean, spread
+
+
+def summary(means: Tensor) -> Tensor | None:
+    """[3, Q]: mean, variance and number of the group means [n, Q]; None when there are none."""
+    if len(means) == 0:
+        return None
+    mean, var = moments(means)
+    return torch.stack([mean, var, torch.full_like(mean, float(len(means)))])

@@ -73,7 +73,7 @@ def policy_loss(
     if advantage.ndim == 5 and not per_position:
         raise ValueError(
             f"an advantage at each position needs a ratio at each position, got advantage.ratio_scope="
-            f"{scope.value}; type advantage.ratio_scope=position, or make advantages with "
+            f"{scope}; type advantage.ratio_scope=position, or make advantages with "
             "advantage.map.apply_to=advantage"
         )
     a = advantage.to(r) if advantage.ndim == 5 else advantage.to(r)[:, :, None, None, None]
@@ -188,6 +188,6 @@ def _square_distance(a: Tensor, b: Tensor, free: Tensor) -> Tensor:
 def _only_sample(scope: RatioScope) -> None:
     if scope is not RatioScope.sample:
         raise ValueError(
-            f"advantage.guard works on one ratio per sample, got advantage.ratio_scope={scope.value}; "
+            f"advantage.guard works on one ratio per sample, got advantage.ratio_scope={scope}; "
             "type advantage.ratio_scope=sample or advantage.guard=null"
         )

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import noise
-from rlvis.flow.kernels import StepTable
 from rlvis.flow.logprob import reduce_positions
+from rlvis.flow.transition import StepTable
 from rlvis.models.policy import Policy
 from rlvis.records import Advantages, Trajectories
 from rlvis.schema import AdvantageConfig, KlDt, LogProbForm

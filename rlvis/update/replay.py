@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import noise
-from rlvis.flow.kernels import StepTable
 from rlvis.flow.logprob import log_prob
+from rlvis.flow.transition import StepTable
 from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch, Trajectories
-from rlvis.schema import LogProbForm
+from rlvis.schema import LogProbForm, Reduction
 
 
 class Replayed(NamedTuple):
@@ -74,5 +74,5 @@ def replay(module: Callable[..., Any], batch: Batch, s: int, table: StepTable, f
     step = batch.part.step[:, s]
     out = batch.policy.predict(module, before, batch.time[:, s], batch.embeds, mixed=batch.mixed)
     mean, std = batch.policy.transition(table, step, torch.ones(len(step), dtype=torch.bool), before, out)
-    score = log_prob(after, mean, std, form.value, batch.part.channel_reduction)  # type: ignore[arg-type]
+    score = log_prob(after, mean, std, form, Reduction(batch.part.channel_reduction))
     return Replayed(taken=after.float(), mean=mean, std=std, logprob=score, step=step)

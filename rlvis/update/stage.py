@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import configured
-from rlvis.flow.kernels import StepTable, table
+from rlvis.flow.transition import StepTable, table
 from rlvis.models.policy import Policy
 from rlvis.records import Advantages, PolicyUpdate, PromptBatch, Trajectories
 from rlvis.runtime import dist, rng

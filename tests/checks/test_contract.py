@@ -17,14 +17,14 @@ PAIRS = [
     "data.prompts_per_step=12",
 ]
 MISTAKES = [
-    (["reward.refill=-1"], 1, "reward.refill=-1: wanted 0 or more"),
+    (["reward.refill=-1"], 1, "reward.refill=-1: wanted at least 0 (rounds)"),
     (["reward.refill=1", "stage=score", "records=DIR"], 1, "but stage=score runs one stage"),
-    (["reward.canary.every=-1"], 1, "reward.canary.every=-1: wanted 0"),
+    (["reward.canary.every=-1"], 1, "reward.canary.every=-1: wanted at least 0"),
     (["reward.canary.samples=8"], 1, "reward.canary.samples=8 does nothing with reward.canary.every=0"),
-    (["reward.canary.tolerance=1"], 1, "reward.canary.tolerance=1.0 does nothing"),
-    (["reward.canary.every=5", "reward.canary.samples=1"], 1, "wanted at least 2, whose spread"),
+    (["reward.canary.tolerance=1"], 1, "reward.canary.tolerance=1 does nothing"),
+    (["reward.canary.every=5", "reward.canary.samples=1"], 1, "wanted at least 2 (samples)"),
     (["reward.canary.every=5", "reward.canary.samples=50"], 2, "at most the 48 samples that the first"),
-    (["reward.canary.every=5", "reward.canary.tolerance=0"], 1, "reward.canary.tolerance=0.0: wanted"),
+    (["reward.canary.every=5", "reward.canary.tolerance=0"], 1, "reward.canary.tolerance=0: wanted above 0"),
     (["reward.canary.every=5", "stage=rollout", "records=DIR"], 1, "but stage=rollout runs one stage"),
     ([*PAIRS, "reward.terms.vlm.kwargs.group=4"], 1, "kwargs.group=4, but data.samples_per_prompt=8"),
     ([*PAIRS, "reward.terms.vlm.kwargs.group=null"], 1, "kwargs.group=null, but data.samples_per_prompt=8"),
@@ -45,7 +45,8 @@ def test_a_mistake_is_found_and_what_to_type_helps(words: list[str], ranks: int,
     errors = check(compose(words).typed(), ranks)
     matches = [error for error in errors if message in str(error)]
     assert len(matches) == 1, errors
-    remedy = shlex.split(matches[0].type)[0].rstrip(",")
+    words_typed = [word.rstrip(",") for word in shlex.split(matches[0].type)]
+    remedy = next(word for word in words_typed if "=" in word and not word.endswith("..."))
     key = remedy.split("=")[0]
     kept = [word for word in words if not word.startswith((f"{key}=", f"+{key}="))]
     left = check(compose([*kept, remedy]).typed(), ranks)

@@ -12,9 +12,6 @@ from rlvis.compose.command import compose
 
 ON_REWARD = ["advantage=vipo", "advantage.map.apply_to=reward"]
 MISTAKES = [
-    (["advantage.map.batch=2"], "advantage.map.batch=2 does nothing"),
-    (["advantage.map.backbone=tiny"], "advantage.map.backbone=tiny does nothing"),
-    (["advantage.map.on_map_error=uniform"], "advantage.map.on_map_error=uniform does nothing"),
     (["advantage.ratio_scope=pooled"], "advantage.map.source=none"),
     (["advantage=vipo", "advantage.ratio_scope=pooled"], "shrink with the map's mean"),
     (["advantage=vipo", "advantage.ratio_scope=sample"], "only scale each sample's loss"),
@@ -30,7 +27,6 @@ MISTAKES = [
         ["advantage=vipo", "advantage.map.aggregation=first_pc", "advantage.map.components=5"],
         "components=5 does nothing",
     ),
-    (["advantage.map.apply_to=reward"], "apply_to=reward does nothing with advantage.map.source=none"),
     ([*ON_REWARD, "advantage.ratio_scope=sample"], "sample has one ratio a sample"),
     (
         [*ON_REWARD, "advantage.ratio_scope=pooled", "advantage.map.map_norm=mean1"],
@@ -42,7 +38,20 @@ MISTAKES = [
     ([*ON_REWARD, "advantage.combine=gdpo"], "sums of scalar advantages over the batch"),
     (["advantage=vipo", "advantage.map.batch=0"], "batch=0: wanted at least 1"),
     (["advantage=vipo", "advantage.map.components=0"], "components=0: wanted at least 1"),
-    (["advantage=vipo", "advantage.map.sigma=-1"], "sigma=-1.0: wanted 0"),
+    (["advantage=vipo", "advantage.map.sigma=-1"], "sigma=-1: wanted at least 0"),
+    (["advantage=vipo", "advantage.map.sigma=1e10"], "sigma=1e+10: wanted at most 1000"),
+    (
+        ["advantage=vipo", "advantage.map.backbone=timm"],
+        "backbone=timm opens any model of that library, and none is named",
+    ),
+    (
+        ["advantage=vipo", "advantage.map.backbone_kwargs={a: 1}"],
+        "advantage.map.backbone_kwargs={'a': 1} does nothing with advantage.map.backbone=dinov2",
+    ),
+    (
+        [*ON_REWARD, "advantage.transform=[ranks]"],
+        "advantage.transform=[ranks] changes one advantage a sample",
+    ),
 ]
 
 
@@ -56,6 +65,13 @@ def test_a_contradiction_is_found_alone_and_its_remedy_is_accepted(words: list[s
     named = {word.split("=")[0] for word in remedy}
     kept = [word for word in words if word.split("=")[0] not in named]
     assert check(compose([*kept, *remedy]).typed()) == []
+
+
+@pytest.mark.parametrize("word", ["batch=2", "backbone=tiny", "on_map_error=uniform", "apply_to=reward"])
+def test_a_key_without_a_map_does_nothing(word: str) -> None:
+    (error,) = check(compose([f"advantage.map.{word}"]).typed())
+    assert error.what == f"advantage.map.{word} does nothing with advantage.map.source=none"
+    assert check(compose([error.type.rpartition(", or ")[2]]).typed()) == []
 
 
 @pytest.mark.parametrize("option", ["vipo", "vipo_released", "bpgo_vipo"])

@@ -12,12 +12,15 @@ from rlvis.compose.command import compose
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sentinels.baseline=2"], "sentinels.baseline=2: wanted at least 5; type sentinels.baseline=5"),
-        (["sentinels.patience=0"], "type sentinels.patience=1"),
+        (
+            ["sentinels.baseline=2"],
+            "sentinels.baseline=2: wanted at least 5 (training steps); type sentinels.baseline=10",
+        ),
+        (["sentinels.patience=0"], "type sentinels.patience=3"),
         (["sentinels.threshold=0"], "type sentinels.threshold=6"),
         (
             ["sentinels.rollbacks=3", "sentinels.action=stop"],
-            "type sentinels.action=rollback or sentinels.rollbacks=1",
+            "type sentinels.action=rollback, or sentinels.rollbacks=1",
         ),
         (["sentinels.action=stop", "train.steps=12"], "can never act"),
         (
@@ -42,7 +45,7 @@ def test_a_contradiction_is_one_message(words: list[str], message: str) -> None:
     [
         [],
         ["train.steps=2"],
-        ["sentinels.action=off", "sentinels.baseline=0"],
+        ["sentinels.action=off"],
         ["sentinels.action=stop"],
         ["sentinels.action=rollback", "train.save_every=10", "sentinels.rollbacks=2"],
         ["sentinels.action=rollback", "train.save_every=1", "train.keep=4"],

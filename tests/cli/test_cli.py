@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 from rlvis import cli
 from rlvis.cli import one_run, program, train
-from rlvis.schema import Config
+from rlvis.schema import Config, PriorConfig, plain
 from rlvis.training.loop import Outcome
 from tests.cli.helpers import Trainings, examples, refusal, write_config, write_prompts
 from tests.report import making
@@ -65,7 +66,7 @@ def test_ctrl_c_before_a_run_has_a_folder_is_130(monkeypatch: pytest.MonkeyPatch
     [
         (["advantage.clip_rang=1"], "nearest: advantage.clip_range"),
         (["sampler.kernel=ode"], "type sampler.kernel=sde"),
-        (["model=sd3"], "type engine=zero1"),
+        (["model.dtype=bfloat16"], "type engine=zero1"),
         (["data=txt"], "type data.path=FILE"),
         (["data=txt", "data.path=none.txt"], "there is no such file"),
         (["engine=json"], "engine.config=deepspeed.json cannot be read"),
@@ -76,7 +77,10 @@ def test_ctrl_c_before_a_run_has_a_folder_is_130(monkeypatch: pytest.MonkeyPatch
         (["resume=nowhere"], "there is no such folder"),
         (["--hepl"], "nearest: --help"),
         (["--local_rank=0"], "--no_local_rank"),
-        (["--cfg", "hydra"], "--cfg job"),
+        (["--cfg", "jobs"], "unknown --cfg jobs; nearest: job; there are job, hydra, all"),
+        (["--info", "config"], "there are defaults, defaults-tree, searchpath, plugins"),
+        (["--help", "samplr"], "unknown config group samplr; nearest: sampler"),
+        (["run_dir=''"], "run_dir=''"),
     ],
 )
 def test_a_mistake_exits_2_with_one_message(
@@ -127,6 +131,69 @@ def test_cfg_job_prints_yaml_that_holds_every_value(capsys: Any) -> None:
     assert yaml.safe_load(capsys.readouterr().out)["name"] == "shapes"
 
 
+def test_hydra_prints_what_is_hydra_s(capsys: Any) -> None:
+    log = logging.getLogger()
+    before = list(log.handlers), log.level
+    assert (
+        cli.main(["train", "--cfg", "hydra", "hydra.verbose=true", "model.lora.rank=8", "sampler=cps"]) == 0
+    )
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert list(values) == ["hydra"]
+    assert (values["hydra"]["verbose"], values["hydra"]["runtime"]["choices"]["sampler"]) == (True, "cps")
+    assert cli.main(["train", "--cfg", "all", "model.lora.rank=8"]) == 0
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert (values["hydra"]["job"]["name"], values["model"]["lora"]["rank"]) == ("rlvis", 8)
+    assert cli.main(["train", "--info", "defaults", "experiment=bpgo_flux"]) == 0
+    assert "| advantage/bpgo" in capsys.readouterr().out
+    assert cli.main(["train", "--info=defaults-tree"]) == 0
+    assert "experiment: null" in capsys.readouterr().out
+    assert cli.main(["train", "--info", "searchpath", "--config-dir", "."]) == 0
+    assert "hydra.searchpath in command-line" in capsys.readouterr().out
+    assert (list(log.handlers), log.level) == before
+
+
+def test_a_start_says_what_an_option_replaced_and_which_prior_is_not_computed(
+    trainings: Trainings, elsewhere: Path, capsys: Any
+) -> None:
+    write_prompts(elsewhere / "prompts.txt")
+    words = ["experiment=flow_grpo_sd3_pickscore", "data.path=prompts.txt", "advantage=guard"]
+    assert cli.main(["train", *words]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("48 prompts")
+    assert (
+        "advantage=guard over experiment=flow_grpo_sd3_pickscore: advantage.clip_range=2e-06" in printed.err
+    )
+    assert cli.main(["train", "prior=moving_average"]) == 0
+    assert "prior.kind=moving_average is not computed" in capsys.readouterr().err
+    assert trainings.configs[-1].prior == PriorConfig()
+    assert cli.main(["train", "advantage=bpgo"]) == 0
+    assert "not computed" not in capsys.readouterr().err
+    assert trainings.configs[-1].prior.kind == "moving_average"
+
+
+def test_a_run_without_its_prior_goes_on_with_the_same_words(trainings: Trainings, elsewhere: Path) -> None:
+    finished(elsewhere / "outputs" / "run" / "2000-01-01_00-00-00")
+    words = ["advantage=bpgo", "advantage=grpo", "prior=moving_average", "debug=overfit", "name=run"]
+    assert cli.main(["train", *words]) == 0
+    checkpoint(elsewhere / "outputs" / "mine" / "2000-01-01_00-00-00", 2)
+    folder = elsewhere / "outputs" / "mine" / "2000-01-01_00-00-00"
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain(trainings.configs[-1]) | {"name": "mine"}))
+    assert cli.main(["train", *words[:-1], "name=mine", "resume=auto"]) == 0
+    assert trainings.configs[-1].prior == PriorConfig()
+
+
+def test_help_of_a_group_shows_its_options_and_every_key(capsys: Any) -> None:
+    assert cli.main(["train", "--help", "sampler"]) == 0
+    text = capsys.readouterr().out
+    assert "flow_fast*" in text
+    assert "sampler.window.size=2 transitions\n" in text
+    assert "sampler.window.kind=fixed|random_window|progressive" in text
+    assert cli.main(["list", "sampler"]) == 0
+    assert capsys.readouterr().out == text
+    assert cli.main(["list", "optim"]) == 0
+    assert "optim.lr=" in capsys.readouterr().out
+
+
 def test_help_shows_verbs_groups_and_options(capsys: Any) -> None:
     assert cli.main(["--help"]) == 0
     verbs = capsys.readouterr().out
@@ -141,6 +208,8 @@ def test_every_example_of_the_help_is_accepted(
     trainings: Trainings, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_prompts(elsewhere / "prompts.txt")
+    (elsewhere / "my_module.py").write_text("def my_function(images, prompts, metadata): return [0.0]")
+    monkeypatch.syspath_prepend(str(elsewhere))
     finished(elsewhere / "outputs" / "run" / "2000-01-01_00-00-00")
     monkeypatch.setattr(one_run, "_plan", lambda config, size, rank: 0)  # asks the hub
     for words in examples(train.HELP, "train.py"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from rlvis import schema as S
-from rlvis.compose import names, sweep
+from rlvis.compose import files, names, sweep
 from rlvis.compose.command import compose
 from rlvis.findings import ConfigError
 
@@ -22,7 +24,7 @@ def test_nothing_said_is_the_embedded_default() -> None:
         12,
         8,
     )
-    assert (config.sampler.kernel, config.sampler.eta, config.sampler.steps) == (S.KernelName.sde, 0.7, 8)
+    assert (config.sampler.kernel, config.sampler.eta, config.sampler.steps) == ("sde", 0.7, 8)
     assert (config.engine.stage, config.model.dtype) == (0, S.Dtype.float32)
 
 
@@ -50,10 +52,13 @@ def test_nothing_said_is_the_embedded_default() -> None:
         ("model=[sd3,tiny_image]", "model takes one option, got 2"),
         ("model=base_model", "model has no option base_model"),
         ("sampler=null", "sampler has no option null"),
-        ("sampler.kernel=sdee", "sampler.kernel=sdee: wanted one of sde, cps, ddim, ode; nearest: sde"),
+        ("sampler.noise=flows", "wanted one of flow, dance, wan, flow_clipped; nearest: flow"),
         ("sampler.steps=3.5", "sampler.steps=3.5: wanted a whole number"),
         ("optim.lr=fast", "optim.lr=fast: wanted a number"),
         ("tracker.wandb=perhaps", "tracker.wandb=perhaps: wanted true or false"),
+        ("tracker.wandb=2", "tracker.wandb=2: wanted true or false"),
+        ("dry_run=on", "dry_run=on: wanted true or false"),
+        ("tracker={wandb: 2}", "tracker.wandb=2: wanted true or false"),
         ("optim.betas=[0.9,high]", "wanted a list such as [A,B], each a number"),
         ("model.path=null", "model.path=null: wanted text"),
         ("sampler.window=all", "sampler.window is a section with the keys kind, start,"),
@@ -61,8 +66,11 @@ def test_nothing_said_is_the_embedded_default() -> None:
         ("optim.lr", "optim.lr: wanted KEY=VALUE"),
         ("name=(x", "quote it: \"name='(x'\""),
         ("~optim.lr", "type optim.lr=null"),
-        ("model@policy=sd3", "type model=sd3"),
-        ("hydra.run.dir=x", "no effect on a single run"),
+        ("~model", "model has no option none; options: "),
+        ("~reward.terms.nothing", "nothing can be removed here"),
+        ("model@policy=sd3", "where alone rlvis reads them; type model=sd3"),
+        ("hydra.job.name=x", "no effect on a single run"),
+        ("model=glob(tiny*)", "gives several values: add -m"),
         ("hydra.searchpath=[/nowhere/at/all]", "path=/nowhere/at/all is not available"),
     ],
 )
@@ -78,6 +86,20 @@ def test_naming_a_key_below_a_null_section_turns_it_on_with_its_defaults() -> No
     assert compose(["model.lora.rank=8"]).typed().model.lora == S.LoraConfig(rank=8, alpha=64)
     assert compose(["model.ema={decay: 0.5}"]).typed().model.ema == S.EmaConfig(decay=0.5, every=1)
     assert compose(["model=sd3", "model.lora=null"]).typed().model.lora is None
+
+
+def test_hydra_s_words_mean_what_they_mean_there() -> None:
+    words = ["+experiment=dance_tiny", "++optim.lr=1e-5", "+seed=3", "hydra.run.dir=some/where"]
+    plain = ["experiment=dance_tiny", "optim.lr=1e-5", "seed=3", "run_dir=some/where"]
+    assert compose(words).typed() == compose(plain).typed()
+    assert compose(words).touched == compose(plain).touched
+    assert compose(["advantage=bpgo", "~trust", "~prior"]).config.trust.kind == "none"
+    assert compose(["experiment=dance_tiny", "~experiment"]).typed() == compose([]).typed()
+    assert compose(["model={height: 48}"]).typed().model.height == 48  # values of a section, no option
+    assert list(compose(["reward=[coverage,jpeg]", "~reward.terms.jpeg"]).typed().reward.terms) == [
+        "coverage"
+    ]
+    assert compose(["tracker.wandb=${dry_run}", "dry_run=true"]).typed().tracker.wandb
 
 
 def test_reward_terms_can_be_added_and_open_kwargs_hold_anything() -> None:
@@ -141,9 +163,7 @@ def test_composing_leaves_hydras_state_as_it_was() -> None:
 
 
 def test_every_listed_key_exists() -> None:
-    config = compose(["model=sd3", "advantage=guard"]).config
-    from omegaconf import OmegaConf
-
+    config = compose(["model=sd3", "advantage=guard", "reward=checker"]).config
     listed = names.keys({"reward.terms": ["checker"]})
     assert len(listed) == len(set(listed)) > 80
     assert {"optim.lr", "model.lora.rank", "reward.terms.checker.weight", "sampler.window.kind"} <= set(
@@ -168,5 +188,16 @@ def test_a_sweep_is_every_combination_and_is_checked_value_by_value() -> None:
     once = list(sweep.each_value_once(words))
     assert len(once) == 1 + 1 + 2
     assert {word for run in once for word in run} == {word for run in runs for word in run}
-    with pytest.raises(ConfigError, match="list of values"):
-        sweep.runs(["optim.lr=interval(1e-5,1e-3)"])
+    globbed = sweep.runs(["sampler=glob([*],exclude=flow*)"])
+    assert globbed == [["sampler=cps"], ["sampler=dance_sde"], ["sampler=ddim"]]
+    with pytest.raises(ConfigError, match="no option of sampler fits"):
+        sweep.runs(["sampler=glob(x*)"])
+
+
+def test_files_merge_to_what_hydra_composes() -> None:
+    """Which reads each file twice for what we read once."""
+    words = ["experiment=bpgo_flux", "debug=tiny", "reward=[clip,jpeg]", "trust=ras"]
+    with files.session():
+        composed = hydra.compose("train", overrides=words)
+    assert files.read(words).merged == composed
+    assert OmegaConf.get_type(files.read(words).merged.model) is S.ModelConfig

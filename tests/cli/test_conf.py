@@ -6,31 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rlvis import schema
 from rlvis.checks.config import check
-from rlvis.compose import describe
-from rlvis.compose.command import CONF, compose
+from rlvis.compose import describe, files, names
+from rlvis.compose.command import compose
+from rlvis.compose.files import CONF
 
 OPTIONS = [(group, option) for group, options in describe.table().items() for option in options]
 # What an option needs beside itself: a prompt file, a scorer's name, a ZeRO stage for bfloat16.
 NEEDS = {
-    ("model", "sd3"): ["engine=zero1"],
-    **{("model", name): ["engine=zero1"] for name in ("flux", "flux2", "qwen_image", "z_image")},
-    **{
-        ("model", name): ["engine=zero1", "data=txt", "data.path=FILE"]
-        for name in ("wan", "wan22", "wan22_ti2v", "hunyuan_video", "ltx")
-    },
-    ("model", "cogvideox"): ["engine=zero1", "data=txt", "data.path=FILE", "sampler=ddim"],
-    **{
-        ("model", name): ["engine=zero1", "data=i2v_pairs", "data.path=FOLDER"]
-        for name in ("wan_i2v", "wan22_i2v")
-    },
-    **{("model", name): ["data=shapes_video"] for name in ("tiny_video", "tiny_video_defect")},
     ("data", "shapes_video"): ["model=tiny_video"],
     ("data", "shapes_i2v"): ["model=tiny_video", "model.condition=first_frame"],
+    **{
+        ("reward", name): ["model=tiny_video", "data=shapes_video", "model.fps=8"]
+        for name in ("videoalign", "videoalign_vq_mq")
+    },
     ("reward", "vlm"): ["reward.terms.vlm.kwargs.model=NAME"],
-    ("reward", "function"): ["reward.terms.function.scorer=my.module.score"],
-    **{("model", name): ["engine=zero1", "sampler=ddim"] for name in ("sd15", "sdxl")},
+    ("reward", "function"): ["reward.terms.function.scorer=rlvis.reward.scorers.checker.checker"],
+    **{("reward", name): ["model=tiny_video"] for name in ("videoalign", "videoalign_vq_mq")},
     **{
         ("trust", name): ["prior=moving_average"]
         for name in ("ras", "posterior", "agreement", "bpgo", "bpgo_released")
@@ -95,6 +90,18 @@ def test_files_have_the_first_line_that_the_listing_prints() -> None:
         assert file.read_text(encoding="utf-8").isascii(), file
 
 
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in names.WHOLE])
+def test_an_option_brings_others_by_name_and_writes_no_value_into_their_sections(
+    group: str, option: str
+) -> None:
+    """Else what it writes would win over an option of that group that is typed."""
+    text = (CONF / group / f"{option}.yaml").read_text(encoding="utf-8")
+    if text.startswith("# @package _global_"):
+        assert set(yaml.safe_load(text)) <= {"defaults", group, "train", "optim"}
+    if group in ("model", "data"):
+        assert f"{group}/parts/plain" in files.read([f"{group}={option}"]).written[group], "which see"
+
+
 def test_conf_at_the_top_is_the_package_s() -> None:
     top = Path(__file__).resolve().parents[2] / "conf"
     if not top.exists():
@@ -109,3 +116,26 @@ def test_the_listing_marks_what_a_bare_run_takes() -> None:
     assert lines[1].startswith("  tiny_image* ")
     assert any(line.startswith("  checker* ") for line in lines)
     assert "engine" not in lines
+
+
+def test_rows_are_every_key_once_with_what_the_schema_says() -> None:
+    rows = [row for section in describe.sections() for row in describe.rows(section)]
+    keys = [row.key for row in rows]
+    assert len(keys) == len(set(keys))
+    known = names.keys()
+    sections = {name for name in known if names.fields(names.child(schema.Config, name))}
+    assert set(known) - sections <= set(keys)
+    row = {row.key: row for row in rows}
+    size = row["sampler.window.size"]
+    assert (size.default, size.unit) == ("2", "transitions")
+    assert size.domain.startswith("a whole number, 1 to 1000")
+    assert size.read_with == "sampler.window.kind=fixed|random_window|progressive"
+    assert (row["model.lora"].default, row["model.lora.rank"].default) == ("null", "32")
+    assert row["reward.terms.NAME.weight"].default == "1"
+    assert row["data.source"].default == ""
+    assert row["dry_run"].domain == "true or false"
+    assert {name for name, found in row.items() if found.is_size} >= {
+        "sampler.steps",
+        "optim.lr",
+        "train.steps",
+    }

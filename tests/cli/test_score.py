@@ -183,6 +183,15 @@ def test_a_cache_answers_the_second_time() -> None:
         (["reward=function", "images=media"], "reward.terms.function.scorer is not set"),
         (["reward=checker", "images=media", "reward.refill=1"], "are for the training; leave them out"),
         (["reward=checker", "images=media", "reward.executor=thread"], "is for the training"),
+        (
+            ["reward=jpeg", "+reward.terms.jpeg.kwargs.quality=0", "images=media"],
+            "quality=0: wanted at least 1",
+        ),
+        (
+            ["reward=jpeg", "reward.terms.jpeg.scorer=clipp", "images=media"],
+            "scorer=clipp: did you mean clip?",
+        ),
+        (["reward=checker", "images=media", "reward.actors=0"], "reward.actors=0: wanted at least 1"),
         (["reward=checker", "images=media", "+reward.terms.valid.scorer=intact"], "has a column valid"),
     ],
 )

@@ -59,17 +59,23 @@ def test_a_mistake_exits_2_with_one_message(words: list[str], message: str, caps
     assert message in refusal(capsys, "serve", *words)
 
 
-def test_a_port_that_is_taken_shows_before_anything_loads(capsys: Any) -> None:
+def test_a_port_that_is_taken_shows_before_anything_loads(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlvis.reward.scorer.build", lambda reward: pytest.fail("a scorer was loaded"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = refusal(capsys, "serve", *NO_SUCH, f"port={port}")
+        line = refusal(capsys, "serve", "reward=jpeg", f"port={port}")
     assert f"port={port}: Address already in use; type another port" in line
 
 
-def test_a_scorer_that_is_not_there(capsys: Any) -> None:
+def test_scorers_and_arguments_that_are_not_there(capsys: Any) -> None:
     assert "no module 'no'" in refusal(capsys, "serve", *NO_SUCH, "port=0")
+    words = ["reward=jpeg", "+reward.terms.jpeg.kwargs.quality=9999", "port=0"]
+    line = refusal(capsys, "serve", *words)
+    assert "terms.jpeg.kwargs.quality=9999: wanted at most 100; type reward.terms.jpeg.kwargs" in line
 
 
 def test_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,13 @@ def test_two_training_steps_from_pictures(
     words += ["model.height=32", "model.width=32", "model.dtype=float32", "model.max_tokens=8"]
     words += ["data=i2v_pairs", f"data.path={folder}", "reward=jpeg", "engine.device=cpu", "threads=1"]
     words += ["data.prompts_per_step=2", "data.samples_per_prompt=2", "train.micro_batch=4"]
-    words += ["sampler.steps=3", "sampler.window.size=1", "train.steps=2", "train.updates_per_step=1"]
+    words += [
+        "sampler=flow_fast",
+        "sampler.steps=3",
+        "sampler.window.size=1",
+        "train.steps=2",
+        "train.updates_per_step=1",
+    ]
     assert main(["train", *words, f"run_dir={run}", "tracker.samples_every=0"]) == 0
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["ratio/max_deviation_first"] for line in lines] == [0.0, 0.0]

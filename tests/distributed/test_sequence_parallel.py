@@ -25,7 +25,6 @@ from rlvis.schema import (
     CfgGrad,
     Condition,
     LoraConfig,
-    MapBackbone,
     MapConfig,
     MapSource,
     RatioScope,
@@ -160,7 +159,7 @@ def test_other_families_stages_and_options_step_as_one(root: Path) -> None:
 @pytest.mark.slow
 def test_two_groups_of_two_ranks_step_as_two_ranks(root: Path) -> None:
     """3 rows a group, so that the second prompt straddles the groups; maps are joined across them."""
-    map_config = MapConfig(source=MapSource.psm, backbone=MapBackbone.tiny, apply_to=ApplyTo.reward)
+    map_config = MapConfig(source=MapSource.psm, backbone="tiny", apply_to=ApplyTo.reward)
     vipo = {"ratio_scope": RatioScope.position, "map": map_config}
     cases = {"wan": {"model": WAN | {"lora": LORA}, "engine": {"stage": 2}, "advantage": vipo}}
     if not (root / "wan").exists():

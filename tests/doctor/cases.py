@@ -48,7 +48,7 @@ def probed(parts: Parts) -> Probe:
 
 def memory(config: S.Config) -> Memory:
     """Before the first step."""
-    return Memory(PriorState(kind=config.prior.kind.value), RewardHistory())
+    return Memory(PriorState(kind=config.prior.kind), RewardHistory())
 
 
 def term(function: Callable[..., Any], name: str = "own", weight: float = 1.0) -> Term:

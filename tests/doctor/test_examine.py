@@ -159,10 +159,10 @@ def test_a_policy_that_diverges_is_a_finding(sd3_folder: Path) -> None:
 @pytest.mark.parametrize(
     "groups",
     [
-        {"prior": {"kind": S.PriorKind.reference}, "trust": {"kind": S.TrustKind.ras}},
+        {"prior": {"kind": "reference"}, "trust": {"kind": "ras"}},
         {
-            "prior": {"kind": S.PriorKind.moving_average},
-            "trust": {"kind": S.TrustKind.posterior},
+            "prior": {"kind": "moving_average"},
+            "trust": {"kind": "posterior"},
             "advantage": {"guard": S.GuardConfig(), "clip_range": 2e-6},
         },
         {"advantage": {"preset": S.AdvantagePreset.ddpo, "best_of_n": 2}},

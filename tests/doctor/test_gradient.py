@@ -14,8 +14,8 @@ from rlvis.update import loss as losses
 from tests.doctor import cases
 
 BPGO: dict[str, Any] = {
-    "trust": {"kind": S.TrustKind.ras, "crt": S.CrtConfig(form=S.CrtForm.exp)},
-    "prior": {"kind": S.PriorKind.constant, "value": 0.4},
+    "trust": {"kind": "ras", "crt": S.CrtConfig(form=S.CrtForm.exp)},
+    "prior": {"kind": "constant", "value": 0.4},
 }
 KL = {"kl_beta": 0.01}
 

@@ -11,8 +11,9 @@ from huggingface_hub import constants, errors
 
 from rlvis import schema as S
 from rlvis.doctor import hub
-from rlvis.reward.hub import PINNED
+from rlvis.reward.facts import SCORERS, facts
 from tests import setting
+from tests.reward.needed import needed
 
 
 @pytest.fixture
@@ -65,22 +66,19 @@ def test_every_repository_is_asked_for_once_with_a_time_limit(
     assert all(seconds <= 10 for _, seconds in asked)
 
 
-def test_every_judge_s_repositories_are_known_with_their_commits(tmp_path: Path) -> None:
+def test_every_judge_s_repositories_are_asked_for_at_their_commits(tmp_path: Path) -> None:
     config = setting.config(tmp_path)
-    paths = {
-        "clip": "asset:tiny_clip",
-        "embedding": "owner/embeds",
-        "geneval": "owner/owl",
-    }  # no defaults
-    config.reward.terms = {
-        name: S.RewardTerm(scorer=name, kwargs={"path": paths[name]} if name in paths else {})
-        for name in hub.JUDGES
-    }
+    terms = {name: S.RewardTerm(scorer=name, kwargs=needed(name)) for name in SCORERS.names()}
+    terms["noisy"].kwargs["scorer"] = "videoclip"
+    config.reward.terms = terms
     repositories = {one.key.removeprefix("reward.terms."): one for one in hub.wanted(config)}
     assert repositories["pickscore.kwargs.path"].repository == "yuvalkirstain/PickScore_v1"
     assert repositories["hpsv3.kwargs.base"].repository == "Qwen/Qwen2-VL-7B-Instruct"
-    assert all(one.revision for one in repositories.values() if one.repository in PINNED)
-    assert len(repositories) == sum(len(keys) for keys in hub.JUDGES.values()) - 1
+    assert repositories["noisy.kwargs.kwargs.path"].repository == "alibaba-pai/VideoCLIP-XL"
+    stated = [one for term in terms.values() for one in facts(term.scorer, term.kwargs).repositories]
+    assert {(one.repository, one.file, one.revision) for one in repositories.values()} == {
+        (one.name, one.file, one.revision) for one in stated if "/" in one.name
+    }
     config.reward.executor = S.Executor.http
     assert hub.wanted(config) == []
 

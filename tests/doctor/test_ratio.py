@@ -15,7 +15,7 @@ from rlvis.update import loss as losses
 from tests.doctor import cases
 
 LORA = {"lora": S.LoraConfig(rank=4, alpha=8)}
-TINY_MAP = S.MapConfig(source=S.MapSource.psm, backbone=S.MapBackbone.tiny)
+TINY_MAP = S.MapConfig(source=S.MapSource.psm, backbone="tiny")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from rlvis.doctor.probe import Probe
 from rlvis.doctor.rewards import rewards
 from rlvis.findings import Finding
 from rlvis.reward.contract import Term
-from rlvis.reward.scorers.jpeg import jpeg_compressibility
+from rlvis.reward.scorers.jpeg_compressibility import jpeg_compressibility
 from rlvis.reward.scorers.noisy import Noisy
 from rlvis.training import pipeline, sampling
 from rlvis.training.parts import Parts

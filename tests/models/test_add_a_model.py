@@ -67,10 +67,15 @@ def test_the_adapter_of_the_page_does_what_the_stock_pipeline_does(
 @pytest.mark.parametrize(
     ("family", "message"),
     [
-        ("nothing", r"model.family=nothing is not known; choose one of .*sd3.*docs/add_a_model.md"),
-        ("no_such_module:Thing", r"No module named 'no_such_module'; wanted module:Class"),
-        ("pathlib:Thing", r"has no attribute 'Thing'; wanted module:Class"),
-        ("pathlib:Path", r"pathlib:Path is not a subclass of rlvis.models.policy.Policy"),
+        ("nothing", r"model.family=nothing: there are .*sd3.*; one of your own is given as MODULE.NAME"),
+        ("sdxxl", r"model.family=sdxxl: did you mean sdxl\?"),
+        ("no_such_module.Thing", r"there is no module 'no_such_module' on Python's path"),
+        ("pathlib:Thing", r"pathlib has nothing called Thing; write class NAME\(rlvis.models.policy.Policy"),
+        ("pathlib.Path", r"pathlib.Path: it is no subclass of Policy; wanted class NAME\(rlvis.models"),
+        (
+            "rlvis.models.policy.Policy",
+            r"it has no pipeline_name, lora_targets, decode_chunk, denoise, embed",
+        ),
     ],
 )
 def test_what_is_no_family_is_refused(family: str, message: str) -> None:
@@ -89,4 +94,4 @@ def test_every_hook_of_the_page_exists() -> None:
         assert all(
             hasattr(policy.Policy, name) or name == "lora_targets" for name in re.findall(r"`(\w+)`", hooks)
         )
-        assert all((models / name).is_file() for name in re.findall(r"`([\w.]+)`", files))
+        assert all((models / "families" / name).is_file() for name in re.findall(r"`([\w.]+)`", files))

@@ -172,3 +172,11 @@ def test_a_repository_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest
     cached["path"] = None
     with pytest.raises(ValueError, match=r"commit is not known; type model\.embed_cache=null"):
         identity(config, CPU)
+
+
+def test_an_encoder_of_another_name_counts_where_the_family_names_it(tmp_path: Path) -> None:
+    (tmp_path / "language_model").mkdir()
+    before = [folder_digest(tmp_path), folder_digest(tmp_path, ("language_model",))]
+    (tmp_path / "language_model" / "model.safetensors").write_bytes(b"weights")
+    after = [folder_digest(tmp_path), folder_digest(tmp_path, ("language_model",))]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False]

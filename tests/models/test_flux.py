@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlvis.models.flux import Flux, positions
+from rlvis.models.families.flux import Flux, positions
 from rlvis.models.policy import Policy
 from rlvis.schema import Dtype, LoraConfig
 from tests import kit, sides, tiny_flux
@@ -136,7 +136,6 @@ def test_unused_components_are_not_read(dev: Path, tmp_path: Path) -> None:
         ({"width": 4}, r"width=4.*the nearest is 8; type model.width=8"),
         ({"frames": 5}, r"frames=5: model.family=flux makes images; type model.frames=1"),
         ({"max_tokens": 600}, r"max_tokens=600.*takes 1 to 512"),
-        ({"guidance": -1.0}, r"model.guidance must be at least 0"),
         ({"lora": LoraConfig(4, 4, ["attn2.to_q"])}, r"\['attn2.to_q'\] match no layer of FluxTransformer"),
         ({"family": "sd3"}, r"is a FluxPipeline, but this model.family drives a StableDiffusion3Pipeline"),
     ],

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvis.models.families.sd3 import StableDiffusion3
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
-from rlvis.models.sd3 import StableDiffusion3
 from rlvis.schema import Condition, ModelConfig
 from tests import kit
 

@@ -12,8 +12,8 @@ import torch
 
 from rlvis.cli import main
 from rlvis.data.prompts import ASSETS
-from rlvis.flow import kernels
-from rlvis.flow.kernels import Kernel
+from rlvis.flow import transition
+from rlvis.flow.kernel import Kernel
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.schema import CfgGrad, Dtype, LoraConfig, ModelConfig
@@ -80,7 +80,7 @@ def test_the_rollout_s_last_step_lands_on_x0(folder: Path) -> None:
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True)
     theirs = sides.stock(p, pipe, x, "latent")
     grid = p.schedule(sides.STEPS)
-    coefs = kernels.table(Kernel("ode", prediction="epsilon"), grid)
+    coefs = transition.table(Kernel("ode", prediction="epsilon"), grid)
     still = torch.zeros(len(x), dtype=torch.bool)
     with torch.no_grad():
         for i in range(sides.STEPS):

@@ -53,7 +53,8 @@ def pictures(rows: int = 2) -> Tensor:
 @torch.no_grad()
 def ode(p: Policy, x: Tensor, embeds: dict[str, Tensor]) -> Tensor:
     """The probability-flow ODE by Euler's rule, on the policy's grid."""
-    from rlvis.flow.kernels import Kernel, table
+    from rlvis.flow.kernel import Kernel
+    from rlvis.flow.transition import table
 
     grid = p.schedule(STEPS)
     steps, x = table(Kernel("ode"), grid), p.start(x, embeds)

@@ -12,7 +12,7 @@ import torch
 
 from rlvis.observe import trust_table
 from rlvis.records import PriorState, PromptBatch, Rewards, Trust
-from rlvis.schema import Combine, PriorConfig, PriorKind, TrustConfig, TrustKind
+from rlvis.schema import Combine, PriorConfig, TrustConfig
 from rlvis.trust import ras
 from rlvis.trust.stage import weigh
 
@@ -38,8 +38,8 @@ def prompts(*index: int) -> PromptBatch:
 
 
 def trusted(scores: Rewards, batch: PromptBatch, combine: Combine, **trust: Any) -> Trust:
-    config = TrustConfig(**{"kind": TrustKind.posterior} | trust)
-    prior = PriorConfig(kind=PriorKind.constant, value=0.0)
+    config = TrustConfig(**{"kind": "posterior"} | trust)
+    prior = PriorConfig(kind="constant", value=0.0)
     return weigh(scores, PriorState(kind="constant"), config, prior, combine, batch)[0]
 
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.flow.kernels import Kernel, table, transition
+from rlvis.flow.kernel import Kernel
 from rlvis.flow.logprob import draw, log_prob, reduce_positions
+from rlvis.flow.transition import table, transition
 
 CPS = np.load(Path(__file__).parent / "data" / "flow_cps.npz")
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.flow.kernels import Kernel, StepTable, table, transition
+from rlvis.flow.kernel import Kernel
 from rlvis.flow.logprob import draw, log_prob, reduce_positions, require_stochastic
+from rlvis.flow.transition import StepTable, table, transition
 
 DDIM = np.load(Path(__file__).parent / "data" / "ddpo_ddim.npz")
 ABAR = torch.from_numpy(DDIM["alphas_cumprod"])

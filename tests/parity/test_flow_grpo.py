@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.flow.kernels import Kernel, StepTable, Transition, table, transition
+from rlvis.flow.kernel import Kernel
 from rlvis.flow.logprob import draw, log_prob, reduce_positions
+from rlvis.flow.transition import StepTable, Transition, table, transition
 
 DATA = Path(__file__).parent / "data"
 SDE = np.load(DATA / "flow_grpo_sde.npz")

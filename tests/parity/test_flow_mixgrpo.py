@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlvis.flow import schedules, windows
-from rlvis.flow.kernels import Kernel, Transition, table, transition
+from rlvis.flow.kernel import Kernel
 from rlvis.flow.logprob import log_prob, reduce_positions
 from rlvis.flow.progressive import first_empty
+from rlvis.flow.transition import Transition, table, transition
 
 MIX = np.load(Path(__file__).parent / "data" / "mixgrpo.npz")
 GRID = schedules.shifted_linear(25, 3.0)

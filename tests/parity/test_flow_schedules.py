@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from rlvis.flow import schedules
-from rlvis.flow.kernels import Kernel, table
+from rlvis.flow.kernel import Kernel
+from rlvis.flow.transition import table
 from rlvis.records import Schedule
 
 TABLES = np.load(Path(__file__).parent / "data" / "sigma_tables.npz")

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlvis.reward.scorers.jpeg import jpeg_compressibility, jpeg_incompressibility
+from rlvis.reward.scorers.jpeg_compressibility import jpeg_compressibility
+from rlvis.reward.scorers.jpeg_incompressibility import jpeg_incompressibility
 
 DATA = np.load(Path(__file__).parent / "data" / "jpeg.npz")
 IMAGES = torch.from_numpy(DATA["images"]).permute(0, 3, 1, 2)[:, None]  # one frame each, channels first

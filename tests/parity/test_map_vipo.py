@@ -14,8 +14,9 @@ import torch
 from rlvis.advantage.maps import pca, spatial
 from rlvis.advantage.maps.psm import PerceptualMap
 from rlvis.flow import schedules
-from rlvis.flow.kernels import Kernel, table, transition
+from rlvis.flow.kernel import Kernel
 from rlvis.flow.logprob import log_prob
+from rlvis.flow.transition import table, transition
 from rlvis.schema import Aggregation, MapConfig, PcaFit, PcaSign, RatioScope
 from rlvis.update.loss import policy_loss
 
@@ -45,7 +46,7 @@ def released(feature, frames, grid, latent, **settings):
 @pytest.mark.parametrize("how", list(Aggregation))
 def test_image_map_of_the_official_release(how):
     got = released(array("feat_img"), 1, (2, 3), (1, 4, 6), aggregation=how)
-    close(got, array(f"map_img_{how.value}"))
+    close(got, array(f"map_img_{how}"))
 
 
 def test_components_of_the_official_release():

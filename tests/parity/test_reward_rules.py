@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rlvis.reward.judging.geneval_rules import correct, judge
 from rlvis.reward.scorers import ocr
-from rlvis.reward.scorers.geneval_rules import correct, judge
 
 DATA = np.load(Path(__file__).parent / "data" / "reward_rules.npz")
 META = json.loads(bytes(DATA["meta"]))

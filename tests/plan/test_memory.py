@@ -164,13 +164,17 @@ def test_the_engine_holds_what_is_planned(
     engine.close()
 
 
+def mine(images: Any, prompts: Any, metadata: Any) -> list[float]:
+    return [0.0] * len(prompts)
+
+
 def test_judges_that_are_known_and_others(sd3_folder: Path) -> None:
     settings = config(sd3_folder)
     assert judges(settings) == Judges((), ())
     terms = settings.reward.terms
     tiny = replace(terms["jpeg"], scorer="clip", kwargs={"path": "asset:tiny_clip"})
-    custom = replace(terms["jpeg"], scorer="my_rewards.mine")
+    custom = replace(terms["jpeg"], scorer=f"{__name__}.mine")
     counted = judges(replace(settings, reward=replace(settings.reward, terms={"c": tiny, "mine": custom})))
     assert [name for name, _ in counted.weights] == ["reward c"]
     assert counted.weights[0][1] > 10_000
-    assert counted.uncounted[0].startswith("reward mine (my_rewards.mine)")
+    assert counted.uncounted[0].startswith(f"reward mine ({__name__}.mine): a function of your own")

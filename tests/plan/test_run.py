@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rlvis.checks.domain import domain_errors
 from rlvis.checks.plan import plan_errors
 from rlvis.cli import main
 from rlvis.plan import speed
@@ -82,7 +83,7 @@ def test_without_a_gpu_it_says_what_to_type(sd3_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "match"),
     [
-        ({"plan": False, "plan_gib": 80.0}, "does nothing without plan=true"),
+        ({"plan": False, "plan_gib": 80.0}, "does nothing with plan=false; type plan=true"),
         ({"dry_run": True}, "leave one out"),
         ({"plan_gpus": 0}, "wanted at least 1"),
         ({"plan_gib": -1.0}, "plan_gib=80"),
@@ -92,7 +93,11 @@ def test_without_a_gpu_it_says_what_to_type(sd3_folder: Path) -> None:
     ],
 )
 def test_keys_that_cannot_be(keys: dict[str, object], match: str) -> None:
-    (error,) = plan_errors(replace(config(), **keys))  # type: ignore[arg-type]
+    made = replace(config(), **keys)  # type: ignore[arg-type]
+    (error,) = [
+        *domain_errors(made, ("plan_gpus", "plan_gib", "plan_gpu", "plan_tflops")),
+        *plan_errors(made),
+    ]
     assert match in str(error)
 
 

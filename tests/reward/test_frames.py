@@ -71,4 +71,3 @@ def test_mistakes_are_told_before_anything_loads() -> None:
     assert "type reward.terms.jpeg.frames=all" in errors("frist")[0]
     assert "all of the 1 frames" in errors("first", frames=1)[0]
     assert "does nothing with model.frames=1" in errors("all", frames=1, fps=8.0)[0]
-    assert "above 0" in errors("all", fps=0.0)[0]

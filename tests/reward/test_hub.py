@@ -62,12 +62,10 @@ def test_the_second_name_is_asked_for_when_the_first_is_not_there(
         return str(tmp_path / name)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", serve)
-    assert weights.file("xswu/HPSv2", ("a.safetensors", "a.pt")) == tmp_path / "a.pt"
-    commit = hub.PINNED["xswu/HPSv2"]
-    assert asked == [("a.safetensors", commit), ("a.pt", commit)]
-    weights.file("xswu/HPSv2", "a.pt", "main")
+    assert weights.file("some/where", ("a.safetensors", "a.pt"), "main") == tmp_path / "a.pt"
+    assert asked == [("a.safetensors", "main"), ("a.pt", "main")]
     weights.file("some/where", "a.pt")
-    assert asked[2:] == [("a.pt", "main"), ("a.pt", None)]
+    assert asked[2:] == [("a.pt", None)]
 
 
 def test_without_network_the_second_name_may_be_in_the_cache(
@@ -83,13 +81,6 @@ def test_without_network_the_second_name_may_be_in_the_cache(
     with pytest.raises(ValueError, match=r"run `hf download some/where b\.pt --local-dir FOLDER` elsewhere"):
         weights.file("some/where", ("b.safetensors", "b.pt"))
     assert "--include '*.json' --include 'x'" in hub.failure("a/b", ["*.json", "x"], None, OSError("no"))
-
-
-def test_pinned_revisions_are_whole_commits() -> None:
-    for source, commit in hub.PINNED.items():
-        assert hub.HUB.fullmatch(source)
-        assert len(commit) == 40
-        assert set(commit) <= set("0123456789abcdef")
 
 
 def test_a_download_is_kept_and_its_content_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

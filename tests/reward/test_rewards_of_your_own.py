@@ -49,6 +49,8 @@ def test_every_command_composes_and_scores(here: Path, command: str) -> None:
     value = local.value[:, 0]
     if "my_rewards" in command:
         torch.testing.assert_close(value, torch.tensor([0, 0.2, 1], dtype=torch.float64), atol=1e-6, rtol=0)
+    elif "marked_rewards" in command:
+        torch.testing.assert_close(value, torch.tensor([0, 0.04, 1], dtype=torch.float64), atol=1e-6, rtol=0)
     elif "length_rewards" in command:
         assert value[:2].tolist() == [0, -2]
         assert local.valid.tolist() == [True, True, False]
@@ -63,4 +65,4 @@ def test_every_command_composes_and_scores(here: Path, command: str) -> None:
 
 
 def test_the_commands_were_found() -> None:
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10

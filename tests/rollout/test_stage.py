@@ -10,7 +10,7 @@ import torch
 
 from rlvis import schema as S
 from rlvis.flow import noise
-from rlvis.flow.kernels import transition
+from rlvis.flow.transition import transition
 from rlvis.record_base import equal
 from rlvis.records import PromptBatch, Trajectories
 from rlvis.rollout import plan

@@ -20,8 +20,8 @@ def test_a_run_and_its_continuation(sd3_folder: Path, tmp_path: Path) -> None:
             sd3_folder,
             train={"steps": steps, "micro_batch": 6, "updates_per_step": 1},
             tracker={"samples_every": 2, "samples": 1},
-            trust={"kind": S.TrustKind.ras},
-            prior={"kind": S.PriorKind.constant, "value": 0.5},
+            trust={"kind": "ras"},
+            prior={"kind": "constant", "value": 0.5},
         )
 
     first, again = config(2), config(3)

@@ -19,7 +19,7 @@ from rlvis.runtime.dist import World
 from rlvis.training import loop
 from tests import setting
 
-MAP = S.MapConfig(source=S.MapSource.psm, backbone=S.MapBackbone.tiny)
+MAP = S.MapConfig(source=S.MapSource.psm, backbone="tiny")
 ON_REWARD = replace(MAP, apply_to=S.ApplyTo.reward)
 
 

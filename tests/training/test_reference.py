@@ -30,8 +30,8 @@ from tests import setting
 
 TEXTS = tuple(f"a {colour} {shape}" for colour in ("red", "blue") for shape in ("ball", "cube", "cone"))
 PROMPTS = PromptSet(TEXTS, tuple({"n": i} for i in range(6)), "test")
-REFERENCE = {"kind": S.PriorKind.reference, "samples": 3}
-RAS = {"kind": S.TrustKind.ras}
+REFERENCE = {"kind": "reference", "samples": 3}
+RAS = {"kind": "ras"}
 EMPTY = PriorState(kind="reference")
 
 
@@ -324,7 +324,7 @@ def test_first_frame_is_the_score_of_the_condition_frame(sd3_folder: Path) -> No
     term = S.RewardTerm(scorer="tests.training.test_reference.brightness")
     settings = setting.config(
         sd3_folder,
-        prior={"kind": S.PriorKind.first_frame},
+        prior={"kind": "first_frame"},
         trust=RAS,
         reward={"terms": {"bright": term}},
     )

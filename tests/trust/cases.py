@@ -17,21 +17,19 @@ from rlvis.schema import (
     CrtConfig,
     CrtForm,
     PriorConfig,
-    PriorKind,
     RasConfig,
     TrustConfig,
-    TrustKind,
     TrustScale,
 )
 from rlvis.trust.stage import weigh
 
 DANCE = AdvantageConfig(preset=AdvantagePreset.dance)
-CONSTANT = PriorConfig(kind=PriorKind.constant, value=0.5)
-AVERAGE = PriorConfig(kind=PriorKind.moving_average)
-RAS = TrustConfig(kind=TrustKind.ras)
+CONSTANT = PriorConfig(kind="constant", value=0.5)
+AVERAGE = PriorConfig(kind="moving_average")
+RAS = TrustConfig(kind="ras")
 EXP = CrtConfig(form=CrtForm.exp)
-BPGO = TrustConfig(kind=TrustKind.ras, scale=TrustScale.running_std, crt=EXP)
-FORMS = [TrustConfig(kind=kind) for kind in (TrustKind.ras, TrustKind.posterior, TrustKind.agreement)]
+BPGO = TrustConfig(kind="ras", scale=TrustScale.running_std, crt=EXP)
+FORMS = [TrustConfig(kind=kind) for kind in ("ras", "posterior", "agreement")]
 SUM = Combine.weighted_sum
 
 
@@ -68,7 +66,7 @@ def ran(
 ) -> tuple[Trust, PriorState]:
     """`weigh` with a fresh state and consecutive prompts unless told otherwise."""
     batch = prompts(scored.rows if index is None else index, more.pop("metadata", None))
-    return weigh(scored, state or PriorState(kind=prior.kind.value), trust, prior, combine, batch, **more)
+    return weigh(scored, state or PriorState(kind=prior.kind), trust, prior, combine, batch, **more)
 
 
 def advantages(scored: Rewards, trust: TrustConfig, prior: PriorConfig = CONSTANT, **more: Any) -> Advantages:
@@ -89,7 +87,7 @@ def advantages(scored: Rewards, trust: TrustConfig, prior: PriorConfig = CONSTAN
 
 def ras(alpha: float = 0.5, k: float = 4.0, **changes: Any) -> TrustConfig:
     """The sigmoid form."""
-    return replace(TrustConfig(kind=TrustKind.ras, ras=RasConfig(alpha=alpha, k=k)), **changes)
+    return replace(TrustConfig(kind="ras", ras=RasConfig(alpha=alpha, k=k)), **changes)
 
 
 def exp_raw(reward: Tensor, prior: Tensor, *, lam: float) -> Tensor:

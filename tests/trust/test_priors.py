@@ -5,15 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlvis.findings import ConfigError
 from rlvis.record_base import equal
 from rlvis.records import PriorState
-from rlvis.schema import Combine, PriorConfig, PriorKind, PriorScope
-from rlvis.trust.priors import unknown
+from rlvis.schema import Combine, PriorConfig, PriorScope
+from rlvis.trust.prior import prior_of
 from tests.trust.cases import AVERAGE, RAS, prompts, ran, rewards
 
-PROMPT = PriorConfig(kind=PriorKind.moving_average, scope=PriorScope.prompt)
-HIERARCHICAL = PriorConfig(kind=PriorKind.hierarchical)
-RECORD = PriorConfig(kind=PriorKind.record, field="difficulty")
+PROMPT = PriorConfig(kind="moving_average", scope=PriorScope.prompt)
+HIERARCHICAL = PriorConfig(kind="hierarchical")
+RECORD = PriorConfig(kind="record", field="difficulty")
 
 
 def noise(seed, p=3, k=4, r=1):
@@ -22,14 +23,16 @@ def noise(seed, p=3, k=4, r=1):
 
 def test_a_constant_is_one_number_or_one_for_each_objective():
     two = rewards(noise(0, r=2))
-    trust, state = ran(two, RAS, PriorConfig(kind=PriorKind.constant, value=0.5), combine=Combine.gdpo)
+    trust, state = ran(two, RAS, PriorConfig(kind="constant", value=0.5), combine=Combine.gdpo)
     assert trust.anchor_mean.tolist() == [[0.5, 0.5]] * 3
     assert state.values == {}
-    each = PriorConfig(kind=PriorKind.constant, value=[0.5, -1])
+    each = PriorConfig(kind="constant", value=[0.5, -1])
     assert ran(two, RAS, each, combine=Combine.gdpo)[0].anchor_mean.tolist() == [[0.5, -1.0]] * 3
-    for bad in (None, True, "0.5", [1.0], [1.0, float("nan")]):
-        with pytest.raises(ValueError, match=r"prior\.value is .*wanted a finite number, or a list of 2"):
-            ran(two, RAS, PriorConfig(kind=PriorKind.constant, value=bad), combine=Combine.gdpo)
+    for bad in (None, True, "0.5", [1.0, float("nan")]):
+        with pytest.raises(ConfigError, match=r"prior\.value=.*wanted a number, or a list with one for each"):
+            ran(two, RAS, PriorConfig(kind="constant", value=bad), combine=Combine.gdpo)
+    with pytest.raises(ValueError, match=r"prior\.value is .*wanted a finite number, or a list of 2"):
+        ran(two, RAS, PriorConfig(kind="constant", value=[1.0]), combine=Combine.gdpo)
 
 
 def test_a_record_is_a_metadata_field():
@@ -44,11 +47,11 @@ def test_a_record_is_a_metadata_field():
     with pytest.raises(ValueError, match="metadata field 'difficulty' of prompt 1 is 'hard'"):
         ran(rewards(noise(0)), RAS, RECORD, metadata=[fields[0], {"difficulty": "hard"}, fields[2]])
     with pytest.raises(ValueError, match=r"type prior\.field=NAME"):
-        ran(rewards(noise(0)), RAS, PriorConfig(kind=PriorKind.record))
+        ran(rewards(noise(0)), RAS, PriorConfig(kind="record"))
 
 
 class TestReference:
-    CONFIG = PriorConfig(kind=PriorKind.reference)
+    CONFIG = PriorConfig(kind="reference")
 
     def test_mean_variance_and_count_of_the_reference_samples(self):
         scores = torch.tensor([[1.0, 3.0, torch.nan], [2.0, 2.0, 5.0]], dtype=torch.float64)
@@ -61,19 +64,20 @@ class TestReference:
         step, scores = rewards(noise(0, 2)), rewards(noise(1, 2))
         batch = prompts([7, 3])
         fresh = PriorState(kind="reference")
-        assert unknown(fresh, self.CONFIG, batch) == [0, 1]
+        prior = prior_of(self.CONFIG)
+        assert prior.unknown(fresh.values, batch) == [0, 1]
         with pytest.raises(
             ValueError, match=r"prior\.kind=reference needs scores of prompt 7 from elsewhere"
         ):
             ran(step, RAS, self.CONFIG, index=[7, 3])
         first, state = ran(step, RAS, self.CONFIG, index=[7, 3], reference=scores)
-        assert unknown(state, self.CONFIG, prompts([3, 8])) == [1]
+        assert prior.unknown(state.values, prompts([3, 8])) == [1]
         again, after = ran(step, RAS, self.CONFIG, state, index=[3, 7])
         assert equal(after, state)
         torch.testing.assert_close(again.anchor_mean, first.anchor_mean.flip(0), rtol=0, atol=0)
 
     def test_first_frame_is_one_score(self):
-        config = PriorConfig(kind=PriorKind.first_frame)
+        config = PriorConfig(kind="first_frame")
         trust, state = ran(rewards(noise(0, 2)), RAS, config, reference=rewards([[0.25], [0.5]]))
         assert trust.anchor_mean.flatten().tolist() == [0.25, 0.5]
         assert trust.anchor_var.eq(0).all()
@@ -142,7 +146,7 @@ def test_the_order_of_prompts_changes_no_bit(prior, order, seed):
     index = torch.tensor([3, 1, 4, 1, 5])  # one prompt twice
     states = []
     for places in (list(range(5)), order):
-        state = PriorState(kind=prior.kind.value)
+        state = PriorState(kind=prior.kind)
         for step in range(2):
             scored = rewards(noise(seed + step, 5).double()[places])
             trust, state = ran(scored, RAS, prior, state, index=index[places])
@@ -176,7 +180,7 @@ class TestHierarchical:
         assert trust.anchor_var.eq(0).all()
 
     def test_the_window_forgets_and_groups_of_one_are_left_out(self):
-        config = PriorConfig(kind=PriorKind.hierarchical, window=4)
+        config = PriorConfig(kind="hierarchical", window=4)
         state = PriorState(kind="hierarchical")
         for step in range(3):
             _, state = ran(rewards(noise(step)), RAS, config, state)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from rlvis.schema import TrustConfig, TrustKind, TrustScale
+from rlvis.schema import TrustConfig, TrustScale
 from rlvis.trust.groups import statistics
 from rlvis.trust.scale import KEY, unit
 
-RUNNING = TrustConfig(kind=TrustKind.ras, scale=TrustScale.running_std)
+RUNNING = TrustConfig(kind="ras", scale=TrustScale.running_std)
 
 
 def groups(values, valid=None):

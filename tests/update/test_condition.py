@@ -11,7 +11,7 @@ import torch
 
 from rlvis import schema as S
 from rlvis.flow import configured
-from rlvis.flow.kernels import table
+from rlvis.flow.transition import table
 from rlvis.records import Advantages, PolicyUpdate
 from rlvis.rollout import plan
 from rlvis.rollout.stage import rollout
@@ -58,7 +58,7 @@ class Case:
         (GIVEN | {"lora": S.LoraConfig(rank=4, alpha=8), "cfg": 2.0}, {}),
         (GIVEN, {"sampler": {"steps": 3, "storage": S.Dtype.bfloat16}}),
         (GIVEN, {"advantage": {"ratio_scope": S.RatioScope.position}}),
-        (GIVEN, {"sampler": {"steps": 3, "kernel": S.KernelName.cps, "logprob": S.LogProbForm.squared}}),
+        (GIVEN, {"sampler": {"steps": 3, "kernel": "cps", "logprob": S.LogProbForm.squared}}),
     ],
     ids=["text", "frame", "frame_lora_cfg", "frame_bf16", "frame_position", "frame_cps"],
 )

@@ -65,7 +65,7 @@ class Case:
         {"model": {"cfg": 2.0, "cfg_grad": S.CfgGrad.conditional}},
         {"sampler": {"storage": S.Dtype.bfloat16}},
         {"sampler": {"window": PER_SAMPLE, "timestep_fraction": 0.6}},
-        {"sampler": {"kernel": S.KernelName.cps, "logprob": S.LogProbForm.squared}},
+        {"sampler": {"kernel": "cps", "logprob": S.LogProbForm.squared}},
         {"sampler": {"noise": S.NoiseName.dance, "eta": 0.3, "grid": "linear"}},
         {"advantage": {"ratio_scope": S.RatioScope.position}},
         {"advantage": {"old_logprob": S.OldLogProb.recompute}},

@@ -1,72 +1,97 @@
-"""Patch features of a vision backbone: DINOv2, DINOv3, ResNet, SAM, SigLIP, or a tiny one that comes with
-rlvis.
+"""What a map's backbone is: frames in, patch features on a grid out.
 
-Any Hugging Face checkpoint of those families, safetensors only. Frames are taken at their own size, rounded
-down to the patch, where the class can interpolate its position embeddings; otherwise (SAM) they are resized
-to the size it was trained on, which the map's way back to the latent grid undoes.
+The modules of rlvis/advantage/maps/backbones are ours: each says what is particular about a family, and loads
+its checkpoints, safetensors only. One of the user's own is a class named by its dotted path. Frames are taken
+at their own size, rounded down to the patch, where the model takes any size; otherwise they are resized to
+the one it was trained on, which the map's way back to the latent grid undoes.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
-from typing import Any
+import inspect
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlvis.schema import Dtype, MapBackbone
+from rlvis.findings import ConfigError, mistake
+from rlvis.named import Folder, bind
+from rlvis.schema import MapConfig
 
-log = logging.getLogger(__name__)
-
-CHECKPOINTS = {
-    MapBackbone.dinov2: "facebook/dinov2-large",  # ViPO's choice
-    MapBackbone.dinov3: "facebook/dinov3-vitl16-pretrain-lvd1689m",
-    MapBackbone.resnet: "microsoft/resnet-50",
-    MapBackbone.sam: "facebook/sam-vit-large",
-    MapBackbone.siglip: "google/siglip-base-patch16-224",
-}
-# transformers' model_type -> class that gives features without a head.
-CLASSES = {
-    "dinov2": "Dinov2Model",
-    "dinov2_with_registers": "Dinov2WithRegistersModel",
-    "dinov3_vit": "DINOv3ViTModel",
-    "resnet": "ResNetModel",
-    "sam": "SamVisionModel",
-    "sam_vision_model": "SamVisionModel",
-    "siglip": "SiglipVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-}
-FAMILIES = {
-    MapBackbone.dinov2: ("dinov2", "dinov2_with_registers"),
-    MapBackbone.dinov3: ("dinov3_vit",),
-    MapBackbone.resnet: ("resnet",),
-    MapBackbone.sam: ("sam", "sam_vision_model"),
-    MapBackbone.siglip: ("siglip", "siglip_vision_model"),
-    MapBackbone.tiny: ("dinov2",),
-}
+CONTRACT = """\
+class MyFeatures:
+    def __init__(self, **backbone_kwargs): ...
+    def __call__(self, frames):  # [n, 3, Y, X] float in [0, 1], on the run's device
+        return tokens, (gh, gw)  # float [n, gh * gw, D], row by row over a grid of at least 2 x 2 patches"""
+BACKBONES = Folder("advantage.map.backbone", "rlvis.advantage.maps.backbones", CONTRACT)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LEAST = 2  # patches along each side: fewer have no structure
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen vision model on a device.
+class Features(Protocol):
+    """What a map needs of a backbone."""
 
-    module: the model. patch: pixels a grid cell. prefix: tokens before the patches (CLS, registers). fixed:
-    the only size (Y, X) it takes, or None. mean, std: [3, 1, 1], of its normalisation.
+    def __call__(self, frames: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Frames [n, 3, Y, X] in [0, 1] -> tokens [n, gh * gw, D] and (gh, gw)."""
+
+
+class Layout(NamedTuple):
+    """patch: pixels a grid cell. prefix: tokens before the patches (CLS, registers). fixed: the only size
+    (Y, X) it takes, or None.
     """
 
-    module: Any
+    patch: int
+    prefix: int = 0
+    fixed: tuple[int, int] | None = None
+
+
+class Backbone(ABC):
+    """A frozen vision model of ours on a device; usual: what it opens without advantage.map.backbone_path."""
+
+    usual: str = ""
     patch: int
     prefix: int
     fixed: tuple[int, int] | None
-    mean: Tensor
-    std: Tensor
-    name: str
+
+    def __init__(
+        self,
+        module: Any,
+        device: torch.device | str = "cpu",
+        mean: tuple[float, ...] = IMAGENET[0],
+        std: tuple[float, ...] = IMAGENET[1],
+        name: str = "the backbone",
+    ) -> None:
+        """mean, std: of its normalisation. name: for messages."""
+        self.module, self.name = module, name
+        self.mean, self.std = (torch.tensor(x, device=device)[:, None, None] for x in (mean, std))
+        self.patch, self.prefix, self.fixed = self.layout()
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: MapConfig, device: torch.device) -> Self:
+        """The backbone that a configuration names. Raises ConfigError where it cannot be had."""
+
+    @classmethod
+    @abstractmethod
+    def skeleton(cls, config: MapConfig) -> nn.Module:
+        """The same without its weights, on the meta device, from configuration files alone; raises whatever
+        reading these raises.
+        """
+
+    @classmethod
+    def repository(cls, config: MapConfig) -> tuple[str, str]:
+        """Where it lies (an id of the hub, or a folder), and a file that must be there."""
+        return config.backbone_path or cls.usual, "config.json"
+
+    @abstractmethod
+    def layout(self) -> Layout:
+        """How tokens lie on a frame."""
+
+    @abstractmethod
+    def hidden(self, pixels: Tensor) -> Tensor:
+        """Tokens with their prefix [n, L, D], or a feature map [n, D, gh, gw], of normalised frames."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Cells (gh, gw) for frames of that size. Raises ValueError where frames are smaller than 2 x 2
@@ -91,11 +116,7 @@ class Backbone:
         size = (grid[0] * self.patch, grid[1] * self.patch)
         if frames.shape[-2:] != size:
             frames = F.interpolate(frames, size=size, mode="bilinear", align_corners=False, antialias=True)
-        pixels = ((frames - self.mean) / self.std).to(self.module.dtype)
-        known = (
-            {"interpolate_pos_encoding": True} if self.module.config.model_type.startswith("siglip") else {}
-        )
-        hidden = self.module(pixel_values=pixels, **known).last_hidden_state
+        hidden = self.hidden(((frames - self.mean) / self.std).to(self.dtype))
         if hidden.ndim == 4:
             grid = (hidden.shape[2], hidden.shape[3])
             return hidden.flatten(2).mT.float(), grid
@@ -103,111 +124,105 @@ class Backbone:
         assert tokens.shape[1] == grid[0] * grid[1], f"{self.name}: {tokens.shape[1]} tokens, grid {grid}"
         return tokens.float(), grid
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        first: Tensor = next(self.module.parameters())
+        return first.dtype
 
-def load(
-    backbone: MapBackbone,
-    path: str | None,
-    revision: str | None,
-    dtype: Dtype = Dtype.float32,
-    device: torch.device | str = "cpu",
-) -> Backbone:
-    """The backbone at `path` (null: its usual checkpoint), frozen, in evaluation mode.
 
-    Raises ValueError: nothing there, no safetensors, or a model of another family.
+def is_own(config: MapConfig) -> bool:
+    """Whether the backbone is none of ours."""
+    return config.backbone not in BACKBONES.names()
+
+
+def load(config: MapConfig, device: torch.device) -> Backbone:
+    """The backbone of ours that a configuration names. Raises ConfigError where it cannot be had."""
+    family: type[Backbone] = BACKBONES.find(config.backbone)
+    return family.load(config, device)
+
+
+def build(config: MapConfig, device: torch.device, height: int, width: int) -> Features:
+    """The backbone of a configuration, loaded, and fit for frames of height x width pixels.
+
+    Raises ConfigError or ValueError: there is none of that name, its weights cannot be had, frames are too
+    small for it, or one of the user's own gives something else than features on a grid.
     """
-    import transformers
+    if not is_own(config):
+        ours = load(config, device)
+        ours.grid(height, width)
+        return ours
+    own: Any = own_class(config)(**config.backbone_kwargs)
+    if isinstance(own, nn.Module):
+        own = own.to(device).eval().requires_grad_(False)
+    with torch.no_grad():
+        result = own(torch.full((1, 3, height, width), 0.5, device=device))
+    if wrong := _misses(result):
+        raise BACKBONES.misfit(config.backbone, f"for one frame of {height} x {width} it returns {wrong}")
+    features: Features = own
+    return features
 
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    where = place(backbone, path)
+
+def own_class(config: MapConfig) -> type:
+    """The user's class, which can be constructed and whose instances can be called. Raises ConfigError."""
+    found = BACKBONES.find(config.backbone)
+    what = f"advantage.map.backbone={config.backbone}"
+    mro = found.__mro__ if inspect.isclass(found) else ()
+    call = next((vars(base)["__call__"] for base in mro if "__call__" in vars(base)), None)
+    if call is None:
+        raise BACKBONES.misfit(config.backbone, "it is no class whose instances can be called")
+    bind(found, (), config.backbone_kwargs, what, key="advantage.map.backbone_kwargs", contract=CONTRACT)
+    if not issubclass(found, nn.Module):  # whose __call__ is torch's
+        bind(call, ("self", "frames"), {}, f"{what}: its __call__", contract=CONTRACT)
+    cls: type = found
+    return cls
+
+
+def wanted(config: MapConfig) -> tuple[str, str, str, str | None]:
+    """What the backbone reads: the key that names it, an id of the hub or a folder (empty: nothing that is
+    known here), a file in it, the revision.
+    """
+    key = "advantage.map.backbone" + ("_path" if config.backbone_path else "")
+    if is_own(config):
+        return key, "", "", None
+    family: type[Backbone] = BACKBONES.find(config.backbone)
+    return key, *family.repository(config), config.backbone_revision
+
+
+def weight_bytes(config: MapConfig) -> int | str:
+    """Bytes of the backbone's weights, from its configuration files; or why they are not known."""
+    if is_own(config):
+        return "a class of your own may load anything"
+    family: type[Backbone] = BACKBONES.find(config.backbone)
     try:
-        config = transformers.AutoConfig.from_pretrained(where, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(_failure(backbone, where, revision, error)) from error
-    kind = config.model_type
-    if kind not in FAMILIES[backbone]:
-        raise ValueError(
-            f"advantage.map.backbone_path={path} is a {kind}, but "
-            f"advantage.map.backbone={backbone.value} takes "
-            f"{' or '.join(FAMILIES[backbone])}; choose another advantage.map.backbone or "
-            "advantage.map.backbone_path"
+        module = family.skeleton(config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        return f"its configuration cannot be read ({' '.join(str(error).split())[:120]})"
+    module = module.to(getattr(torch, config.backbone_dtype))
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def needs_path(config: MapConfig, example: str) -> ConfigError:
+    """The error for a backbone that is no particular checkpoint, without one such as `example`."""
+    return ConfigError(
+        mistake(
+            f"advantage.map.backbone={config.backbone} opens any model of that library, and none is named",
+            f"advantage.map.backbone_path={example}",
         )
-    try:
-        module, report = getattr(transformers, CLASSES[kind]).from_pretrained(
-            where,
-            revision=revision,
-            use_safetensors=True,
-            dtype=getattr(torch, dtype.value),
-            output_loading_info=True,
-        )
-    except OSError as error:
-        raise ValueError(_failure(backbone, where, revision, error)) from error
-    if report["missing_keys"]:  # transformers fills them at random: a map of noise
-        raise ValueError(
-            f"advantage.map.backbone={backbone.value} at {where} lacks {len(report['missing_keys'])} "
-            "weights of a "
-            f"{CLASSES[kind]}, the first {min(report['missing_keys'])}; type another "
-            "advantage.map.backbone_path"
-        )
-    module = module.to(device).eval().requires_grad_(False)
-    mean, std = _normalisation(where, revision)
-    return wrap(module, device, mean, std, name=f"{backbone.value} ({where})")
-
-
-def wrap(
-    module: Any,
-    device: torch.device | str = "cpu",
-    mean: tuple[float, ...] = IMAGENET[0],
-    std: tuple[float, ...] = IMAGENET[1],
-    name: str = "the backbone",
-) -> Backbone:
-    """A loaded model of one of the families, with what its configuration says of patches and prefix."""
-    config = module.config
-    kind = config.model_type
-    patch = 32 if kind == "resnet" else int(config.patch_size)
-    if kind == "resnet" and config.downsample_in_first_stage:
-        patch *= 2
-    prefix = 1 + getattr(config, "num_register_tokens", 0) if kind.startswith("dino") else 0
-    fixed = (config.image_size, config.image_size) if kind.startswith("sam") else None
-
-    def column(values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, device=device)[:, None, None]
-
-    return Backbone(module, patch, prefix, fixed, column(mean), column(std), name)
-
-
-def place(backbone: MapBackbone, path: str | None) -> str:
-    if path is not None:
-        return str(Path(path).expanduser()) if path.startswith("~") else path
-    if backbone is MapBackbone.tiny:
-        return str(Path(str(files("rlvis"))) / "assets" / "tiny_backbone")
-    return CHECKPOINTS[backbone]
-
-
-def _normalisation(where: str, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of the checkpoint's own image processor; ImageNet's where it has none."""
-    from transformers.image_processing_utils import BaseImageProcessor
-
-    try:
-        processor, _ = BaseImageProcessor.get_image_processor_dict(where, revision=revision)
-    except OSError:
-        log.info("%s has no image processor: ImageNet's normalisation", where)
-        return IMAGENET
-    return tuple(processor.get("image_mean", IMAGENET[0])), tuple(processor.get("image_std", IMAGENET[1]))
-
-
-def _failure(backbone: MapBackbone, where: str, revision: str | None, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
-    at = f" (revision {revision})" if revision else ""
-    if Path(where).exists():
-        return (
-            f"advantage.map.backbone={backbone.value} at {where} is not complete: {reason} -- it must "
-            "hold config.json "
-            "and model.safetensors, as `model.save_pretrained(folder)` writes them"
-        )
-    return (
-        f"advantage.map.backbone={backbone.value} at {where}{at}: no such folder, and not available "
-        "from the hub: "
-        f"{reason} -- check the name; run `hf auth login` if the repository is gated; without network, run "
-        f"`hf download {where}` elsewhere and type advantage.map.backbone_path=FOLDER"
     )
+
+
+def _misses(result: Any) -> str:
+    """What a returned value lacks to be (tokens, grid) of one frame, in words; empty when it is that."""
+    if not (isinstance(result, tuple) and len(result) == 2):
+        return f"a {type(result).__name__}, no pair"
+    tokens, grid = result
+    if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not tokens.is_floating_point():
+        what = f"{list(tokens.shape)} {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        return f"tokens that are {what}"
+    pair = isinstance(grid, tuple | list) and len(grid) == 2 and all(isinstance(side, int) for side in grid)
+    if not pair or min(grid) < LEAST:
+        return f"the grid {grid!r}"
+    if tokens.shape[0] != 1 or tokens.shape[1] != grid[0] * grid[1]:
+        return f"tokens {list(tokens.shape)} for a grid of {grid[0]} x {grid[1]}"
+    return "" if bool(torch.isfinite(tokens).all()) else "tokens that are not finite"

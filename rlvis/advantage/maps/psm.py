@@ -9,20 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlvis.advantage.maps import backbone, pca, spatial
+from rlvis.advantage.maps.backbone import Features
 from rlvis.schema import Aggregation, MapConfig, MapNorm, OnMapError, PcaFit
-
-
-class Features(Protocol):
-    """What a map needs of a backbone (see `backbone.Backbone`)."""
-
-    def __call__(self, frames: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Frames [n, 3, Y, X] in [0, 1] -> tokens [n, gh * gw, D] and (gh, gw)."""
 
 
 class Allocation(NamedTuple):
@@ -114,14 +108,8 @@ class PerceptualMap:
 
 
 def build(config: MapConfig, device: torch.device, height: int, width: int) -> PerceptualMap:
-    """The map of a configuration with its backbone loaded; height and width (pixels) are checked against
-    its grid.
-    """
-    model = backbone.load(
-        config.backbone, config.backbone_path, config.backbone_revision, config.backbone_dtype, device
-    )
-    model.grid(height, width)
-    return PerceptualMap(model, config, device)
+    """The map of a configuration with its backbone loaded, which fits frames of height x width pixels."""
+    return PerceptualMap(backbone.build(config, device, height, width), config, device)
 
 
 def _check(media: Tensor, free: Tensor, latent_shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ from rlvis.report.folder import RunFolder
 from rlvis.report.panels.base import Context, Drawing, Panel, Table, drawing, named, num, short
 from rlvis.report.panels.gallery import Block, Row, cards, left_out
 from rlvis.report.pictures import Budget
+from rlvis.trust.form import about
 
 LISTED = 8  # prompts at either end of the table
 CUT = 120  # characters of a prompt in the table
@@ -19,16 +20,6 @@ SAMPLES = 8  # pictures of a group
 GROUPS = 4  # groups at either end
 BUDGET = 1_000_000  # bytes of base64
 NUMBERS = ("weight", "mean", "std", "prior_mean", "prior_var")  # columns of the tables
-
-WHY = {
-    "ras": "RAS: the weight rises with (group mean - prior mean), from 1 - alpha to 1 + alpha; it is 1 where "
-    "they are equal, or where the prior rests on nothing yet.",
-    "posterior": "Posterior: the weight follows the probability that the group's true mean beats the prior, "
-    "which the group's spread and the prior's variance make more or less certain.",
-    "agreement": "Agreement: the weight is largest where the group's mean is close to the prior's, and falls "
-    "to either side of it.",
-    "none": "Groups are not weighed (trust.kind=none); only their rewards are contrasted with the prior.",
-}
 
 
 def trust(context: Context) -> Panel | None:
@@ -39,7 +30,7 @@ def trust(context: Context) -> Panel | None:
         return None
     prompts, lost = groups.read(path)
     note = f"Lines of {TRUST_FILE} that cannot be read and were left out: {lost}." if lost else ""
-    parts = [Panel("", "figures", _figures(run), WHY.get(str(run.setting("trust.kind")), ""))]
+    parts = [Panel("", "figures", _figures(run), about(str(run.setting("trust.kind"))))]
     split = min(LISTED, (len(prompts) + 1) // 2)
     most, least = prompts[:split], prompts[max(split, len(prompts) - LISTED) :]
     for title, chosen in (("Most trusted prompts", most), ("Least trusted prompts", least[::-1])):

@@ -1,4 +1,5 @@
-"""What judges samples: one module for each scorer, functions or classes as `rlvis.reward.contract` says.
+"""What judges samples: a module for each option of `scorer`, whose ENTRY is a function or a class as
+`rlvis.reward.contract` says.
 
-Nothing is imported before a run asks for it by the names in `rlvis.reward.scorer.KNOWN`.
+The folder is the list (`rlvis.reward.facts.SCORERS`); nothing is imported before a run asks for it.
 """

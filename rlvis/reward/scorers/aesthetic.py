@@ -6,16 +6,20 @@ the unit vector; its size is kept because its weights are published so. Both hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlvis.reward import hub, pictures, weights
+from rlvis.reward import arguments, hub, pictures, weights
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts, repository
+from rlvis.schema.key import Key
+
+PINNED = {"openai/clip-vit-large-patch14": "32bd64288804d66eefd0ccbe215aa642df71cc41"}
 
 # Address and sha256 of the published heads.
 HEADS = {
@@ -33,28 +37,30 @@ HEADS = {
 
 
 class Aesthetic:
-    """Scores pictures with CLIP's picture half and a head, loaded once and frozen.
+    """Scores pictures with CLIP's picture half, in `precision`, and a float32 head, loaded once and frozen.
 
-    Args: head, "mlp" (sac+logos+ava1-l14-linearMSE, about 1 to 10) or "linear" (sa_0_4_vit_l_14_linear);
-    head_weights, the head's file or its folder, null: fetched from its repository; path, repository or folder
-    of the CLIP, revision, its commit; device, null: the GPU where there is one; batch, frames of one forward;
-    precision, of the CLIP, fp32, bf16 or fp16 (the head is float32).
-    Raises ValueError when weights are missing or do not fit, or an argument is out of range.
+    Raises ValueError when weights are missing or do not fit.
     """
 
     def __init__(
         self,
-        head: str = "mlp",
-        head_weights: str | None = None,
-        path: str = "openai/clip-vit-large-patch14",
-        revision: str | None = None,
-        device: str | None = None,
-        batch: int = 64,
-        precision: str = "fp32",
+        head: Annotated[
+            str,
+            Key(
+                "mlp (sac+logos+ava1-l14-linearMSE) or linear (sa_0_4_vit_l_14_linear)", choices=tuple(HEADS)
+            ),
+        ] = "mlp",
+        head_weights: Annotated[
+            str | None, Key("the head's file or its folder; null: fetched from its repository", path=True)
+        ] = None,
+        path: arguments.Source = "openai/clip-vit-large-patch14",
+        revision: arguments.Revision = None,
+        device: arguments.Device = None,
+        batch: arguments.Batch = 64,
+        precision: arguments.Precision = "fp32",
     ) -> None:
-        if head not in HEADS or batch < 1:
-            raise ValueError(f"aesthetic: head={head} batch={batch}; wanted mlp or linear, a batch of 1 up")
         self.device, self.batch = weights.device(device), batch
+        revision = revision or PINNED.get(path)
         from transformers import CLIPConfig, CLIPVisionModelWithProjection
 
         place = weights.folder(path, revision, ["config.json", "*.safetensors*"])
@@ -73,6 +79,10 @@ class Aesthetic:
         self.head = network(head, model.config.projection_dim)
         weights.load(self.head, weights.state_dict(place), head_weights or address)
         self.head = self.head.eval().requires_grad_(False).to(self.device)
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        return Facts((repository(kwargs, "path", "config.json", PINNED),))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -110,3 +120,6 @@ class Stack(nn.Module):
         for layer in self.layers.values():
             vectors = layer(vectors)
         return vectors
+
+
+ENTRY = Aesthetic

@@ -8,19 +8,21 @@ there, as open_clip does, and that is logged. The raw cosine is the score, not c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from rlvis.reward import weights
+from rlvis.reward import arguments, hub, weights
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts, repository
 from rlvis.reward.pictures import resize
 from rlvis.reward.texts import CutWarning, captions
+from rlvis.schema.key import Key
 
 ASSET = "asset:"
 ASSETS = Path(str(files("rlvis"))) / "assets"
@@ -30,28 +32,33 @@ CONFIG = "open_clip_config.json"
 class Clip:
     """Scores pictures with one open_clip model, loaded once and frozen.
 
-    Args: path, "asset:tiny_clip", a folder with open_clip_config.json, a hub repository ("hf-hub:OWNER/NAME"
-    or OWNER/NAME), or an architecture of open_clip ("ViT-B-32"), which needs pretrained, the tag or file of
-    its weights; device, null: the GPU where there is one; batch, frames (and prompts) of one forward; scale,
-    factor of the cosine; frames, positions in the clip to look at, null: all of them; precision,
-    open_clip's, "fp32" or for example "bf16".
-    Raises ValueError when there is no such model, it has no weights, or an argument is out of range.
+    Raises ValueError when there is no such model, or it has no weights.
     """
 
     def __init__(
         self,
-        path: str,
-        pretrained: str | None = None,
-        device: str | None = None,
-        batch: int = 64,
-        scale: float = 1.0,
-        frames: Sequence[int] | None = None,
-        precision: str = "fp32",
+        path: Annotated[
+            str,
+            Key(
+                "asset:tiny_clip, a folder with open_clip_config.json, a repository (OWNER/NAME or "
+                "hf-hub:OWNER/NAME), or an architecture of open_clip (ViT-B-32), which needs pretrained",
+                path=True,
+            ),
+        ],
+        pretrained: Annotated[
+            str | None, Key("tag or file of an architecture's weights; null: path has them", path=True)
+        ] = None,
+        device: arguments.Device = None,
+        batch: arguments.Batch = 64,
+        scale: arguments.Scale = 1.0,
+        frames: Annotated[
+            Sequence[int] | None,
+            Key("positions in the clip to look at; null: all", least=-16384, most=16383),
+        ] = None,
+        precision: Annotated[
+            str, Key("open_clip's", choices=("fp32", "bf16", "fp16", "pure_bf16", "pure_fp16"))
+        ] = "fp32",
     ) -> None:
-        if batch < 1:
-            raise ValueError(f"clip: batch={batch}, wanted at least 1")
-        if frames is not None and len(frames) == 0:
-            raise ValueError("clip: frames=[] leaves nothing to look at; null takes all of them")
         import open_clip
 
         self.name = source(path, pretrained)
@@ -79,6 +86,12 @@ class Clip:
         self.stages, self.mean, self.std = _preparation(model.visual.preprocess_cfg, path)
         self.mean, self.std = self.mean.to(self.device), self.std.to(self.device)
         self.cut = CutWarning(f"clip: {self.name}")
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        if kwargs["frames"] is not None and len(kwargs["frames"]) == 0:
+            raise ValueError("frames=[] leaves nothing to look at; null takes all of them")
+        return Facts((repository(kwargs, "path", CONFIG),), weights=lambda: _gpu_bytes(kwargs))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -163,6 +176,19 @@ def quick_gelu(name: str, pretrained: str | None) -> bool:
     return bool(known and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
 
 
+def _gpu_bytes(kwargs: Mapping[str, Any]) -> int | str:
+    """Of the weights, by the model's configuration; or why it cannot be read."""
+    import open_clip
+
+    try:
+        name = source(kwargs["path"], kwargs["pretrained"])
+        model = open_clip.create_model(name, device="meta", load_weights=False)
+    except (RuntimeError, OSError, ValueError) as error:
+        return f"its configuration cannot be read ({hub.line(error)[:120]})"
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return weights.gpu_bytes(count, kwargs["precision"])
+
+
 def _preparation(
     config: dict[str, Any], path: str
 ) -> tuple[list[Callable[[Tensor], Tensor]], Tensor, Tensor]:
@@ -184,3 +210,6 @@ def _preparation(
     ]
     mean, std = (torch.tensor(values)[:, None, None] for values in (last.mean, last.std))
     return stages, mean, std
+
+
+ENTRY = Clip

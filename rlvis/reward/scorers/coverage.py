@@ -14,8 +14,10 @@ from torch import Tensor
 
 from rlvis.data.world import checker
 from rlvis.data.world.language import parse
+from rlvis.reward.facts import Facts, states
 
 
+@states(Facts(weights=0, world=True))
 def coverage(images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Tensor:
     """Mean membership of the pixels in the prompt's colour, averaged over frames: float64 [B] in [0, 1].
 
@@ -33,6 +35,9 @@ def _colour(prompt: str) -> str:
     if colour is None:
         raise ValueError(
             f"coverage rewards the colour that a prompt names, and {prompt!r} names none: reward it with "
-            "rlvis.reward.scorers.world.checker, or train on prompts such as 'a red circle'"
+            "reward=checker, or train on prompts such as 'a red circle'"
         )
     return colour
+
+
+ENTRY = coverage

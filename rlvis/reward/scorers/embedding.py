@@ -7,56 +7,61 @@ embedding. Unusual: sizes, means and templates are those of the model's processo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlvis.reward import weights
+from rlvis.reward import arguments, weights
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts, repository
 from rlvis.reward.texts import CutWarning, captions
+from rlvis.schema.key import Key
 
+PINNED = {"Qwen/Qwen3-VL-Embedding-2B": "9f2f7e710d6d81056aa5c0a4f04764fec6bb7bda"}
 FILES = ("*.json", "*.txt", "*.jinja", "*.model", "*.safetensors")
-POOLS = ("last", "mean")
-MEDIA = ("image", "video")
 
 
 class Embedding:
     """Scores pictures by scale times the cosine; a clip by the mean over its frames, or as a video.
 
-    Args: path, revision, repository or folder of the model; scale; pooling, of a model that chats, "last"
-    (the last token's state, as Qwen3-VL-Embedding) or "mean" (over all tokens); instruction and query, the
-    system texts of that chat for media and for prompts, null: the model's default; clip_fps, a number:
-    clips go in as videos of so many frames a second, if the model chats, null: frame by frame; device, null:
-    the GPU where there is one; batch, pictures (or clips) of one forward; precision, bf16, fp32 or fp16.
-    Raises ValueError when the model cannot be had, embeds neither way, or an argument is out of range.
+    Raises ValueError when the model cannot be had, or embeds neither way.
     """
 
     def __init__(
         self,
-        path: str,
-        revision: str | None = None,
-        scale: float = 1.0,
-        pooling: str = "last",
-        instruction: str | None = None,
-        query: str | None = None,
-        clip_fps: float | None = None,
-        device: str | None = None,
-        batch: int = 16,
-        precision: str = "bf16",
+        path: arguments.Source,
+        revision: arguments.Revision = None,
+        scale: arguments.Scale = 1.0,
+        pooling: Annotated[
+            str,
+            Key(
+                "of a model that chats: the last token's state, as Qwen3-VL-Embedding, or the mean of all",
+                choices=("last", "mean"),
+            ),
+        ] = "last",
+        instruction: Annotated[
+            str | None, Key("system text of that chat for pictures and clips; null: the model's default")
+        ] = None,
+        query: Annotated[str | None, Key("system text for prompts; null: the model's default")] = None,
+        clip_fps: Annotated[
+            float | None,
+            Key(
+                "of clips that go in as videos, if the model chats; null: frame by frame",
+                "frames a second",
+                above=0,
+                most=1000,
+            ),
+        ] = None,
+        device: arguments.Device = None,
+        batch: arguments.Batch = 16,
+        precision: arguments.Precision = "bf16",
     ) -> None:
-        if pooling not in POOLS:
-            raise ValueError(f"embedding: pooling={pooling!r}, wanted {' or '.join(POOLS)}")
-        if batch < 1 or scale == 0 or (clip_fps is not None and not clip_fps > 0):
-            raise ValueError(
-                f"embedding: batch={batch} scale={scale} clip_fps={clip_fps}; wanted a batch of 1 up, a "
-                "scale but 0, null or frames per second"
-            )
         from transformers import AutoModel
 
-        place = weights.folder(path, revision, FILES)
+        place = weights.folder(path, revision or PINNED.get(path), FILES)
         self.processor, _ = weights.processor(place, f"embedding: path={path}")
         self.device = weights.device(device)
         self.model = weights.pretrained(AutoModel, path, place, precision).to(self.device)
@@ -72,6 +77,10 @@ class Embedding:
         self.scale, self.pooling, self.fps, self.batch = scale, pooling, clip_fps, batch
         self.systems = {"media": instruction, "text": query}
         self.cut = CutWarning(f"embedding: {path}")
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        return Facts((repository(kwargs, "path", "config.json", PINNED),))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -170,3 +179,6 @@ def _pooled(output: Any) -> Tensor:
 
 def _unit(parts: Sequence[Tensor]) -> Tensor:
     return F.normalize(torch.cat(list(parts)).double(), dim=-1).cpu()
+
+
+ENTRY = Embedding

@@ -10,18 +10,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlvis.reward import hub, weights
+from rlvis.reward import arguments, hub, weights
 from rlvis.reward.contract import Scores
-from rlvis.reward.scorers import geneval_rules as rules
+from rlvis.reward.facts import Facts, repository
+from rlvis.reward.judging import geneval_rules as rules
 from rlvis.reward.scorers.clip import Clip
+from rlvis.schema.key import Key
 
 log = logging.getLogger(__name__)
+
+PINNED = {"google/owlv2-base-patch16-ensemble": "cfd3195ba4ea9592eec887ded089f4c08eff231d"}
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 PHRASES = (
@@ -35,54 +39,58 @@ GREY = 153  # 0x99, the benchmark's background of what is cut out
 class Geneval:
     """Scores pictures by the counts, colours and positions that their prompts' metadata ask for.
 
-    Args: path, revision, the detector: a folder or hub repository that AutoModelForZeroShotObjectDetection
-    opens; query, what it is asked, {} being the class; measure, "score" (dense, at most 1, may be negative),
-    "strict" or "eval" (see geneval_rules); threshold, counting_threshold, scores above which a box counts,
-    the latter for prompts of tag counting; nms, of boxes that overlap by more than this share, whatever their
-    class, the surest stays (1: all stay, as upstream); boxes, at most so many of a class; clip,
-    clip_pretrained, the model that names colours, as in reward=clip; device, batch, precision (of the
-    detector: fp32, bf16, fp16). Raises ValueError when a model cannot be opened or an argument is out of
-    range.
+    The detector, in `precision`, is one that AutoModelForZeroShotObjectDetection opens. Raises ValueError
+    when a model cannot be opened.
     """
 
     def __init__(
         self,
-        path: str,
-        revision: str | None = None,
-        query: str = "a photo of a {}",
-        measure: str = "score",
-        threshold: float = 0.3,
-        counting_threshold: float = 0.9,
-        nms: float = 1.0,
-        boxes: int = 16,
-        clip: str = "ViT-L-14",
-        clip_pretrained: str | None = "openai",
-        device: str | None = None,
-        batch: int = 8,
-        precision: str = "fp32",
+        path: arguments.Source,
+        revision: arguments.Revision = None,
+        query: Annotated[str, Key("what the detector is asked, {} being the class")] = "a photo of a {}",
+        measure: Annotated[
+            str,
+            Key("score: dense, at most 1, may be negative; strict, eval: 0 or 1", choices=rules.MEASURES),
+        ] = "score",
+        threshold: Annotated[float, Key("score above which a box counts", above=0, most=1)] = 0.3,
+        counting_threshold: Annotated[
+            float, Key("the same for prompts of tag counting", above=0, most=1)
+        ] = 0.9,
+        nms: Annotated[
+            float,
+            Key(
+                "of boxes that overlap by more, of any class, the surest stays; 1: all stay, as upstream",
+                "share",
+                above=0,
+                most=1,
+            ),
+        ] = 1.0,
+        boxes: Annotated[int, Key("of a class at most", "boxes", least=1, most=10000)] = 16,
+        clip: Annotated[str, Key("model that names colours, as kwargs.path of reward=clip", path=True)] = (
+            "ViT-L-14"
+        ),
+        clip_pretrained: Annotated[
+            str | None, Key("tag of its weights, as kwargs.pretrained of reward=clip", path=True)
+        ] = "openai",
+        device: arguments.Device = None,
+        batch: arguments.Batch = 8,
+        precision: arguments.Precision = "fp32",
     ) -> None:
-        if measure not in rules.MEASURES:
-            raise ValueError(f"geneval: measure={measure!r}, wanted {', '.join(rules.MEASURES)}")
-        for name, share in (
-            ("threshold", threshold),
-            ("counting_threshold", counting_threshold),
-            ("nms", nms),
-        ):
-            if not 0 < share <= 1:
-                raise ValueError(f"geneval: {name}={share}, wanted a number above 0, at most 1")
-        if boxes < 1 or batch < 1:
-            raise ValueError(f"geneval: boxes={boxes} batch={batch}, wanted at least 1")
-        if "{}" not in query:
-            raise ValueError(f"geneval: query={query!r} has no {{}}, where the class is put")
         self.query, self.measure, self.nms, self.boxes, self.batch = query, measure, nms, boxes, batch
         self.thresholds = {False: threshold, True: counting_threshold}
         self.device = weights.device(device)
-        self.processor, model = _detector(path, revision, precision)
+        self.processor, model = _detector(path, revision or PINNED.get(path), precision)
         self.model = model.to(self.device)
         # OWL's processor joins queries that it has tokenised one by one, so they must be of one length.
         self.padding = "max_length" if model.config.model_type.startswith("owl") else True
         self.clip = Clip(clip, clip_pretrained, device=str(self.device))
         self.words: dict[str, Tensor] = {}  # of a class: unit vectors of its colours [10, D]
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        if "{}" not in kwargs["query"]:
+            raise ValueError(f"query={kwargs['query']!r} has no {{}}, where the class is put")
+        return Facts((repository(kwargs, "path", "config.json", PINNED),))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -212,3 +220,6 @@ def _detector(path: str, revision: str | None, precision: str) -> tuple[Any, Any
             "example google/owlv2-base-patch16-ensemble or IDEA-Research/grounding-dino-tiny"
         ) from error
     return processor, model
+
+
+ENTRY = Geneval

@@ -6,47 +6,48 @@ black, on float tensors whose bicubic overshoot is not clipped; a stock open_cli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlvis.reward import pictures, weights
+from rlvis.reward import arguments, pictures, weights
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts, repository
 from rlvis.reward.texts import CutWarning
+from rlvis.schema.key import Key
 
+PINNED = {"xswu/HPSv2": "697403c78157020a1ae59d23f111aa58ced35b0a"}
 FILES = {"v2.0": "HPS_v2_compressed", "v2.1": "HPS_v2.1_compressed"}
-PRECISIONS = (*weights.DTYPES, "amp")
+PARAMETERS = 986_109_441  # of ViT-H-14
 
 
 class HPSv2:
     """Scores pictures with the H/14 of open_clip and the weights of one version, loaded once and frozen.
 
-    Args: version, "v2.1" or "v2.0"; path, repository, folder, or the file of weights, revision, its commit;
-    architecture, open_clip's name of the network; scale, factor of the cosine, which is 0.2 to 0.38 for
-    usual pictures; device, null: the GPU where there is one; batch, frames (and prompts) of one forward;
-    precision, "amp" (float16 autocast, as published), or fp32 (DiffusionNFT), bf16, fp16.
-    Raises ValueError when weights are missing or do not fit, or an argument is out of range.
+    The cosine is 0.2 to 0.38 for usual pictures. Raises ValueError when weights are missing or do not fit, or
+    open_clip does not know the architecture.
     """
 
     def __init__(
         self,
-        version: str = "v2.1",
-        path: str = "xswu/HPSv2",
-        revision: str | None = None,
-        architecture: str = "ViT-H-14",
-        scale: float = 1.0,
-        device: str | None = None,
-        batch: int = 64,
-        precision: str = "amp",
+        version: Annotated[str, Key("of the weights", choices=tuple(FILES))] = "v2.1",
+        path: arguments.Source = "xswu/HPSv2",
+        revision: arguments.Revision = None,
+        architecture: Annotated[str, Key("open_clip's name of the network")] = "ViT-H-14",
+        scale: arguments.Scale = 1.0,
+        device: arguments.Device = None,
+        batch: arguments.Batch = 64,
+        precision: Annotated[
+            str,
+            Key(
+                "amp: float16 autocast, as published; fp32: DiffusionNFT's",
+                choices=("fp32", "bf16", "fp16", "amp"),
+            ),
+        ] = "amp",
     ) -> None:
-        if version not in FILES or precision not in PRECISIONS or batch < 1:
-            raise ValueError(
-                f"hpsv2: version={version} precision={precision} batch={batch}; wanted one of "
-                f"{', '.join(FILES)}, one of {', '.join(PRECISIONS)}, and a batch of 1 up"
-            )
         import open_clip
 
         if architecture not in open_clip.list_models():
@@ -54,7 +55,7 @@ class HPSv2:
         self.device, self.batch, self.scale = weights.device(device), batch, scale
         self.amp = precision == "amp"
         names = [FILES[version] + end for end in (".safetensors", ".pt")]
-        place = weights.file(path, names, revision)
+        place = weights.file(path, names, revision or PINNED.get(path))
         state = weights.state_dict(place, key="state_dict")
         cast = "fp32" if self.amp else precision
         model = open_clip.create_model(
@@ -66,6 +67,13 @@ class HPSv2:
         self.size = int(model.visual.image_size[0])
         self.tokens = open_clip.get_tokenizer(architecture)
         self.cut = CutWarning("hpsv2")
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        file = FILES[kwargs["version"]] + ".pt"
+        # amp keeps float32 weights
+        size = weights.gpu_bytes(PARAMETERS, kwargs["precision"])
+        return Facts((repository(kwargs, "path", file, PINNED),), weights=size)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -110,3 +118,6 @@ def prepare(images: Tensor, size: int) -> Tensor:
     below, right = size - high, size - wide
     rims = (right // 2, right - right // 2, below // 2, below - below // 2)
     return pictures.normalise(F.pad(pixels, rims))
+
+
+ENTRY = HPSv2

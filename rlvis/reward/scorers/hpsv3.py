@@ -6,17 +6,23 @@ those of the head, about -5 to 15, neither scaled nor clipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from rlvis.reward import pictures, weights
+from rlvis.reward import arguments, pictures, weights
 from rlvis.reward.contract import Scores
-from rlvis.reward.scorers import qwen
-from rlvis.reward.scorers.templates import Source, template
+from rlvis.reward.facts import Facts, repository
+from rlvis.reward.judging import qwen
+from rlvis.reward.judging.templates import Source, template
+from rlvis.schema.key import Key
 
+PINNED = {
+    "MizzenAI/HPSv3": "4f81e3e09edd82fe3c5f636444c721b592a735ca",
+    "Qwen/Qwen2-VL-7B-Instruct": "eed13092ef92e448dd6875b2a00151bd3f7db0ac",
+}
 TOKEN = "<|Reward|>"
 PIXELS = 256 * 28 * 28  # of every picture, whatever its size
 INSTRUCTION = Source(
@@ -30,28 +36,23 @@ INSTRUCTION = Source(
 class HPSv3:
     """Scores pictures with the released judge, loaded once and frozen; a clip by the mean over its frames.
 
-    Args: path, revision, repository, folder or file of HPSv3.safetensors; base, base_revision, the
-    Qwen2-VL-7B that was tuned, of which only configuration and processor are read; template, file with its
-    instruction, null: its publisher's, fetched once; sigma, whether the head's variance is given as the
-    score's noise; device, null: the GPU where there is one; batch, pictures of one forward; precision of the
-    trunk, bf16 as published, or fp32, fp16; the head is float32.
-    Raises ValueError when something cannot be had or does not fit.
+    The trunk is bf16 as published, unless `precision` says otherwise, and the head float32. Raises ValueError
+    when something cannot be had or does not fit.
     """
 
     def __init__(
         self,
-        path: str = "MizzenAI/HPSv3",
-        revision: str | None = None,
-        base: str = "Qwen/Qwen2-VL-7B-Instruct",
-        base_revision: str | None = None,
-        template: str | None = None,
-        sigma: bool = False,
-        device: str | None = None,
-        batch: int = 8,
-        precision: str = "bf16",
+        path: arguments.Source = "MizzenAI/HPSv3",
+        revision: arguments.Revision = None,
+        base: arguments.Base = "Qwen/Qwen2-VL-7B-Instruct",
+        base_revision: arguments.Revision = None,
+        template: arguments.Template = None,
+        sigma: Annotated[bool, Key("give the head's variance as the score's noise")] = False,
+        device: arguments.Device = None,
+        batch: arguments.Batch = 8,
+        precision: arguments.Precision = "bf16",
     ) -> None:
-        if batch < 1:
-            raise ValueError(f"hpsv3: batch={batch}, wanted at least 1")
+        revision, base_revision = revision or PINNED.get(path), base_revision or PINNED.get(base)
         self.device, self.batch, self.sigma = weights.device(device), batch, sigma
         instruction = _instruction(template)
         state = weights.state_dict(weights.file(path, "HPSv3.safetensors", revision), key="model")
@@ -69,6 +70,11 @@ class HPSv3:
         )
         weights.load(self.head, head, f"{path}, {qwen.HEAD}*")
         self.head.float().to(self.device).eval().requires_grad_(False)
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        judge = repository(kwargs, "path", "HPSv3.safetensors", PINNED)
+        return Facts((judge, repository(kwargs, "base", "config.json", PINNED)))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -101,3 +107,6 @@ class HPSv3:
 
 def _instruction(given: str | None) -> str:
     return template(given, INSTRUCTION, (TOKEN,), "hpsv3")
+
+
+ENTRY = HPSv3

@@ -13,16 +13,23 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from rlvis.reward import pictures, weights
+from rlvis.reward import arguments, pictures, weights
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts, repository
 from rlvis.reward.scorers.aesthetic import Stack
 from rlvis.reward.texts import CutWarning, captions
+from rlvis.schema.key import Key
 
+PINNED = {
+    "zai-org/ImageReward": "5736be03b2652728fb87788c9797b0570450ab72",
+    "google-bert/bert-base-uncased": "86b5e0934494bd15c9632b12f734a8a67f723594",
+}
+PARAMETERS = 446_206_689
 NAMES = ("ImageReward.safetensors", "ImageReward.pt")
 CONFIG = "med_config.json"
 TOKENS = 35
@@ -52,24 +59,25 @@ UNUSED = re.compile(r"blip\.(vision_proj|text_proj)\.\w+|blip\.text_encoder\.emb
 class ImageReward:
     """Scores pictures with one published file, loaded once and frozen.
 
-    Args: path, repository or folder with ImageReward.pt (or .safetensors) and med_config.json, revision, its
-    commit; tokenizer and tokenizer_revision, of BERT; device, null: the GPU where there is one; batch, frames
-    of one forward; precision of BLIP, fp32 as published, bf16 or fp16 (the head is float32).
-    Raises ValueError when weights are missing or do not fit, or an argument is out of range.
+    BLIP is fp32 as published, unless `precision` says otherwise, and the head float32. Raises ValueError when
+    weights are missing or do not fit.
     """
 
     def __init__(
         self,
-        path: str = "zai-org/ImageReward",
-        revision: str | None = None,
-        tokenizer: str = "google-bert/bert-base-uncased",
-        tokenizer_revision: str | None = None,
-        device: str | None = None,
-        batch: int = 32,
-        precision: str = "fp32",
+        path: Annotated[
+            str,
+            Key("repository or folder with ImageReward.pt (or .safetensors) and med_config.json", path=True),
+        ] = "zai-org/ImageReward",
+        revision: arguments.Revision = None,
+        tokenizer: arguments.Tokenizer = "google-bert/bert-base-uncased",
+        tokenizer_revision: arguments.Revision = None,
+        device: arguments.Device = None,
+        batch: arguments.Batch = 32,
+        precision: arguments.Precision = "fp32",
     ) -> None:
-        if batch < 1:
-            raise ValueError(f"imagereward: batch={batch}, wanted at least 1")
+        revision = revision or PINNED.get(path)
+        tokenizer_revision = tokenizer_revision or PINNED.get(tokenizer)
         self.device, self.batch = weights.device(device), batch
         self.dtype = weights.dtype(precision)
         place = weights.file(path, NAMES, revision)
@@ -82,6 +90,12 @@ class ImageReward:
         self.size = int(self.model.vision.config.image_size)
         self.tokenizer = weights.tokenizer("BertTokenizer", tokenizer, tokenizer_revision)
         self.cut = CutWarning("imagereward")
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        judge = repository(kwargs, "path", CONFIG, PINNED)
+        words = repository(kwargs, "tokenizer", "vocab.txt", PINNED)
+        return Facts((judge, words), weights=weights.gpu_bytes(PARAMETERS, kwargs["precision"]))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -182,3 +196,6 @@ def rename(state: Mapping[str, Tensor], place: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{place} has {name}, which is no part of ImageReward-v1.0")
         ours[re.sub(*rule, name)] = tensor
     return ours
+
+
+ENTRY = ImageReward

@@ -6,16 +6,18 @@ full of energy), so use them as a second term, or as a sentinel, and not alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlvis.reward import weights
+from rlvis.reward import arguments, weights
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts
+from rlvis.schema.key import Key
 
 LEAST = {"smoothness": 3, "energy": 2, "flow": 2}  # frames that a measure needs
 FILE = "raft_large_C_T_V2-1bb1363a.pth"
@@ -23,34 +25,36 @@ SIDE = 128  # pixels below which RAFT's coarsest correlations vanish
 
 
 class Motion:
-    """Scores clips by one measure, see smoothness, energy and Raft.
-
-    Args: measure, "smoothness", "energy" or "flow"; stride, frames from one that is looked at to the next;
-    path, for flow: the file of torchvision's raft_large or raft_small; steps, RAFT's iterations; device,
-    batch, pairs of frames in one of its forward passes. Raises ValueError when an argument is out of range,
-    when flow has no weights and when other measures have some.
-    """
+    """Scores clips by one measure, see smoothness, energy and Raft. Raises ValueError as that does."""
 
     def __init__(
         self,
-        measure: str = "smoothness",
-        stride: int = 1,
-        path: str | None = None,
-        steps: int = 20,
-        device: str | None = None,
-        batch: int = 8,
+        measure: Annotated[
+            str, Key("what of the motion; flow: mean length of the optical flow", choices=tuple(LEAST))
+        ] = "smoothness",
+        stride: Annotated[
+            int, Key("from one frame that is looked at to the next", "frames", least=1, most=16384)
+        ] = 1,
+        path: Annotated[
+            str | None,
+            Key("file of torchvision's raft_large or raft_small, for measure=flow alone", path=True),
+        ] = None,
+        steps: Annotated[int, Key("of RAFT", "iterations", least=1, most=1000)] = 20,
+        device: arguments.Device = None,
+        batch: Annotated[int, Key("of one forward of RAFT", "pairs of frames", least=1, most=65536)] = 8,
     ) -> None:
-        if measure not in LEAST:
-            raise ValueError(f"motion: measure={measure!r}, wanted {', '.join(LEAST)}")
-        if min(stride, steps, batch) < 1:
-            raise ValueError(f"motion: stride={stride} steps={steps} batch={batch}, wanted at least 1")
-        if (measure == "flow") != (path is not None):
-            raise ValueError(
-                f"motion: measure={measure} with path={path}: flow needs torchvision's RAFT weights and the "
-                f"others none; type measure=flow path=FILE with {FILE} of download.pytorch.org/models"
-            )
         self.measure, self.stride = measure, stride
         self.raft = Raft(path, steps, device, batch) if path is not None else None
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        measure, path = kwargs["measure"], kwargs["path"]
+        if (measure == "flow") != (path is not None):
+            raise ValueError(
+                f"measure={measure} with path={path}: flow needs torchvision's RAFT weights and the others "
+                f"none; type measure=flow path=FILE with {FILE} of download.pytorch.org/models"
+            )
+        return Facts(weights=0 if path is None else Facts().weights)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -134,3 +138,6 @@ class Raft:
             ]
             lengths.append(flow[:, :, :tall, :broad].norm(dim=1).mean((1, 2), dtype=torch.float64))
         return torch.cat(lengths).mean().cpu() / scale
+
+
+ENTRY = Motion

@@ -12,59 +12,71 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from rlvis.reward import function
 from rlvis.reward.contract import Scores
-from rlvis.reward.scorer import KNOWN
+from rlvis.reward.facts import Facts
 from rlvis.runtime import rng
+from rlvis.schema.key import Key
 
-MODES = ("fresh", "frozen")
 GROUPS = ("all", "ambiguous")
 
 
 class Noisy:
     """Adds N(mean, std_p^2) to the scores of some prompts, or puts it in their place.
 
-    Args: scorer, a name or dotted path as in reward.terms.NAME.scorer, and its kwargs; who, the prompts
-    concerned: "all", "ambiguous" (those whose metadata say clear: false), or a share in (0, 1) of all
-    possible prompts, chosen by a hash of their text; replace, the noise stands instead of the score; mean, of
-    the noise (when added: a bias); std, its root mean square deviation over prompts; heteroscedastic, h >= 0:
-    the deviation of a prompt is std_p = std exp(h z_p - h^2) with z_p ~ N(0, 1) hashed from seed and prompt,
-    so that the mean of std_p^2 over prompts stays std^2; mode, "fresh" (a new draw at each scoring) or
-    "frozen" (the same number whenever the same picture is scored for the same prompt); seed.
-    Raises ValueError when an argument is out of range, or as `function.load` does.
+    std_p = std exp(h z_p - h^2), with h = heteroscedastic and z_p ~ N(0, 1) hashed from seed and prompt, so
+    that the mean of std_p^2 over prompts stays std^2. Raises ValueError as `function.load` does.
     """
 
     def __init__(
         self,
-        scorer: str,
-        kwargs: Mapping[str, Any] | None = None,
-        who: str | float = "all",
-        replace: bool = False,
-        mean: float = 0.0,
-        std: float = 0.1,
-        heteroscedastic: float = 0.0,
-        mode: str = "fresh",
-        seed: int = 0,
+        scorer: Annotated[str, Key("a name or dotted path, as reward.terms.NAME.scorer")],
+        kwargs: Annotated[Mapping[str, Any] | None, Key("of that one")] = None,
+        who: Annotated[
+            str | float,
+            Key(
+                "the prompts concerned: all; ambiguous (their metadata say clear: false); or a share of all "
+                "possible ones, chosen by a hash of their text",
+                above=0,
+                below=1,
+            ),
+        ] = "all",
+        replace: Annotated[bool, Key("the noise stands in place of the score")] = False,
+        mean: Annotated[float, Key("of the noise; when added: a bias", least=-1e9, most=1e9)] = 0.0,
+        std: Annotated[
+            float, Key("of the noise: root mean square deviation over prompts", least=0, most=1e9)
+        ] = 0.1,
+        heteroscedastic: Annotated[
+            float, Key("how much the deviation differs between prompts; 0: not at all", least=0, most=10)
+        ] = 0.0,
+        mode: Annotated[
+            str,
+            Key(
+                "fresh: drawn anew at each scoring; frozen: the same whenever the same picture is scored for "
+                "the same prompt",
+                choices=("fresh", "frozen"),
+            ),
+        ] = "fresh",
+        seed: Annotated[int, Key("of the noise", least=-(2**63), most=2**63 - 1)] = 0,
     ) -> None:
-        if not (who in GROUPS if isinstance(who, str) else 0 < who < 1 and not isinstance(who, bool)):
-            raise ValueError(f"noisy: who={who!r}, wanted {' or '.join(GROUPS)}, or a share between 0 and 1")
-        if mode not in MODES:
-            raise ValueError(f"noisy: mode={mode!r}, wanted {' or '.join(MODES)}")
-        for name, number in (("std", std), ("heteroscedastic", heteroscedastic)):
-            if not (math.isfinite(number) and number >= 0):
-                raise ValueError(f"noisy: {name}={number}, wanted a finite number, 0 or more")
-        if not math.isfinite(mean):
-            raise ValueError(f"noisy: mean={mean}, wanted a finite number")
-        self.inner = function.load(scorer, dict(kwargs or {}), known=KNOWN, where="kwargs")
+        self.inner = function.load(scorer, dict(kwargs or {}), "noisy")
         self.who, self.replace, self.mode, self.seed = who, replace, mode, seed
         self.mean, self.std, self.spread = float(mean), float(std), float(heteroscedastic)
         # How often each picture was scored with its prompt: about 100 bytes an entry, in mode fresh only.
         self._times: Counter[bytes] = Counter()
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        if isinstance(kwargs["who"], str) and kwargs["who"] not in GROUPS:
+            raise ValueError(
+                f"who={kwargs['who']!r}, wanted {' or '.join(GROUPS)}, or a share between 0 and 1"
+            )
+        return Facts(around=(kwargs["scorer"], kwargs["kwargs"] or {}))
 
     @property
     def not_cached(self) -> str | None:
@@ -133,3 +145,6 @@ class Noisy:
             touched & (theirs > 0), scores.noise_dof * (both / theirs).square(), scores.noise_dof
         )
         return var, torch.where(touched, torch.nan, dof) if self.replace else dof
+
+
+ENTRY = Noisy

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts
+from rlvis.schema.key import Key
 
 log = logging.getLogger(__name__)
 
@@ -28,26 +30,28 @@ class Ocr:
 
     A single picture that contains the target scores 1. Of a clip every `every`-th frame is read, containing
     does not count, and the score is the mean over the frames that have more than 0 (0 if none has).
-
-    Args: field, the metadata field with the text to be drawn, null: the part of the prompt between the first
-    two double quotes; every, frames of a clip from one that is read to the next; confidence, lines that the
-    reader is less sure of are dropped (0 keeps all, as upstream); threads, of the reader, null: all cores.
-    Raises ValueError when RapidOCR is not installed or an argument is out of range.
+    Raises ValueError when RapidOCR is not installed.
     """
+
+    facts = Facts(weights=0)  # RapidOCR reads on the CPU
 
     def __init__(
         self,
-        field: str | None = None,
-        every: int = 4,
-        confidence: float = 0.0,
-        threads: int | None = None,
+        field: Annotated[
+            str | None,
+            Key("metadata field with the text to be drawn; null: what the prompt has in double quotes"),
+        ] = None,
+        every: Annotated[
+            int, Key("of a clip, from one that is read to the next", "frames", least=1, most=16384)
+        ] = 4,
+        confidence: Annotated[
+            float,
+            Key("lines that the reader is less sure of are dropped; 0: none, as upstream", least=0, below=1),
+        ] = 0.0,
+        threads: Annotated[
+            int | None, Key("of the reader; null: all cores", "threads", least=1, most=1024)
+        ] = None,
     ) -> None:
-        if every < 1:
-            raise ValueError(f"ocr: every={every}, wanted at least 1")
-        if not 0 <= confidence < 1:
-            raise ValueError(f"ocr: confidence={confidence}, wanted at least 0 and below 1")
-        if threads is not None and threads < 1:
-            raise ValueError(f"ocr: threads={threads}, wanted at least 1, or null for all cores")
         self.field, self.every = field, every
         self.read: Reader = reader(confidence, threads)
 
@@ -157,3 +161,6 @@ def reader(confidence: float = 0.0, threads: int | None = None) -> Reader:
 
 def _plain(text: str) -> str:
     return text.replace(" ", "").lower()
+
+
+ENTRY = Ocr

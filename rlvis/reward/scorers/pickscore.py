@@ -7,16 +7,23 @@ each picture is compared with its caption only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from rlvis.reward import pictures, weights
+from rlvis.reward import arguments, pictures, weights
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts, repository
 from rlvis.reward.texts import CutWarning
+from rlvis.schema.key import Key
 
+PINNED = {
+    "yuvalkirstain/PickScore_v1": "a4e4367c6dfa7288a00c550414478f865b875800",
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "1c2b8495b28150b8a4922ee1c8edee224c284c0c",
+}
+PARAMETERS = 986_109_441  # of a CLIP H/14
 TOKENS = 77
 # (shift, scale) of value = (raw - shift) / scale, where raw = exp(logit_scale) cos, about 17 to 24.
 VARIANTS = {"raw": (0.0, 1.0), "flow_grpo": (0.0, 26.0), "mixgrpo": (18.0, 8.0), "cosine": (0.0, 1.0)}
@@ -25,31 +32,29 @@ VARIANTS = {"raw": (0.0, 1.0), "flow_grpo": (0.0, 26.0), "mixgrpo": (18.0, 8.0),
 class PickScore:
     """Scores pictures with a CLIP of transformers, loaded once and frozen.
 
-    Args: path, repository or folder of the model (safetensors), revision, its commit; tokenizer and
-    tokenizer_revision, likewise; variant, "flow_grpo" (raw / 26, also DiffusionNFT), "mixgrpo" ((raw - 18) /
-    8), "raw", or "cosine" (DanceGRPO, which compares every picture with the first caption: a defect, not
-    copied); shift and scale, instead of the variant's, value = (x - shift) / scale; device, null: the GPU
-    where there is one; batch, frames of one forward; precision, fp32 as published, bf16 or fp16.
-    Raises ValueError when weights are missing or an argument is out of range.
+    Variants: flow_grpo (raw / 26, also DiffusionNFT), mixgrpo ((raw - 18) / 8), raw, or cosine (DanceGRPO,
+    which compares every picture with the first caption: a defect, not copied). Raises ValueError when weights
+    are missing.
     """
 
     def __init__(
         self,
-        path: str = "yuvalkirstain/PickScore_v1",
-        revision: str | None = None,
-        tokenizer: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        tokenizer_revision: str | None = None,
-        variant: str = "flow_grpo",
-        shift: float | None = None,
-        scale: float | None = None,
-        device: str | None = None,
-        batch: int = 64,
-        precision: str = "fp32",
+        path: arguments.Source = "yuvalkirstain/PickScore_v1",
+        revision: arguments.Revision = None,
+        tokenizer: arguments.Tokenizer = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+        tokenizer_revision: arguments.Revision = None,
+        variant: Annotated[str, Key("whose scale the score has", choices=tuple(VARIANTS))] = "flow_grpo",
+        shift: Annotated[
+            float | None,
+            Key("in (x - shift) / scale of the raw score; null: the variant's", least=-1e9, most=1e9),
+        ] = None,
+        scale: Annotated[float | None, Key("the other; null: the variant's", above=0, most=1e9)] = None,
+        device: arguments.Device = None,
+        batch: arguments.Batch = 64,
+        precision: arguments.Precision = "fp32",
     ) -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"pickscore: variant={variant!r}, wanted {', '.join(VARIANTS)}")
-        if scale == 0 or batch < 1:
-            raise ValueError(f"pickscore: scale={scale} batch={batch}; wanted a scale but 0, a batch of 1 up")
+        revision = revision or PINNED.get(path)
+        tokenizer_revision = tokenizer_revision or PINNED.get(tokenizer)
         usual = VARIANTS[variant]
         self.shift = usual[0] if shift is None else shift
         self.scale = usual[1] if scale is None else scale
@@ -64,6 +69,12 @@ class PickScore:
         self.size, self.dtype = model.config.vision_config.image_size, weights.dtype(precision)
         self.tokens = min(TOKENS, model.config.text_config.max_position_embeddings)
         self.cut = CutWarning("pickscore")
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        judge = repository(kwargs, "path", "config.json", PINNED)
+        words = repository(kwargs, "tokenizer", "vocab.json", PINNED)
+        return Facts((judge, words), weights=weights.gpu_bytes(PARAMETERS, kwargs["precision"]))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -104,3 +115,6 @@ def _unit(features: Any) -> Tensor:
     """float64 unit vectors [n, D] on the CPU, of a tensor or of the output that carries it."""
     vectors = features if isinstance(features, Tensor) else features.pooler_output
     return torch.nn.functional.normalize(vectors.to("cpu", torch.float64), dim=-1)
+
+
+ENTRY = PickScore

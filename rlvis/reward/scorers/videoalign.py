@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from rlvis.reward import weights
+from rlvis.reward import arguments, weights
 from rlvis.reward.contract import Scores
-from rlvis.reward.scorers import qwen
-from rlvis.reward.scorers.templates import Source, template
+from rlvis.reward.facts import Facts, repository
+from rlvis.reward.judging import qwen
+from rlvis.reward.judging.templates import Source, template
+from rlvis.schema.key import Key
 
+PINNED = {
+    "KlingTeam/VideoReward": "4f26600130683e6f1de9f5d463887f28e8ef995c",
+    "Qwen/Qwen2-VL-2B-Instruct": "895c3a49bc3fa70a340399125c650a463535e71c",
+}
 DIMENSIONS = ("VQ", "MQ", "TA")
 TOKENS = tuple(f"<|{name}_reward|>" for name in DIMENSIONS)
 CONFIG, WEIGHTS = "model_config.json", "checkpoint-*/model.pth"
@@ -52,43 +57,52 @@ INSTRUCTION = Source(
 class VideoAlign:
     """Scores clips in one dimension, or by the sum of all three.
 
-    Args: dimension, VQ, MQ, TA or overall; clip_fps, frames per second of the clips to be scored; path,
-    revision, repository or folder with model_config.json and checkpoint-N/model.pth (the highest N); base,
-    base_revision, the Qwen2-VL-2B that was tuned, of which only configuration and processor are read;
-    normalise, whether each dimension is given as a z-score, by the means and deviations in model_config.json;
-    template, file with its instruction, null: its publisher's, fetched once; device, null: the GPU where
-    there is one; batch, clips of one forward; precision of the trunk, bf16 as published, fp32 or fp16; the
-    head is float32. Raises ValueError when something cannot be had or does not fit.
+    The trunk is bf16 as published, unless `precision` says otherwise, and the head float32. Raises ValueError
+    when something cannot be had or does not fit.
     """
 
     def __init__(
         self,
-        clip_fps: float | None,
-        dimension: str = "overall",
-        path: str = "KlingTeam/VideoReward",
-        revision: str | None = None,
-        base: str = "Qwen/Qwen2-VL-2B-Instruct",
-        base_revision: str | None = None,
-        normalise: bool = True,
-        template: str | None = None,
-        device: str | None = None,
-        batch: int = 4,
-        precision: str = "bf16",
+        clip_fps: Annotated[
+            float | None,  # null where model.fps is: see facts
+            Key("of the clips, of which it looks at two a second", "frames a second", above=0, most=1000),
+        ],
+        dimension: Annotated[
+            str, Key("quality, motion, alignment, or the sum", choices=(*DIMENSIONS, "overall"))
+        ] = "overall",
+        path: Annotated[
+            str,
+            Key(
+                "repository or folder with model_config.json and checkpoint-N/model.pth (the highest N)",
+                path=True,
+            ),
+        ] = "KlingTeam/VideoReward",
+        revision: arguments.Revision = None,
+        base: arguments.Base = "Qwen/Qwen2-VL-2B-Instruct",
+        base_revision: arguments.Revision = None,
+        normalise: Annotated[
+            bool, Key("each dimension as a z-score, by the means and deviations in model_config.json")
+        ] = True,
+        template: arguments.Template = None,
+        device: arguments.Device = None,
+        batch: arguments.Clips = 4,
+        precision: arguments.Precision = "bf16",
     ) -> None:
-        if dimension not in (*DIMENSIONS, "overall"):
-            raise ValueError(
-                f"videoalign: dimension={dimension!r}, wanted {', '.join(DIMENSIONS)} or overall"
-            )
-        if clip_fps is None or not (math.isfinite(clip_fps) and clip_fps > 0):
-            raise ValueError(
-                f"videoalign: clip_fps={clip_fps}: it looks at two frames a second, so it must be told how "
-                "fast the clips are; type model.fps=16, or the term's kwargs.clip_fps=16"
-            )
-        if batch < 1:
-            raise ValueError(f"videoalign: batch={batch}, wanted at least 1")
+        assert clip_fps is not None
+        revision, base_revision = revision or PINNED.get(path), base_revision or PINNED.get(base)
         self.dimension, self.fps, self.batch = dimension, float(clip_fps), batch
         self.judge = opened(path, revision, base, base_revision, template, device, precision)
         self.norms = self.judge.norms(path) if normalise else None
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        if kwargs["clip_fps"] is None:
+            raise ValueError(
+                "clip_fps=null: it looks at two frames a second, so it must be told how fast the clips are; "
+                "type model.fps=16, or the term's kwargs.clip_fps=16"
+            )
+        judge = repository(kwargs, "path", CONFIG, PINNED)
+        return Facts((judge, repository(kwargs, "base", "config.json", PINNED)))
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
         """Scores float64 [B] of clips uint8 [B, M, 3, Y, X]; a prompt with a special token is invalid.
@@ -221,3 +235,6 @@ def read_config(file: Path, path: str) -> dict[str, Any]:
                     f"videoalign: {CONFIG} of {path} has {part}.{key}={actual!r}; only {value!r} is known"
                 )
     return config
+
+
+ENTRY = VideoAlign

@@ -6,16 +6,17 @@ attention between them; a clip shorter than eight frames is refused, not padded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlvis.reward import weights
+from rlvis.reward import arguments, weights
 from rlvis.reward.contract import Scores
-from rlvis.reward.scorers.videoclip_model import VideoClipModel, sizes
+from rlvis.reward.facts import Facts, repository
+from rlvis.reward.judging.videoclip_model import VideoClipModel, sizes
 from rlvis.reward.texts import CutWarning, captions
 
 FILES = ("VideoCLIP-XL.safetensors", "VideoCLIP-XL.bin", "VideoCLIP-XL-v2.bin")
@@ -27,22 +28,18 @@ STD = (0.229, 0.224, 0.225)
 class VideoClip:
     """Scores clips, and single pictures, with the released towers, loaded once and frozen.
 
-    Args: path, revision, repository, folder or file of the weights; scale, factor of the cosine, 100 as in
-    the release; device, null: the GPU where there is one; batch, clips of one forward; precision, fp32 as
-    published, bf16 or fp16. Raises ValueError when weights are missing or an argument is out of range.
+    The scale of the release is 100, its precision fp32. Raises ValueError when weights are missing.
     """
 
     def __init__(
         self,
-        path: str = "alibaba-pai/VideoCLIP-XL",
-        revision: str | None = None,
-        scale: float = 100.0,
-        device: str | None = None,
-        batch: int = 8,
-        precision: str = "fp32",
+        path: arguments.Source = "alibaba-pai/VideoCLIP-XL",
+        revision: arguments.Revision = None,
+        scale: arguments.Scale = 100.0,
+        device: arguments.Device = None,
+        batch: arguments.Clips = 8,
+        precision: arguments.Precision = "fp32",
     ) -> None:
-        if batch < 1 or scale == 0:
-            raise ValueError(f"videoclip: batch={batch} scale={scale}, wanted a batch of 1 up, a scale but 0")
         from open_clip.tokenizer import SimpleTokenizer
 
         self.device, self.dtype = weights.device(device), weights.dtype(precision)
@@ -53,6 +50,10 @@ class VideoClip:
         self.model = model.to(self.device, self.dtype).eval().requires_grad_(False)
         self.tokens = SimpleTokenizer(context_length=model.context)
         self.cut = CutWarning("videoclip")
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        return Facts((repository(kwargs, "path", "VideoCLIP-XL.bin"),))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
@@ -105,3 +106,6 @@ def positions(count: int, wanted: int) -> list[int]:
             "one frame with reward.terms.NAME.frames=middle"
         )
     return list(range(0, count, count // wanted))[:wanted]
+
+
+ENTRY = VideoClip

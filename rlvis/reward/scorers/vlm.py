@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -23,111 +22,111 @@ from torch import Tensor
 from rlvis.reward import chat, comparisons
 from rlvis.reward.chat import Answer, Chat, Part
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import Facts
+from rlvis.reward.judging.questions import MODES, PATTERNS, PROMPTS, WINS, compiled
 from rlvis.reward.repeats import summary
-
-if TYPE_CHECKING:
-    import httpx
+from rlvis.schema.key import Key
 
 log = logging.getLogger(__name__)
-
-POINTWISE = """\
-You see a {media} that a generator made for this text:
-
-{prompt}
-
-Judge how faithfully it shows what the text asks for, and how free it is of defects: 1 is a failure, 3 is \
-right in the main, 5 is right in every detail. Say in a sentence what is wrong, then end with a line of the \
-form "Final Score: X", where X is a number from 1 to 5."""
-
-PAIRWISE = """\
-You see two {media}s, A and B, that a generator made for the same text:
-
-{prompt}
-
-Decide which of them shows better what the text asks for, with fewer defects. Say in a sentence why, then \
-end with a line of the form "Better: A", "Better: B" or "Better: tie"."""
-
-PROMPTS = {"pointwise": POINTWISE, "pairwise": PAIRWISE}
-PATTERNS = {
-    "pointwise": r"Final Score:\s*([1-5](?:\.\d+)?)",
-    "pairwise": r"(?i)Better:\W*(A|B|tie)\b",
-}
-WINS = {"a": 1.0, "b": 0.0, "tie": 0.5}  # of the picture that is shown first
 
 
 class Vlm:
     """Judges samples by one model.
 
-    Args: model, base_url, key_env, temperature, max_tokens, options, timeout, attempts, concurrency, as in
-    `rlvis.reward.chat.Chat`; mode, "pointwise" or "pairwise"; prompt, the question, where {prompt} becomes
-    the sample's prompt and {media} "picture" or "clip of N frames", null: the mode's; pattern, a regular
-    expression whose group holds a number (pointwise) or A, B or tie (pairwise), null: the mode's; scale,
-    by which a number is divided, null: 5; repeats, R questions for each: value is their mean, noise_var
-    s^2 / R and noise_dof R - 1; group, of pairwise, samples of a prompt that are compared (see `__call__`),
-    null: all that a call holds; opponents, of pairwise, how many others each sample meets at least, null:
-    all; picture, "png" or "jpeg", and its quality.
-    Raises ValueError when an argument is out of range or belongs to the other mode, or as Chat does.
+    transport (of httpx) and sleep stand in for the network and the clock in tests. Raises ValueError for a
+    pattern that cannot be used, or as Chat does.
     """
 
     def __init__(
         self,
-        model: str,
-        base_url: str = "http://127.0.0.1:8000/v1",
-        key_env: str | None = None,
-        mode: str = "pointwise",
-        prompt: str | None = None,
-        pattern: str | None = None,
-        scale: float | None = None,
-        repeats: int = 1,
-        temperature: float | None = 0.0,
-        max_tokens: int = 512,
-        group: int | None = None,
-        opponents: int | None = None,
-        picture: str = "png",
-        quality: int = 95,
-        timeout: float = 60.0,
-        attempts: int = 5,
-        concurrency: int = 8,
-        options: Mapping[str, Any] | None = None,
+        model: Annotated[str, Key("its name at the endpoint")],
+        base_url: Annotated[
+            str, Key("of the endpoint, with the version, as http://127.0.0.1:8000/v1", path=True)
+        ] = "http://127.0.0.1:8000/v1",
+        key_env: Annotated[
+            str | None, Key("environment variable that holds the key; null: the endpoint wants none")
+        ] = None,
+        mode: Annotated[
+            str,
+            Key(
+                "a score of each sample, or how often it wins over others of its prompt",
+                choices=MODES,
+            ),
+        ] = "pointwise",
+        prompt: Annotated[
+            str | None,
+            Key(
+                "the question: {prompt} becomes the sample's prompt, {media} picture or clip of N frames; "
+                "null: the mode's"
+            ),
+        ] = None,
+        pattern: Annotated[
+            str | None,
+            Key(
+                "regular expression whose group holds a number (pointwise) or A, B or tie (pairwise); null: "
+                "the mode's"
+            ),
+        ] = None,
+        scale: Annotated[
+            float | None,
+            Key("that a number is divided by; null: 5", above=0, most=1e9, relation="pointwise alone"),
+        ] = None,
+        repeats: Annotated[
+            int,
+            Key("of each question (R): the mean counts, noise_var is s^2 / R", least=1, most=1000),
+        ] = 1,
+        temperature: Annotated[
+            float | None, Key("of the model; null: the endpoint's own", least=0, most=100)
+        ] = 0.0,
+        max_tokens: Annotated[int, Key("of an answer", "tokens", least=1, most=10**6)] = 512,
+        group: Annotated[
+            int | None,
+            Key(
+                "of a prompt that are compared; null: all that a call holds",
+                "samples",
+                least=2,
+                most=10**5,
+                relation="pairwise alone; data.samples_per_prompt",
+            ),
+        ] = None,
+        opponents: Annotated[
+            int | None,
+            Key("that each sample meets at least; null: all", "samples", least=1, most=10**5),
+        ] = None,
+        picture: Annotated[str, Key("how pictures are sent", choices=chat.FORMATS)] = "png",
+        quality: Annotated[int, Key("of picture=jpeg, as Pillow counts it", least=1, most=100)] = 95,
+        timeout: Annotated[
+            float, Key("to wait for an answer's next byte", "seconds", above=0, most=10**6)
+        ] = 60.0,
+        attempts: Annotated[int, Key("of a question", least=1, most=1000)] = 5,
+        concurrency: Annotated[int, Key("at a time", "questions", least=1, most=1024)] = 8,
+        options: Annotated[Mapping[str, Any] | None, Key("further fields of the request")] = None,
         *,
-        transport: httpx.BaseTransport | None = None,
+        transport: Any = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        if mode not in PROMPTS:
-            raise ValueError(f"vlm: mode={mode!r}, wanted {' or '.join(PROMPTS)}")
         self.mode, self.prompt = mode, PROMPTS[mode] if prompt is None else prompt
-        self.pattern = _pattern(PATTERNS[mode] if pattern is None else pattern)
+        self.pattern = compiled(PATTERNS[mode] if pattern is None else pattern)
         self.repeats, self.group, self.opponents = repeats, group, opponents
         self.picture, self.quality = picture, quality
-        self._check(scale, temperature)
         self.scale = 5.0 if scale is None else scale
         endpoint = (model, base_url, key_env, temperature, max_tokens, options)
         self.chat = Chat(*endpoint, timeout, attempts, concurrency, transport=transport, sleep=sleep)
 
-    def _check(self, scale: float | None, temperature: float | None) -> None:
-        """Raise ValueError for what is out of range or would do nothing."""
-        if self.mode == "pairwise" and scale is not None:
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        repeats, pairwise = kwargs["repeats"], kwargs["mode"] == "pairwise"
+        for name in ("scale",) if pairwise else ("group", "opponents"):
+            if kwargs[name] is not None:
+                raise ValueError(f"{name}={kwargs[name]} does nothing with mode={kwargs['mode']}")
+        if kwargs["pattern"] is not None:
+            compiled(kwargs["pattern"])
+        if repeats > 1 and kwargs["temperature"] == 0:
             raise ValueError(
-                f"vlm: scale={scale} does nothing with mode=pairwise, whose scores are win rates"
+                f"repeats={repeats} with temperature=0 asks a judge that always says the same, whose noise "
+                "would then be stated as 0; type temperature=0.7, or repeats=1"
             )
-        if scale is not None and not (math.isfinite(scale) and scale > 0):
-            raise ValueError(f"vlm: scale={scale}, wanted a number above 0")
-        for name, number, least in (("group", self.group, 2), ("opponents", self.opponents, 1)):
-            if number is not None and self.mode == "pointwise":
-                raise ValueError(f"vlm: {name}={number} does nothing with mode=pointwise")
-            if number is not None and number < least:
-                raise ValueError(f"vlm: {name}={number}, wanted null or at least {least}")
-        if self.repeats < 1:
-            raise ValueError(f"vlm: repeats={self.repeats}, wanted at least 1")
-        if self.repeats > 1 and temperature == 0:
-            raise ValueError(
-                f"vlm: repeats={self.repeats} with temperature=0 asks a judge that always says the same, "
-                "whose noise would then be stated as 0; type temperature=0.7, or repeats=1"
-            )
-        if self.picture not in chat.FORMATS or not 1 <= self.quality <= 100:
-            raise ValueError(
-                f"vlm: picture={self.picture!r}, quality={self.quality}: wanted png or jpeg, and 1 to 100"
-            )
+        return Facts(weights=0, group=("group", kwargs["group"]) if pairwise else None)
 
     @property
     def not_cached(self) -> str | None:
@@ -233,11 +232,4 @@ class Vlm:
             )
 
 
-def _pattern(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"vlm: pattern={pattern!r} is no regular expression: {error}") from error
-    if compiled.groups < 1:
-        raise ValueError(f"vlm: pattern={pattern!r} has no group: put the score in parentheses, as (\\d+)")
-    return compiled
+ENTRY = Vlm

@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from torch import Tensor
 
 from rlvis.reward.contract import Scores, joined
+from rlvis.reward.facts import Facts
 from rlvis.reward.serving import wire
 from rlvis.reward.serving.background import Background, cancelled, first, together
 from rlvis.reward.serving.exchange import Exchange, RefusedError, RemoteError, UnavailableError
 from rlvis.reward.serving.servers import Server, Servers, address, in_the_clear
+from rlvis.schema.key import Key
 
 log = logging.getLogger(__name__)
 
@@ -33,41 +35,51 @@ LARGEST = 2**27  # bytes of pixels in a request of several samples; half of what
 class Remote:
     """Scores by a term of one or more servers, which must all serve the same.
 
-    Args: urls, base addresses such as http://127.0.0.1:8700; term, its name there, null: the only one;
-    token_env, the environment variable with the servers' token, null: they want none; timeout, seconds for
-    an answer, in which a server may score other requests first; hedge, seconds after which a second server
-    is asked too and the first answer counts, null: never; attempts, of a request, as long as twice the
-    timeout has not passed; rest, seconds that a server is left alone after a failure (doubling); batch,
-    samples of one request, fewer where they are large; seed, of the pauses' jitter. transport and loop stand
-    in for the network and the clock in tests.
-    Raises ValueError when no server can be asked, none knows the term, or an argument is out of range.
+    transport and loop stand in for the network and the clock in tests.
+    Raises ValueError when no server can be asked, or none knows the term.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
-        term: str | None = None,
-        token_env: str | None = "RLVIS_TOKEN",
-        timeout: float = 120.0,
-        hedge: float | None = None,
-        attempts: int = 6,
-        rest: float = 5.0,
-        batch: int = 64,
-        seed: int = 0,
+        urls: Annotated[Sequence[str], Key("base addresses such as http://127.0.0.1:8700", path=True)],
+        term: Annotated[str | None, Key("its name there; null: the only one")] = None,
+        token_env: Annotated[
+            str | None, Key("environment variable with the servers' token; null: they want none")
+        ] = "RLVIS_TOKEN",
+        timeout: Annotated[
+            float,
+            Key(
+                "for an answer, in which a server may score other requests first",
+                "seconds",
+                above=0,
+                most=10**6,
+            ),
+        ] = 120.0,
+        hedge: Annotated[
+            float | None,
+            Key(
+                "after which a second server is asked too and the first answer counts; null: never",
+                "seconds",
+                above=0,
+                most=10**6,
+                relation="below timeout",
+            ),
+        ] = None,
+        attempts: Annotated[
+            int, Key("of a request, as long as twice the timeout has not passed", least=1, most=1000)
+        ] = 6,
+        rest: Annotated[
+            float,
+            Key("that a server is left alone after a failure (doubling)", "seconds", above=0, most=10**6),
+        ] = 5.0,
+        batch: Annotated[
+            int, Key("of one request, fewer where they are large", "samples", least=1, most=65536)
+        ] = 64,
+        seed: Annotated[int, Key("of the pauses' jitter", least=-(2**63), most=2**63 - 1)] = 0,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
         loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
     ) -> None:
-        if not urls or isinstance(urls, str):
-            raise ValueError(f"remote: urls={urls!r}, wanted a list such as [http://127.0.0.1:8700]")
-        for name, number, least in (("attempts", attempts, 1), ("batch", batch, 1)):
-            if number < least:
-                raise ValueError(f"remote: {name}={number}, wanted at least {least}")
-        if not timeout > 0 or not rest > 0 or (hedge is not None and not 0 < hedge < timeout):
-            raise ValueError(
-                f"remote: timeout={timeout}, hedge={hedge}, rest={rest}: wanted seconds above 0, and hedge "
-                "below timeout"
-            )
         self.servers = Servers([address(url) for url in urls], rest)
         self.timeout, self.hedge, self.attempts, self.batch = timeout, hedge, attempts, batch
         self._chance = random.Random(seed)
@@ -87,6 +99,17 @@ class Remote:
         except BaseException:
             self.close()
             raise
+
+    @staticmethod
+    def facts(kwargs: Mapping[str, Any]) -> Facts:
+        urls, timeout, hedge = kwargs["urls"], kwargs["timeout"], kwargs["hedge"]
+        if not urls:
+            raise ValueError("urls=[]: wanted a list such as [http://127.0.0.1:8700]")
+        for url in urls:
+            address(url)
+        if hedge is not None and hedge >= timeout:
+            raise ValueError(f"hedge={hedge} with timeout={timeout}: wanted hedge below timeout")
+        return Facts(weights=0)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
         """The servers' scores of images uint8 [B, M, 3, Y, X], in their order.

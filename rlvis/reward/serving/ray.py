@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class Worker:
     """What an actor runs: one scorer, loaded there."""
 
-    def __init__(self, path: str, kwargs: dict[str, Any], known: dict[str, str], where: str) -> None:
-        self.scorer: Scorer = function.load(path, kwargs, known=known, where=where)
+    def __init__(self, path: str, kwargs: dict[str, Any], where: str) -> None:
+        self.scorer: Scorer = function.load(path, kwargs, where)
 
     def ready(self) -> str | None:
         """Answers once the scorer is loaded: why its scores are not to be kept, if it says so."""
@@ -42,7 +42,7 @@ class Worker:
 class Pool:
     """Scores by `actors` copies of a scorer; each gets a run of neighbouring samples.
 
-    Args: path, kwargs, known, where, as of `function.load`; actors; timeout, seconds for a call, and for the
+    Args: path, kwargs, where, as of `function.load`; actors; timeout, seconds for a call, and for the
     actors to load; terms, pools that share the GPUs of the cluster (an actor asks for a whole one at most).
     Ray is started on this machine, or joined where the environment variable RAY_ADDRESS names a cluster.
     Raises ValueError when Ray is not installed, or a scorer cannot be loaded.
@@ -53,7 +53,6 @@ class Pool:
         path: str,
         kwargs: dict[str, Any],
         *,
-        known: dict[str, str],
         where: str,
         actors: int,
         timeout: float,
@@ -63,7 +62,7 @@ class Pool:
         self.where, self.timeout = where, timeout
         gpus = share(float(self.ray.cluster_resources().get("GPU", 0)), actors * terms)
         make = self.ray.remote(num_cpus=0, num_gpus=gpus)(Worker)
-        self._new: Callable[[], Any] = lambda: make.remote(path, kwargs, known, where)
+        self._new: Callable[[], Any] = lambda: make.remote(path, kwargs, where)
         self.actors = [self._new() for _ in range(actors)]
         try:
             reasons = self.ray.get([actor.ready.remote() for actor in self.actors], timeout=timeout)

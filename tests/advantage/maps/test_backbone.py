@@ -12,8 +12,10 @@ import torch
 import transformers
 
 from rlvis.advantage.maps import backbone, psm
+from rlvis.advantage.maps.backbones.dinov2 import Dinov2
+from rlvis.advantage.maps.backbones.tiny import Tiny
 from rlvis.data.world import draw, language
-from rlvis.schema import Dtype, MapBackbone, MapConfig, MapSource
+from rlvis.schema import Dtype, MapConfig, MapSource
 
 SMALL: dict[str, Any] = {
     "hidden_size": 16,
@@ -22,6 +24,11 @@ SMALL: dict[str, Any] = {
     "intermediate_size": 16,
 }
 PICTURE = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+
+
+def load(name: str, path: Path | None = None, **more: Any) -> backbone.Backbone:
+    where = None if path is None else str(path)
+    return backbone.load(MapConfig(backbone=name, backbone_path=where, **more), torch.device("cpu"))
 
 
 def dinov2() -> Any:
@@ -68,30 +75,30 @@ def resnet() -> Any:
 
 
 FAMILIES = [
-    (dinov2, MapBackbone.dinov2, (5, 7), 16),
-    (registers, MapBackbone.dinov2, (5, 7), 16),
-    (dinov3, MapBackbone.dinov3, (5, 7), 16),
-    (siglip, MapBackbone.siglip, (5, 7), 16),
-    (sam, MapBackbone.sam, (4, 4), 12),  # resized to the 64 x 64 it takes
-    (resnet, MapBackbone.resnet, (2, 3), 12),
+    (dinov2, "dinov2", (5, 7), 16),
+    (registers, "dinov2", (5, 7), 16),
+    (dinov3, "dinov3", (5, 7), 16),
+    (siglip, "siglip", (5, 7), 16),
+    (sam, "sam", (4, 4), 12),  # resized to the 64 x 64 it takes
+    (resnet, "resnet", (2, 3), 12),
 ]
 
 
 @pytest.mark.parametrize(("build", "kind", "grid", "width"), FAMILIES)
 def test_a_saved_model_gives_tokens_on_its_grid(
-    tmp_path: Path, build: Any, kind: MapBackbone, grid: tuple[int, int], width: int
+    tmp_path: Path, build: Any, kind: str, grid: tuple[int, int], width: int
 ) -> None:
     torch.manual_seed(0)
     module = build()
     module.save_pretrained(tmp_path)
-    model = backbone.load(kind, str(tmp_path), None)
-    picture = PICTURE if kind is not MapBackbone.resnet else torch.rand(2, 3, 70, 101)
+    model = load(kind, tmp_path)
+    picture = PICTURE if kind != "resnet" else torch.rand(2, 3, 70, 101)
     tokens, shape = model(picture)
     assert shape == model.grid(*picture.shape[-2:]) == grid
     assert tokens.shape == (2, grid[0] * grid[1], width)
     assert tokens.dtype == torch.float32
     assert not any(p.requires_grad for p in model.module.parameters())
-    narrow = backbone.load(kind, str(tmp_path), None, Dtype.bfloat16)(picture)[0]
+    narrow = load(kind, tmp_path, backbone_dtype=Dtype.bfloat16)(picture)[0]
     assert narrow.dtype == torch.float32
     assert float((narrow - tokens).norm() / tokens.norm()) < 0.05  # bfloat16 keeps 8 bits
 
@@ -100,7 +107,7 @@ def test_the_patches_are_those_of_the_model_itself() -> None:
     """Row by row, without the class token and the registers."""
     torch.manual_seed(0)
     module = registers().eval()
-    model = backbone.wrap(module)
+    model = Dinov2(module)
     tokens, _ = model(PICTURE)
     pixels = (PICTURE - model.mean) / model.std
     assert torch.equal(tokens, module(pixel_values=pixels).last_hidden_state[:, 4:])
@@ -108,7 +115,7 @@ def test_the_patches_are_those_of_the_model_itself() -> None:
 
 def test_frames_are_rounded_down_to_the_patch() -> None:
     torch.manual_seed(0)
-    model = backbone.wrap(dinov2().eval())
+    model = Dinov2(dinov2().eval())
     tokens, grid = model(torch.rand(1, 3, 47, 63))
     assert grid == (5, 7)
     assert tokens.shape[1] == 35
@@ -116,13 +123,11 @@ def test_frames_are_rounded_down_to_the_patch() -> None:
 
 def test_a_processor_beside_the_weights_gives_its_normalisation(tmp_path: Path) -> None:
     siglip().save_pretrained(tmp_path)
-    assert backbone.load(MapBackbone.siglip, str(tmp_path), None).mean.flatten().tolist() == pytest.approx(
-        backbone.IMAGENET[0]
-    )
+    assert load("siglip", tmp_path).mean.flatten().tolist() == pytest.approx(backbone.IMAGENET[0])
     (tmp_path / "preprocessor_config.json").write_text(
         '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.5, 1]}'
     )
-    model = backbone.load(MapBackbone.siglip, str(tmp_path), None)
+    model = load("siglip", tmp_path)
     assert (model.mean.flatten().tolist(), model.std.flatten().tolist()) == ([0.5] * 3, [0.25, 0.5, 1.0])
 
 
@@ -130,26 +135,26 @@ def test_a_small_frame_names_the_nearest_size() -> None:
     with pytest.raises(
         ValueError, match=r"12 x 60 .* patches are 8 pixels.* 1 x 7; .*model\.height=16 model\.width=64"
     ):
-        backbone.wrap(dinov2()).grid(12, 60)
+        Dinov2(dinov2()).grid(12, 60)
 
 
 def test_another_family_nothing_there_and_half_a_model(tmp_path: Path) -> None:
     dinov2().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"is a dinov2, but advantage\.map\.backbone=sam takes sam"):
-        backbone.load(MapBackbone.sam, str(tmp_path), None)
+        load("sam", tmp_path)
     with pytest.raises(
         ValueError, match=r"no such folder, and not available from the hub.*backbone_path=FOLDER"
     ):
-        backbone.load(MapBackbone.dinov2, str(tmp_path / "none"), None)
+        load("dinov2", tmp_path / "none")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"is not complete: .*model\.safetensors"):
-        backbone.load(MapBackbone.dinov2, str(tmp_path), None)
+        load("dinov2", tmp_path)
 
 
 def test_the_tiny_backbone_is_small_and_comes_with_the_package() -> None:
-    model = backbone.load(MapBackbone.tiny, None, None)
+    model = load("tiny")
     assert model.grid(32, 32) == (8, 8)
-    assert sum(f.stat().st_size for f in Path(backbone.place(MapBackbone.tiny, None)).iterdir()) <= 1_000_000
+    assert sum(f.stat().st_size for f in Path(Tiny.usual).iterdir()) <= 1_000_000
 
 
 @pytest.mark.parametrize("ground", [(0.5, 0.5, 0.5), (0.2, 0.5, 0.3)])
@@ -160,7 +165,7 @@ def test_the_tiny_backbone_tells_things_from_the_ground(ground: tuple[float, flo
     share = draw.coverage_masks(scene)[:, 0].amax(1)
     offset = torch.tensor(ground)[:, None, None] - torch.tensor(draw.BACKGROUND)[:, None, None]
     pictures = (draw.paint(scene)[:, 0] + (1 - share[:, None]) * offset) * 255
-    config = MapConfig(source=MapSource.psm, backbone=MapBackbone.tiny, sigma=0.0)
+    config = MapConfig(source=MapSource.psm, backbone="tiny", sigma=0.0)
     make = psm.build(config, torch.device("cpu"), 32, 32)
     maps = make(pictures.round().to(torch.uint8)[:, None], torch.ones(1, 8, 8), (4, 1, 8, 8))[:, 0]
     thing = torch.nn.functional.avg_pool2d(share[:, None], 4)[:, 0] > 0.5

@@ -15,8 +15,8 @@ from rlvis import schema as S
 from rlvis.advantage.maps import backbone, psm
 
 CPU = torch.device("cpu")
-TINY = backbone.load(S.MapBackbone.tiny, None, None)
-SOURCE = S.MapConfig(source=S.MapSource.psm, backbone=S.MapBackbone.tiny)
+TINY = backbone.load(S.MapConfig(backbone="tiny"), torch.device("cpu"))
+SOURCE = S.MapConfig(source=S.MapSource.psm, backbone="tiny")
 
 
 def make(features: psm.Features = TINY, **changes: Any) -> psm.PerceptualMap:

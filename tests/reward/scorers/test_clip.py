@@ -12,6 +12,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
 from rlvis.data.world import draw, language
+from rlvis.reward.facts import fit
 from rlvis.reward.scorers import clip
 from rlvis.reward.scorers.clip import Clip
 
@@ -143,9 +144,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be opened"):  # no weights: never random ones
         Clip(str(tmp_path))
     with pytest.raises(ValueError, match=r"frames=\[\] leaves nothing"):
-        Clip("asset:tiny_clip", frames=[])
-    with pytest.raises(ValueError, match="batch=0"):
-        Clip("asset:tiny_clip", batch=0)
+        fit("clip", {"path": "asset:tiny_clip", "frames": []}, "t")
 
 
 def test_names_of_models() -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoProcessor, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
-from rlvis.reward.scorers import qwen
+from rlvis.reward.judging import qwen
 from rlvis.reward.scorers.hpsv3 import PIXELS, TOKEN, HPSv3
 from tests.reward.scorers import tiny_qwen
 
@@ -137,5 +137,3 @@ def test_weights_that_do_not_fit_are_named(files: Path, tmp_path: Path) -> None:
         save_file(other, tmp_path / f"{i}.safetensors")
         with pytest.raises(ValueError, match=match):
             opened(files, path=str(tmp_path / f"{i}.safetensors"))
-    with pytest.raises(ValueError, match="batch=0"):
-        opened(files, batch=0)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rlvis.reward.scorers.jpeg import jpeg_compressibility, jpeg_incompressibility
+from rlvis.reward.scorers.jpeg_compressibility import jpeg_compressibility
+from rlvis.reward.scorers.jpeg_incompressibility import jpeg_incompressibility
 
 
 def kilobytes(frame: torch.Tensor, quality: int = 95) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.models import optical_flow
 
+from rlvis.reward.facts import fit
 from rlvis.reward.scorers.motion import Motion
 
 
@@ -85,12 +86,9 @@ def test_flow_of_small_clips_is_in_their_own_pixels(raft_small: Path) -> None:
 
 
 def test_arguments_that_do_not_fit_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="measure='speed', wanted smoothness, energy, flow"):
-        Motion("speed")
-    with pytest.raises(ValueError, match="flow needs torchvision's RAFT weights"):
-        Motion("flow")
-    with pytest.raises(ValueError, match="stride=0"):
-        Motion("energy", stride=0)
+    for kwargs in ({"measure": "flow"}, {"measure": "energy", "path": "FILE"}):
+        with pytest.raises(ValueError, match="flow needs torchvision's RAFT weights and the others none"):
+            fit("motion", kwargs, "t")
     other = tmp_path / "raft-things.pth"
     torch.save({"module.fnet.conv1.weight": torch.zeros(1)}, other)
     with pytest.raises(ValueError, match="is not torchvision's RAFT"):

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlvis.named import Folder
 from rlvis.reward.contract import Scores
+from rlvis.reward.facts import fit
 from rlvis.reward.scorers.noisy import Noisy
 
 
@@ -23,10 +25,8 @@ class Estimated:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Noisy around a function of this file, whichever name pytest gave the module."""
-    from rlvis.reward import function
-
     scorers = {"level": level, "estimated": Estimated}
-    monkeypatch.setattr(function, "find", lambda dotted, path, known, where: scorers[path])
+    monkeypatch.setattr(Folder, "find", lambda self, name, key="": scorers[name])
     return lambda scorer="level", **kwargs: Noisy(scorer, **kwargs)
 
 
@@ -140,27 +140,26 @@ def test_an_inner_estimate_is_combined(make: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kwargs", "message"),
+    ("who", "message"),
     [
-        ({"who": "most"}, "who='most', wanted all or ambiguous, or a share"),
-        ({"who": 1.0}, r"who=1.0, wanted"),
-        ({"who": True}, r"who=True, wanted"),
-        ({"mode": "stale"}, "mode='stale', wanted fresh or frozen"),
-        ({"std": -0.1}, "std=-0.1, wanted a finite number, 0 or more"),
-        ({"heteroscedastic": float("nan")}, "heteroscedastic=nan"),
-        ({"mean": float("inf")}, "mean=inf"),
+        ("most", "t.kwargs: noisy: who='most', wanted all or ambiguous, or a share"),
+        (1.0, "t.kwargs.who=1: wanted below 1; type t.kwargs.who=all"),
+        (True, "t.kwargs.who=true: wanted text or a number"),
     ],
 )
-def test_arguments_out_of_range(make: Any, kwargs: dict[str, Any], message: str) -> None:
+def test_the_prompts_are_words_or_a_share(who: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(**kwargs)
+        fit("noisy", {"scorer": "coverage", "who": who}, "t")
 
 
 def test_the_inner_scorer_is_checked_by_name_and_kwargs() -> None:
-    with pytest.raises(ValueError, match=r"kwargs\.scorer='jpeg_compresibility' is no scorer: did you mean"):
-        Noisy("jpeg_compresibility")
-    with pytest.raises(ValueError, match=r"kwargs\.kwargs: jpeg_compressibility has no argument 'colour'"):
-        Noisy("jpeg_compressibility", {"colour": 1})
+    for kwargs, message in (
+        ({"scorer": "jpeg_compresibility"}, r"t\.kwargs\.scorer=jpeg_compresibility: did you mean"),
+        ({"kwargs": {"colour": 1}}, r"t\.kwargs\.kwargs: jpeg_compressibility has no argument 'colour'"),
+        ({"kwargs": {"quality": 101}}, r"t\.kwargs\.kwargs\.quality=101: wanted at most 100"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit("noisy", {"scorer": "jpeg_compressibility"} | kwargs, "t")
     images = pictures(2)
     scorer = Noisy("jpeg_compressibility", std=0.0)
     assert torch.equal(call(scorer, images).value, scorer.inner(images, ["", ""], [{}, {}]).value)

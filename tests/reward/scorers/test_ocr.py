@@ -80,12 +80,6 @@ def test_a_missing_reader_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Ocr()
 
 
-@pytest.mark.parametrize("kwargs", [{"every": 0}, {"confidence": 1.0}, {"threads": 0}])
-def test_arguments_out_of_range_are_named(kwargs: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"ocr: {next(iter(kwargs))}="):
-        Ocr(**kwargs)  # type: ignore[arg-type]
-
-
 @given(st.text("abc", max_size=6), st.text("abc", max_size=6), st.text("abc", max_size=6))
 def test_distance_is_a_metric_of_single_edits(a: str, b: str, c: str) -> None:
     assert ocr.distance(a, b) == ocr.distance(b, a)

@@ -19,9 +19,11 @@ from torch import Tensor
 from rlvis.reward import stage
 from rlvis.reward.comparisons import meetings, win_rates
 from rlvis.reward.contract import Term
+from rlvis.reward.facts import fit
+from rlvis.reward.judging.questions import PATTERNS, compiled
 from rlvis.reward.repeats import summary
 from rlvis.reward.scorer import build
-from rlvis.reward.scorers.vlm import PATTERNS, Vlm, _pattern
+from rlvis.reward.scorers.vlm import Vlm
 from rlvis.schema import RewardConfig, RewardTerm
 from tests.reward.scorers.endpoint import Endpoint, serving
 
@@ -103,7 +105,7 @@ def test_answers_are_read_as_unified_reward_reads_them(endpoint: Endpoint) -> No
     texts, theirs = json.loads(bytes(DATA["texts"])), torch.from_numpy(DATA["score"])
     endpoint.reply = lambda words, pictures: texts[LEVELS.index(round(level(pictures[0])))]
     scores = judge(endpoint)(IMAGES[: len(texts)], PROMPTS[: len(texts)], METADATA[: len(texts)])
-    read = torch.tensor([_pattern(PATTERNS["pointwise"]).search(text) is not None for text in texts])
+    read = torch.tensor([compiled(PATTERNS["pointwise"]).search(text) is not None for text in texts])
     assert torch.equal(scores.valid, read)
     assert torch.equal(theirs[~read], torch.zeros(2, dtype=torch.float64))
     assert torch.equal(scores.value[read], theirs[read] / 5)
@@ -312,25 +314,29 @@ def test_win_rates_and_repeats_by_hand() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"mode": "tournament"}, "mode='tournament', wanted pointwise or pairwise"),
         ({"pattern": "Score: 3"}, "has no group"),
         ({"pattern": "(("}, "is no regular expression"),
-        ({"mode": "pairwise", "scale": 5.0}, "scale=5.0 does nothing with mode=pairwise"),
-        ({"group": 4}, "group=4 does nothing with mode=pointwise"),
-        ({"mode": "pairwise", "group": 1}, "group=1, wanted null or at least 2"),
-        ({"repeats": 3}, "repeats=3 with temperature=0 .* type temperature=0.7"),
-        ({"repeats": 0}, "repeats=0, wanted at least 1"),
-        ({"picture": "bmp"}, "picture='bmp'"),
         ({"base_url": "http://name:word@host/v1"}, "without a name or a password"),
         ({"base_url": "127.0.0.1:8000"}, "wanted an address such as http"),
-        ({"attempts": 0}, "attempts=0, wanted at least 1"),
-        ({"timeout": 0}, "timeout=0, wanted seconds above 0"),
     ],
 )
-def test_arguments_out_of_range(kwargs: dict[str, Any], message: str) -> None:
+def test_patterns_and_addresses_that_are_none(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         Vlm("m", **kwargs)
     assert "word" not in str(caught.value).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"mode": "pairwise", "scale": 5.0}, "scale=5.0 does nothing with mode=pairwise"),
+        ({"group": 4}, "group=4 does nothing with mode=pointwise"),
+        ({"repeats": 3}, "repeats=3 with temperature=0 .* type temperature=0.7"),
+    ],
+)
+def test_arguments_that_do_nothing_together(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit("vlm", {"model": "m", **kwargs}, "t")
 
 
 def test_a_term_by_name_and_a_typo(endpoint: Endpoint) -> None:

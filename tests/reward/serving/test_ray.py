@@ -110,7 +110,7 @@ class StandIn(types.SimpleNamespace):
 def pool(monkeypatch: pytest.MonkeyPatch, path: str, ray: Any = None, **kwargs: Any) -> Pool:
     if ray is not None:
         monkeypatch.setattr(pools, "started", lambda: ray)
-    return Pool(path, {}, known={}, where="reward.terms.own", **({"actors": 2, "timeout": 60.0} | kwargs))
+    return Pool(path, {}, where="reward.terms.own", **({"actors": 2, "timeout": 60.0} | kwargs))
 
 
 def test_each_actor_gets_neighbours_and_the_order_stays(

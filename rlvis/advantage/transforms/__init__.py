@@ -1,0 +1,3 @@
+"""The options of advantage.transform, one module each; its ENTRY is a function of the form that
+rlvis/advantage/transform.py describes.
+"""
