@@ -58,7 +58,7 @@ class Case:
                 source="shapes", prompts_per_step=self.prompts, samples_per_prompt=self.samples
             ),
             sampler=S.SamplerConfig(steps=self.steps),
-            engine=S.EngineConfig(device=device),
+            engine=S.EngineConfig(device=S.Device(device)),
             tracker=S.TrackerConfig(),
             optim=S.OptimConfig(
                 lr=1e-6
