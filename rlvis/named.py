@@ -57,7 +57,7 @@ class Folder:
         module_name, _, attribute = name.replace(":", ".").rpartition(".")
         if not module_name or not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
             near = difflib.get_close_matches(name, self.names(), 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names())}"
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names()) or 'none'}"
             raise ConfigError(mistake(f"{typed}: {hint}; one of your own is given as MODULE.NAME"))
         try:
             module = importlib.import_module(module_name)
@@ -111,13 +111,14 @@ def bind(
     """
     signature = inspect.signature(target)
     parameters = list(signature.parameters.values())
+    bare = [p.replace(annotation=p.empty) for p in parameters]  # marks are long to read
+    shown = f"{what}{signature.replace(parameters=bare, return_annotation=signature.empty)}"
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     if len(places) < len(given) and not spread:
         raise ConfigError(
             mistake(
-                f"{what}{signature} takes {len(places)} positional arguments; it is called with "
-                f"{', '.join(given)}",
+                f"{shown} takes {len(places)} positional arguments; it is called with {', '.join(given)}",
                 why=contract and f"wanted {contract}",
             )
         )
@@ -133,7 +134,7 @@ def bind(
         signature.bind(*given, **kwargs)
     except TypeError as error:
         raise ConfigError(
-            mistake(f"{what}{signature} does not fit: {error}", why=contract and f"wanted {contract}")
+            mistake(f"{shown} does not fit: {error}", why=contract and f"wanted {contract}")
         ) from error
     for name, hint, mark in argument_marks(target):
         if name in kwargs:

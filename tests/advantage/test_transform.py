@@ -1,7 +1,8 @@
-"""Transforms of advantages: where they stand in the order, what they see and may return, and ranks."""
+"""Transforms of advantages: where they stand in the order, what they see and may return."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 
 from rlvis.advantage.stage import build
 from rlvis.advantage.transform import TRANSFORMS, transforms_of
-from rlvis.advantage.transforms.ranks import ranks
+from rlvis.checks.config import check
+from rlvis.compose.command import compose
 from rlvis.findings import ConfigError
 from rlvis.records import Advantages, RewardHistory, Rewards, Trust
 from rlvis.schema import AdvantageConfig, ApplyTo, Combine, MapConfig
@@ -64,8 +66,9 @@ def built(*names: str, rewards: Rewards | None = None, kwargs: Any = None, **mor
     rewards = rewards or make()
     q = 1 if more.get("combine", Combine.weighted_sum) is Combine.weighted_sum else rewards.term.shape[2]
     trust = Trust(weight=torch.full((P, q), 2.0, dtype=torch.float64), contrast_replaces=False)
-    paths = [name if name in TRANSFORMS.names() else f"own_transforms.{name}" for name in names]
-    config = AdvantageConfig(transform=paths, transform_kwargs=kwargs or {}, **more)
+    config = AdvantageConfig(
+        transform=[f"own_transforms.{name}" for name in names], transform_kwargs=kwargs or {}, **more
+    )
     return build(rewards, trust, config, torch.arange(P), RewardHistory())[0]
 
 
@@ -130,7 +133,7 @@ def test_what_a_transform_may_not_return(what: str, message: str) -> None:
         ),
         (["own_transforms.double"], {"twice": {"factor": 1}}, r"transform_kwargs\.twice belongs to none of"),
         (["own_transforms.double"], {"double": 2}, r"transform_kwargs\.double=2: wanted keywords"),
-        (["rank"], {}, r"advantage\.transform=rank: did you mean ranks\?"),
+        (["halve"], {}, r"advantage\.transform=halve: .*one of your own is given as MODULE\.NAME"),
     ],
 )
 def test_what_is_no_transform(names: list[str], kwargs: dict[str, Any], message: str) -> None:
@@ -139,53 +142,10 @@ def test_what_is_no_transform(names: list[str], kwargs: dict[str, Any], message:
 
 
 def test_a_map_on_the_reward_leaves_it_nothing_to_change() -> None:
-    with pytest.raises(ValueError, match=r"advantage\.transform=\[ranks\] changes one advantage a sample"):
-        built("ranks", map=MapConfig(apply_to=ApplyTo.reward))
-
-
-class TestRanks:
-    """Of hand-made terms."""
-
-    def ranked(self, *rows: list[float], valid: list[list[bool]] | None = None) -> torch.Tensor:
-        term = torch.tensor([rows], dtype=torch.float64)
-        mask = torch.ones(term.shape[1:], dtype=torch.bool) if valid is None else torch.tensor(valid)
-        kept = Advantages(
-            term=torch.where(mask, term, 0.0),
-            coef=torch.ones(1, dtype=torch.float64),
-            names=("grpo",),
-            keep=mask,
-        )
-        rewards = Rewards(
-            term=torch.where(mask, term[0], torch.nan)[..., None],
-            names=("a",),
-            weights=(1.0,),
-            valid=mask,
-            latency=(0.0,),
-        )
-        trust = Trust(weight=torch.ones(len(rows), 1, dtype=torch.float64), contrast_replaces=False)
-        return ranks(kept, rewards, trust).term[0]
-
-    def test_order_counts_and_not_distance(self) -> None:
-        near, far = self.ranked([-3.0, -1.0, 1.0, 3.0], [-3.0, -2.0, -1.0, 6.0])
-        assert near.tolist() == pytest.approx([-3.0, -1.0, 1.0, 3.0])
-        assert far.tolist() == pytest.approx([x * (50 / 20) ** 0.5 for x in (-3.0, -1.0, 1.0, 3.0)])
-
-    def test_mean_and_spread_of_a_group_stay(self) -> None:
-        generator = torch.Generator().manual_seed(1)
-        rows = torch.randn(5, 8, dtype=torch.float64, generator=generator).exp()
-        out = self.ranked(*rows.tolist())
-        torch.testing.assert_close(out.mean(1), rows.mean(1), rtol=1e-12, atol=0)
-        torch.testing.assert_close(out.std(1), rows.std(1), rtol=1e-12, atol=0)
-        assert torch.equal(out.argsort(1), rows.argsort(1))
-
-    def test_equal_values_share_a_rank_and_equal_groups_stay(self) -> None:
-        out = self.ranked([0.0, 0.0, 5.0, -5.0], [0.0, 0.0, 0.0, 0.0], [2.0, 2.0, 2.0, 2.0])
-        assert out[0, 0] == out[0, 1] == 0.0
-        assert out[1].tolist() == [0.0] * 4
-        assert out[2].tolist() == [2.0] * 4
-
-    def test_what_is_not_valid_moves_nothing(self) -> None:
-        three = self.ranked([-1.0, 0.0, 1.0])
-        four = self.ranked([-1.0, 9.0, 0.0, 1.0], valid=[[True, False, True, True]])
-        assert four[0, [0, 2, 3]].tolist() == three[0].tolist()
-        assert four[0, 1] == 0.0
+    message = "advantage.transform=[own_transforms.double] changes one advantage a sample"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        built("double", map=MapConfig(apply_to=ApplyTo.reward))
+    words = ["advantage=vipo", "advantage.map.apply_to=reward", "advantage.transform=[own_transforms.double]"]
+    (error,) = check(compose(words).typed())
+    assert error.what.startswith(message)
+    assert check(compose([*words, error.type.partition(",")[0]]).typed()) == []

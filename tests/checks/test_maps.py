@@ -48,10 +48,6 @@ MISTAKES = [
         ["advantage=vipo", "advantage.map.backbone_kwargs={a: 1}"],
         "advantage.map.backbone_kwargs={'a': 1} does nothing with advantage.map.backbone=dinov2",
     ),
-    (
-        [*ON_REWARD, "advantage.transform=[ranks]"],
-        "advantage.transform=[ranks] changes one advantage a sample",
-    ),
 ]
 
 
