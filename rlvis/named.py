@@ -56,9 +56,9 @@ class Folder:
         typed = f"{key}={name}"
         module_name, _, attribute = name.replace(":", ".").rpartition(".")
         if not module_name or not all(part.isidentifier() for part in name.replace(":", ".").split(".")):
-            near = difflib.get_close_matches(name, self.names(), 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names()) or 'none'}"
-            raise ConfigError(mistake(f"{typed}: {hint}; one of your own is given as MODULE.NAME"))
+            raise ConfigError(
+                mistake(f"{typed}: {self._hint(name)}; one of your own is given as MODULE.NAME")
+            )
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -82,7 +82,7 @@ class Folder:
 
     def _hint(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names(), 1)
-        return f"did you mean {near[0]}?" if near else f"the built-in ones are {', '.join(self.names())}"
+        return f"did you mean {near[0]}?" if near else f"there are {', '.join(self.names()) or 'none'}"
 
     def path(self, name: str) -> str:
         """MODULE.NAME of what `name` stands for; nothing is imported."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import pkgutil
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import pytest
 
 from rlvis.cli import arguments
 from rlvis.cli.program import VERBS
-from rlvis.compose import command, names, sweep
+from rlvis.compose import command, describe, names, sweep
 from rlvis.observe import metric_table
 from rlvis.schema import Config
 
@@ -96,6 +97,21 @@ def exists(words: list[str]) -> bool:
     if rest[0] == "train.py":
         composes(rest[1:])
     return (ROOT / rest[0]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("metrics", list(metric_table.KEYS)),
+        ("configuration", [row.key for group in describe.sections() for row in describe.rows(group)]),
+    ],
+)
+def test_a_page_made_from_the_code_is_up_to_date(name: str, keys: list[str]) -> None:
+    maker = f"scripts/make_{name}_page.py"
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert text == runpy.run_path(str(ROOT / maker))["page"](), f"type python {maker}"
+    assert len(keys) > 50
+    assert [key for key in keys if f"`{key}`" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

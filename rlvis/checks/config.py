@@ -28,7 +28,7 @@ from rlvis.findings import Finding
 from rlvis.schema import Config
 
 # Sections that `rlvis eval` reads.
-EVALUATED = ("model", "data", "engine", "train", "eval", "name", "run_dir", "threads", "seed")
+EVALUATED = ("model", "data", "sampler", "engine", "train", "eval", "name", "run_dir", "threads", "seed")
 
 
 def check(config: Config, world_size: int = 1) -> list[Finding]:

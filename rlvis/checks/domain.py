@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rlvis.findings import Finding, mistake
@@ -21,9 +21,10 @@ def domain_errors(config: Config, sections: Sequence[str] = ()) -> Iterator[Find
 
     sections: first words of the keys that are looked at; none: all.
     """
-    keys = [leaf for leaf in _leaves(config) if not sections or leaf.name.split(".")[0] in sections]
+    known = {leaf.name: leaf for leaf in _leaves(config)}
+    keys = [leaf for leaf in known.values() if not sections or leaf.name.split(".")[0] in sections]
     wrong = [finding for leaf in keys for finding in _outside(leaf)]
-    yield from wrong or (finding for leaf in keys for finding in _idle(config, leaf))
+    yield from wrong or (finding for leaf in keys for finding in _idle(leaf, known))
 
 
 class _Leaf(NamedTuple):
@@ -68,7 +69,7 @@ def _outside(leaf: _Leaf) -> Iterator[Finding]:
     )
 
 
-def _idle(config: Config, leaf: _Leaf) -> Iterator[Finding]:
+def _idle(leaf: _Leaf, known: Mapping[str, _Leaf]) -> Iterator[Finding]:
     """Whether a key is set although none of the conditions holds under which it is read."""
     name, value, mark, default = leaf
     if value == default or not mark.only:
@@ -76,24 +77,17 @@ def _idle(config: Config, leaf: _Leaf) -> Iterator[Finding]:
     states = []
     for condition in mark.only:
         key, _, wanted = condition.partition("=")
-        actual = _at(config, key)
+        actual = known[key].value
         if text(actual) in wanted.split("|") or (wanted == "set" and actual not in (None, 0, False)):
             return
         states.append(f"{key}={text(actual)}")
     yield mistake(
         f"{name}={text(value)} does nothing with {' and '.join(dict.fromkeys(states))}",
-        f"{' or '.join(map(_typed, mark.only))}, or {name}={text(default)}",
+        f"{' or '.join(_typed(condition, known) for condition in mark.only)}, or {name}={text(default)}",
     )
 
 
-def _typed(condition: str) -> str:
-    """A condition as something to type: its first value."""
+def _typed(condition: str, known: Mapping[str, _Leaf]) -> str:
+    """A condition as something to type: its first value, or the usual one of a key that must be set."""
     key, _, wanted = condition.partition("=")
-    return f"{key}=..." if wanted == "set" else f"{key}={wanted.split('|')[0]}"
-
-
-def _at(config: Config, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part, None)
-    return value
+    return f"{key}={text(known[key].mark.usual) if wanted == 'set' else wanted.split('|')[0]}"

@@ -26,5 +26,5 @@ def optim_errors(config: Config) -> Iterator[Finding]:
         yield mistake(
             f"optim.warmup={warmup} with train.steps={steps}: the learning rate would never get where "
             "optim.lr says",
-            f"optim.warmup={steps // 10} or more training steps",
+            f"optim.warmup={steps // 10}, or train.steps above {warmup}",
         )

@@ -109,7 +109,7 @@ def number(value: Number) -> str:
 
 
 def key_of(hint: Any) -> tuple[Any, Key | None]:
-    """A type hint without its mark, and the mark; the one inside `X | None` counts too."""
+    """A type hint without its mark, and the mark; None where it has none."""
     if typing.get_origin(hint) is typing.Annotated:
         bare, *marks = typing.get_args(hint)
         return bare, next((mark for mark in marks if isinstance(mark, Key)), None)

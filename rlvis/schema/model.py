@@ -12,6 +12,18 @@ from rlvis.schema.common import Dtype
 from rlvis.schema.key import Key
 
 MOST_PIXELS = 16384  # a side
+Side = Annotated[
+    int,
+    Key(
+        "of a sample",
+        "pixels",
+        least=1,
+        most=MOST_PIXELS,
+        usual=512,
+        relation="what the checkpoint takes",
+        samples=True,
+    ),
+]
 
 
 class CfgGrad(StrEnum):
@@ -69,30 +81,8 @@ class ModelConfig:
     dtype: Annotated[Dtype, Key("of the frozen weights and of the forward pass", samples=True)] = (
         Dtype.float32
     )
-    height: Annotated[
-        int,
-        Key(
-            "of a sample",
-            "pixels",
-            least=1,
-            most=MOST_PIXELS,
-            usual=512,
-            relation="what the checkpoint takes",
-            samples=True,
-        ),
-    ] = MISSING
-    width: Annotated[
-        int,
-        Key(
-            "of a sample",
-            "pixels",
-            least=1,
-            most=MOST_PIXELS,
-            usual=512,
-            relation="what the checkpoint takes",
-            samples=True,
-        ),
-    ] = MISSING
+    height: Side = MISSING
+    width: Side = MISSING
     frames: Annotated[
         int,
         Key(

@@ -46,7 +46,9 @@ class RewardTerm:
 class CanaryConfig:
     """Fixed samples that are scored again and again: a scorer that changes its mind has drifted."""
 
-    every: Annotated[int, Key("between two looks; 0: never", "training steps", least=0, most=10**7)] = 0
+    every: Annotated[
+        int, Key("between two looks; 0: never", "training steps", least=0, most=10**7, usual=20)
+    ] = 0
     samples: Annotated[
         int,
         Key(

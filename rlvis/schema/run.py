@@ -115,7 +115,8 @@ class Config:
     name: Annotated[str, Key("of the folder below outputs/: text without a slash", path=True)] = "run"
     run_dir: Annotated[str | None, Key("folder of the run; null: outputs/NAME/DATE_TIME", path=True)] = None
     resume: Annotated[
-        str | None, Key("go on with a run: auto (the newest of this name) or its folder", path=True)
+        str | None,
+        Key("go on with a run: auto (the newest of this name) or its folder", usual="auto", path=True),
     ] = None
     resume_allow: Annotated[
         list[str], Key("keys that a resumed run may change, as optim.lr", only=("resume=set",))

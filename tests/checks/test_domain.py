@@ -71,7 +71,7 @@ def test_conditions_name_keys_that_exist() -> None:
             "does nothing with tracker.wandb=false; type tracker.wandb=true, or tracker.project",
         ),
         ("plan_gib=80", "plan_gib=80 does nothing with plan=false; type plan=true, or plan_gib=null"),
-        ("resume_allow=[optim.lr]", "does nothing with resume=null; type resume=..., or resume_allow=[]"),
+        ("resume_allow=[optim.lr]", "does nothing with resume=null; type resume=auto, or resume_allow=[]"),
     ],
 )
 def test_a_value_outside_is_one_line(word: str, message: str) -> None:
