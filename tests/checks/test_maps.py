@@ -10,15 +10,14 @@ import pytest
 from rlvis.checks.config import check
 from rlvis.compose.command import compose
 
-ON_REWARD = ["advantage=vipo", "advantage.map.apply_to=reward"]
+ON_REWARD = ["advantage=vipo", "advantage.ratio_scope=position", "advantage.map.apply_to=reward"]
 MISTAKES = [
     (["advantage.ratio_scope=pooled"], "advantage.map.source=none"),
-    (["advantage=vipo", "advantage.ratio_scope=pooled"], "shrink with the map's mean"),
-    (["advantage=vipo", "advantage.ratio_scope=sample"], "only scale each sample's loss"),
     (
-        ["advantage=vipo", "advantage.ratio_scope=sample", "advantage.map.map_norm=mean1"],
-        "would do nothing at all",
+        ["advantage=vipo", "advantage.ratio_scope=pooled", "advantage.map.map_norm=minmax"],
+        "shrink with the map's mean",
     ),
+    (["advantage=vipo", "advantage.guard.bias=sample"], "whose gradient no map leads"),
     (
         ["advantage=vipo", "advantage.map.backbone=tiny", "advantage.map.backbone_revision=main"],
         "backbone_revision=main does nothing",
@@ -81,5 +80,5 @@ def test_the_presets_make_a_run(option: str) -> None:
 @pytest.mark.parametrize("option", ["vipo", "bpgo_vipo"])
 @pytest.mark.parametrize("more", ["advantage.preset=dance", "advantage.combine=separate_terms"])
 def test_a_map_on_the_reward_makes_a_run(option: str, more: str) -> None:
-    words = [f"advantage={option}", "advantage.map.apply_to=reward", more]
+    words = [f"advantage={option}", *ON_REWARD[1:], more]
     assert check(compose(words).typed()) == []

@@ -24,7 +24,7 @@ def stable(reward, prior, lam=1.0, monotone=False, scale=1.0):
     """[K] rewards through the form that is trained with."""
     value = reward[None, :, None]
     valid = torch.ones(1, len(reward), dtype=torch.bool)
-    values = contrast.exp((value - prior) / scale, value > prior, valid, lam=lam, monotone=monotone)
+    values = contrast.exp((value - prior) / scale, valid, lam=lam, monotone=monotone)
     return values[0, :, 0]
 
 

@@ -12,7 +12,7 @@ import timm
 import torch
 import transformers
 
-from rlvis.advantage.maps import backbone, psm
+from rlvis.advantage.maps import backbone, opening, psm
 from rlvis.advantage.maps.measure import measured
 from rlvis.findings import ConfigError
 from rlvis.schema import Dtype, MapConfig, MapSource
@@ -94,7 +94,7 @@ def test_a_class_of_ones_own_makes_maps() -> None:
 )
 def test_a_class_of_another_form_is_refused(config: MapConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
-        backbone.build(config, CPU, 32, 48)
+        opening.build(config, CPU, 32, 48)
     if "cells" not in message:
         assert "def __call__(self, frames):" in str(raised.value)
 
@@ -126,7 +126,7 @@ def test_transformers_measures_what_a_family_knows(tmp_path: Path, build: Any, l
     build().save_pretrained(tmp_path)
     found = load("transformers", tmp_path)
     assert (found.patch, found.prefix, found.fixed) == layout
-    picture = torch.rand(2, 3, 96, 130)
+    picture = torch.rand(2, 3, 130, 162)
     tokens, grid = found(picture)
     assert tokens.shape[:2] == (2, grid[0] * grid[1])
     if build in (dinov2, siglip, sam, resnet):
@@ -158,7 +158,7 @@ def test_timm_opens_a_folder(tmp_path: Path, name: str, layout: Any, width: int)
     timm.models.save_for_hf(module, tmp_path, safe_serialization=True)
     found = load("timm", tmp_path)
     assert (found.patch, found.prefix, found.fixed) == layout
-    tokens, grid = found(torch.rand(2, 3, 96, 130))
+    tokens, grid = found(torch.rand(2, 3, 130, 162))
     assert tokens.shape == (2, grid[0] * grid[1], width)
     config = MapConfig(backbone="timm", backbone_path=str(tmp_path), backbone_dtype=Dtype.bfloat16)
     assert backbone.weight_bytes(config) == sum(p.numel() * 2 for p in found.module.parameters())
