@@ -89,8 +89,9 @@ class PerceptualMap:
 
     @torch.no_grad()
     def tokens(self, clips: Tensor) -> tuple[Tensor, tuple[int, int], Tensor]:
-        """Tokens [n, M, gh * gw, D] of uint8 clips [n, M, 3, Y, X], (gh, gw), and which clips failed [n], whose
-        tokens are 0.
+        """Tokens [n, M, gh * gw, D] of uint8 clips [n, M, 3, Y, X], and (gh, gw).
+
+        The third: which clips failed [n]; their tokens are 0.
         """
         n, m = clips.shape[:2]
         pieces = [

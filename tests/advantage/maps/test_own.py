@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,24 @@ def test_timm_opens_a_folder(tmp_path: Path, name: str, layout: Any, width: int)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"there is no model\.safetensors beside a config\.json"):
         load("timm", tmp_path)
+
+
+def test_a_layer_of_timm_s(tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
+    found = load("timm", tmp_path, layer=2)
+    assert found.patch == 8
+    tokens, grid = found(torch.rand(1, 3, 32, 48))
+    assert (tokens.shape, grid) == ((1, 24, 48), (4, 6))
+    with pytest.raises(ConfigError, match=r"layer=9 .*type advantage\.map\.layer=null"):
+        load("timm", tmp_path, layer=9)
+
+
+def test_features_of_ones_own_get_enlarged_frames() -> None:
+    config = replace(own("Cells", cell=4), enlarge=2.0)
+    tokens, grid = opening.build(config, CPU, 16, 12)(torch.rand(1, 3, 16, 12))
+    assert (tokens.shape, grid) == ((1, 48, 48), (8, 6))
+    with pytest.raises(ConfigError, match=r"the grid \(4, 3\)"):
+        opening.build(own("Cells", cell=4), CPU, 16, 12)
 
 
 def test_timm_s_names_stand_for_repositories() -> None:
