@@ -90,7 +90,7 @@ KEYS: dict[str, Key] = {
     "trust/inverted_fraction": Key(
         "",
         "share of pairs of unequal rewards in a group whose order the contrast turns around",
-        "below 0.1; 0 with trust.crt.monotone=true",
+        "below 0.1; 0 with trust.crt.form=exp trust.crt.monotone=true",
     ),
     "map/entropy": Key(
         "",

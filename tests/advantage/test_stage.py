@@ -211,7 +211,9 @@ class TestContrast:
         none = torch.zeros(P, 1, dtype=torch.float64)
         trust = plain(contrast=self.contrast(), contrast_replaces=True)
         config = AdvantageConfig(preset=AdvantagePreset.ddpo)
-        assert equal(run(make((1.0,)), trust.replace(contrast_share=none), config), run(make((1.0,)), trust, config))
+        assert equal(
+            run(make((1.0,)), trust.replace(contrast_share=none), config), run(make((1.0,)), trust, config)
+        )
 
     def test_coefficient_zero_is_grpo_bit_for_bit(self):
         rewards = make((1.0,))
@@ -254,7 +256,10 @@ def test_the_map_passes_through():
             AdvantageConfig(preset=AdvantagePreset.ddpo, std_scope=StdScope.batch),
             "std_scope=batch means nothing",
         ),
-        (AdvantageConfig(std_scope=StdScope.none, combine=Combine.gdpo), "std_scope=none with advantage.comb"),
+        (
+            AdvantageConfig(std_scope=StdScope.none, combine=Combine.gdpo),
+            "std_scope=none with advantage.comb",
+        ),
         (AdvantageConfig(adv_clip=0.0), "adv_clip=0.0"),
     ],
 )

@@ -10,7 +10,9 @@ from rlvis.runtime.sums import ordered_sum
 def test_neither_order_nor_place_nor_layout_changes_a_bit():
     generator = torch.Generator().manual_seed(0)
     for n in (1, 2, 3, 7, 24, 100):
-        values = torch.randn(9, n, dtype=torch.float64, generator=generator) * 10.0 ** torch.arange(9)[:, None]
+        values = (
+            torch.randn(9, n, dtype=torch.float64, generator=generator) * 10.0 ** torch.arange(9)[:, None]
+        )
         whole = ordered_sum(values, 1)
         order = torch.randperm(n, generator=generator)
         assert ordered_sum(values[:, order], -1).equal(whole)
