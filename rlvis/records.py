@@ -192,8 +192,9 @@ class Trust(Record):
     is one.
 
     weight multiplies the group's z-scores. contrast is the transformed reward; contrast_replaces says whether
-    it takes the raw reward's place or becomes a term of its own. anchor_*: the prior's mean, variance and
-    count that were used.
+    it takes the raw reward's place or becomes a term of its own; contrast_share, 0 to 1, multiplies its
+    z-scores, 0 where the group has no spread (None: ones). anchor_*: the prior's mean, variance and count
+    that were used.
 
     >>> Trust(weight=torch.ones(3, 1, dtype=torch.float64), contrast_replaces=False).contrast is None
     True
@@ -202,6 +203,7 @@ class Trust(Record):
     row_axis: ClassVar[str] = "P"
     weight: Tensor = tensor("P Q", torch.float64)
     contrast: Tensor | None = tensor("P K Q", torch.float64, default=None)
+    contrast_share: Tensor | None = tensor("P Q", torch.float64, default=None)
     contrast_replaces: bool
     anchor_mean: Tensor | None = tensor("P Q", torch.float64, default=None)
     anchor_var: Tensor | None = tensor("P Q", torch.float64, default=None)

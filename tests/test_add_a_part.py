@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlvis.advantage.maps.backbone import Backbone, build
+from rlvis.advantage.maps.backbone import Backbone
+from rlvis.advantage.maps.opening import build
 from rlvis.advantage.transform import transforms_of
 from rlvis.checks.config import check
 from rlvis.compose.command import compose

@@ -125,6 +125,7 @@ def named(draw: Draw) -> dict[str, Tensor]:
 def trusts(draw: Draw) -> Trust:
     p, k, q = draw(st.integers(1, 5)), draw(SIZE), draw(SIZE)
     anchors = {f"anchor_{name}": maybe(draw, values(draw, p, q)) for name in ("mean", "var", "count")}
+    anchors["contrast_share"] = maybe(draw, values(draw, p, q))
     return Trust(
         weight=values(draw, p, q),
         contrast=maybe(draw, values(draw, p, k, q)),
@@ -219,6 +220,16 @@ def test_take_picks_rows_by_position_in_order_and_more_than_once(record: Record,
             assert getattr(taken, field.name) == tuple(value[i] for i in index)
         elif "axes" not in field.metadata:
             assert getattr(taken, field.name) is value
+
+
+def test_a_trust_of_before_contrasts_had_shares_is_read(tmp_path: Path) -> None:
+    """Files without the field: its share is None, which counts as ones."""
+    saved = Trust(weight=TERM[:, 0], contrast=TERM, contrast_replaces=False)
+    saved.save(tmp_path / "trust")
+    document = json.loads((tmp_path / "trust.json").read_text())
+    document["fields"].pop("contrast_share", None)
+    (tmp_path / "trust.json").write_text(json.dumps(document))
+    assert equal(Trust.load(tmp_path / "trust"), saved)
 
 
 @EXAMPLES

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlvis.advantage.normalise import RULES, batch_zscore
 from rlvis.records import Rewards
+from rlvis.runtime.sums import ordered_sum
 from rlvis.schema import AdvantagePreset, Combine
 
 
@@ -25,7 +26,7 @@ def objectives(rewards: Rewards, combine: Combine) -> tuple[Tensor, tuple[str, .
     """
     raw = torch.where(rewards.valid[..., None], rewards.term, 0.0)
     if combine is Combine.weighted_sum:
-        return (raw * weight_tensor(rewards.weights)).sum(-1, keepdim=True), ("grpo",)
+        return ordered_sum(raw * weight_tensor(rewards.weights), -1)[..., None], ("grpo",)
     return raw, rewards.names
 
 
@@ -36,7 +37,7 @@ def gdpo(z: Tensor, weights: Sequence[float], valid: Tensor) -> Tensor:
     z-scores. A group in which every sum is 0 stays exactly 0 (subtracting the batch mean would leave its
     rounding error).
     """
-    total = (z * weight_tensor(weights)[:, None, None]).sum(0)
+    total = ordered_sum(z * weight_tensor(weights)[:, None, None])
     flat = (total == 0).all(-1, keepdim=True)
     return torch.where(flat, 0.0, batch_zscore(total, valid, RULES[AdvantagePreset.gdpo]))
 

@@ -3,7 +3,7 @@
 A preset fixes what releases differ in: ddof, epsilon, and which samples the statistics come from. Unlike all
 of them, samples whose statistics come from equal rewards get exactly 0 by comparison: arithmetic leaves 1e-8
 (12 times 0.7) and, divided by a standard deviation of the same size, a release in float32 makes advantages of
-up to 6 out of it.
+up to 6 out of it. Sums are those of rlvis/runtime/sums.py: permuting samples or prompts changes no bit.
 Presets: DanceGRPO arXiv 2505.07818, Flow-GRPO 2505.05470, DDPO 2305.13301, GDPO's floor as in its
 flow-matching release.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlvis.records import RewardHistory
+from rlvis.runtime.sums import ordered_sum
 from rlvis.schema import AdvantagePreset, StdScope
 
 DDPO_BUFFER = 32  # rewards remembered for each prompt
@@ -51,20 +52,21 @@ def group_zscore(values: Tensor, valid: Tensor, rule: Rule, std_scope: StdScope 
     """z-score of each sample against its own group (row).
 
     values: [P, K] float64, anything (NaN too) where not valid. valid: [P, K] bool. std_scope: whose standard
-    deviation divides, the group's or that of all valid samples (Flow-GRPO's global std); the mean is the
-    group's in both.
+    deviation divides: the group's, that of all valid samples (Flow-GRPO's global std), or none (Dr.GRPO,
+    arXiv 2503.20783: the deviation itself, in units of the reward); the mean is the group's in all.
     Returns [P, K] float64: 0 where not valid, and in groups whose valid values are all equal or fewer than
     two.
     """
     _check(values, valid)
     count = valid.sum(-1, keepdim=True)
-    mean = torch.where(valid, values, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
+    mean = ordered_sum(torch.where(valid, values, 0.0), -1)[:, None] / count.clamp(min=1)
     deviation = torch.where(valid, values - mean, 0.0)
     if std_scope is StdScope.group:
-        std = (deviation.square().sum(-1, keepdim=True) / (count - rule.ddof).clamp(min=1)).sqrt()
-    else:
-        std = _std(values[valid], rule.ddof)
-    return torch.where(valid & _varied(values, valid), deviation / rule.divisor(std), 0.0)
+        std = (ordered_sum(deviation.square(), -1)[:, None] / (count - rule.ddof).clamp(min=1)).sqrt()
+        deviation = deviation / rule.divisor(std)
+    elif std_scope is StdScope.batch:
+        deviation = deviation / rule.divisor(_std(values[valid], rule.ddof))
+    return torch.where(valid & _varied(values, valid), deviation, 0.0)
 
 
 def contrast_zscore(values: Tensor, valid: Tensor, rule: Rule) -> Tensor:
@@ -107,7 +109,7 @@ def history_zscore(
     the step's valid samples.
     name: tells the histories of several rewards apart. The test for equal rewards is on what the statistics
     come from, not on the group: a group of one, or of equal rewards, still is better or worse than its
-    prompt's past.
+    prompt's past. Which rewards are the last `buffer` follows the order of samples, as in DDPO.
     Returns [P, K] float64 and the new history; the one passed in is unchanged.
     """
     _check(values, valid)
@@ -147,10 +149,14 @@ def _varied(values: Tensor, valid: Tensor) -> Tensor:
 def _std(population: Tensor, ddof: int) -> Tensor:
     if len(population) <= ddof:
         return population.new_zeros(())
-    return ((population - population.mean()).square().sum() / (len(population) - ddof)).sqrt()
+    return (ordered_sum((population - _mean(population)).square()) / (len(population) - ddof)).sqrt()
+
+
+def _mean(population: Tensor) -> Tensor:
+    return ordered_sum(population) / len(population)
 
 
 def _against(values: Tensor, population: Tensor, rule: Rule) -> Tensor:
     if len(population) < 2 or bool(population.max() == population.min()):
         return torch.zeros_like(values)
-    return (values - population.mean()) / rule.divisor(_std(population, rule.ddof))
+    return (values - _mean(population)) / rule.divisor(_std(population, rule.ddof))

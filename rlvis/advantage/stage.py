@@ -3,7 +3,8 @@
 The order is the same for every method: raw rewards -> validity -> objectives and the contrasted reward ->
 group z-score per term and objective -> times the trust weight -> transforms -> clamp -> (the map multiplies
 in the loss). A method adds terms, never a branch: a contrasted reward (BPGO's CRT) is one more term under the
-same ratio, because the clipped loss is not additive. With apply_to=reward (ViPO's ablation, arXiv 2511.18719)
+same ratio, because the clipped loss is not additive. A contrast in a group without spread counts nothing
+(Trust.contrast_share). With apply_to=reward (ViPO's ablation, arXiv 2511.18719)
 the map multiplies the rewards instead, and the same steps run once more at each position.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,13 +59,17 @@ def build(
             f"advantage.combine={config.combine} has {values.shape[2]} objectives, got "
             f"{list(trust.weight.shape)}; run weigh and build with the same advantage.combine"
         )
+    weight = trust.weight
+    share = torch.ones_like(weight) if trust.contrast_share is None else trust.contrast_share
     if trust.contrast is not None and trust.contrast_replaces:
         values = trust.contrast
-    term, history = _terms(values, trust.weight, names, settings, prompt_index, history)
+        if not settings.rule.history:  # a group of one, or of equal rewards, is compared with its past there
+            weight = weight * share
+    term, history = _terms(values, weight, names, settings, prompt_index, history)
     coef, label = settings.coefficients(), settings.labels(names)
-    compared = [_Compared(values, trust.weight, group_zscore)]
+    compared = [_Compared(values, weight, partial(group_zscore, std_scope=settings.std_scope))]
     if trust.contrast is not None and not trust.contrast_replaces and contrast_coef != 0.0:
-        weight = trust.weight if weigh_contrast else torch.ones_like(trust.weight)
+        weight = trust.weight * share if weigh_contrast else share
         more = _contrasts(trust.contrast, weight, settings)
         compared.append(_Compared(trust.contrast, weight, contrast_zscore))
         term = torch.cat([term, more])
@@ -132,6 +138,11 @@ def _settings(rewards: Rewards, config: AdvantageConfig) -> _Settings:
             f"advantage.std_scope={config.std_scope} means nothing with "
             f"advantage.preset={config.preset}, whose statistics come from the prompt's history; "
             "type advantage.std_scope=null or advantage.preset=flow_grpo"
+        )
+    if config.std_scope is StdScope.none and config.combine is Combine.gdpo:
+        raise ValueError(
+            "advantage.std_scope=none with advantage.combine=gdpo, which divides by standard deviations; "
+            "type advantage.std_scope=null or advantage.combine=weighted_sum"
         )
     if not config.adv_clip > 0:
         raise ValueError(f"advantage.adv_clip={config.adv_clip}: wanted a number above 0; the papers use 5")
@@ -207,7 +218,7 @@ def _field(
             "advantage.map.apply_to=reward multiplies rewards by maps, and there are none; "
             "type advantage.map.source=psm, or advantage.map.apply_to=advantage"
         )
-    group_rule = not settings.rule.history and settings.std_scope is StdScope.group
+    group_rule = not settings.rule.history and settings.std_scope is not StdScope.batch
     if not group_rule or settings.combine is Combine.gdpo:
         raise ValueError(
             "advantage.map.apply_to=reward compares samples at each position inside their group only; type "

@@ -10,10 +10,12 @@ from rlvis.schema import (
     AdvantageConfig,
     AdvantagePreset,
     ApplyTo,
+    Combine,
     LogProbForm,
     RatioScope,
     Reduction,
     SamplerConfig,
+    StdScope,
 )
 from rlvis.schema.key import text
 
@@ -43,6 +45,12 @@ def advantage_errors(advantage: AdvantageConfig, sampler: SamplerConfig) -> Iter
             f"advantage.std_scope={advantage.std_scope} does nothing with advantage.preset=ddpo, whose "
             "statistics come from the prompt's history",
             "advantage.std_scope=null or advantage.preset=flow_grpo",
+        )
+    if advantage.std_scope is StdScope.none and advantage.combine is Combine.gdpo:
+        yield mistake(
+            "advantage.std_scope=none leaves rewards in their units, and advantage.combine=gdpo divides each "
+            "by its standard deviation, and their sum by that of the batch",
+            "advantage.std_scope=null or advantage.combine=weighted_sum",
         )
     yield from _transforms(advantage)
 

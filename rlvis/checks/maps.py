@@ -29,7 +29,7 @@ def map_errors(config: Config) -> Iterator[Finding]:
         return
     on_reward = advantage.map.apply_to is ApplyTo.reward
     yield from (_on_reward if on_reward else _scope)(advantage)
-    yield from _backbone(advantage.map)
+    yield from _backbone(config)
     many, usual = advantage.map.components, MapConfig().components
     if advantage.map.aggregation is Aggregation.first_pc and many != usual:
         yield mistake(
@@ -54,15 +54,10 @@ def _scope(advantage: AdvantageConfig) -> Iterator[Finding]:
             "would shrink with the map's mean",
             "advantage.map.map_norm=mean1",
         )
-    if scope is RatioScope.sample:
-        effect = (
-            "do nothing at all"
-            if map_.map_norm is MapNorm.mean1
-            else "only scale each sample's loss by its map's mean"
-        )
+    if advantage.guard is not None:
         yield mistake(
-            f"advantage.ratio_scope=sample has one ratio a sample, so a map would {effect}",
-            "advantage.ratio_scope=position, or advantage.map.source=none",
+            "advantage.guard makes a ratio of its own, whose gradient no map leads",
+            "advantage.guard=null, or advantage.map.source=none",
         )
 
 
@@ -94,21 +89,22 @@ def _on_reward(advantage: AdvantageConfig) -> Iterator[Finding]:
         )
 
 
-def _backbone(map_: MapConfig) -> Iterator[Finding]:
-    """Whether there is such a backbone, and reads what is set."""
-    from rlvis.advantage.maps import backbone
+def _backbone(config: Config) -> Iterator[Finding]:
+    """Whether there is such a backbone, reads what is set, and gets frames that are large enough for it."""
+    from rlvis.advantage.maps import backbone, choice, grid, opening
 
+    map_ = choice.chosen(config)
     key, usual = f"advantage.map.backbone={map_.backbone}", MapConfig()
     try:
         where = backbone.wanted(map_)[1]
         if backbone.is_own(map_):
-            backbone.own_class(map_)
+            opening.own_class(map_)
     except ConfigError as error:
         yield from error.findings
         return
     unread = ["backbone_kwargs"]
     if backbone.is_own(map_):
-        unread = ["backbone_path", "backbone_revision", "backbone_dtype"]
+        unread = ["backbone_path", "backbone_revision", "backbone_dtype", "layer"]
     for name in unread:
         value, default = getattr(map_, name), getattr(usual, name)
         if value != default:
@@ -122,3 +118,7 @@ def _backbone(map_: MapConfig) -> Iterator[Finding]:
             f"read from the folder {where}",
             "advantage.map.backbone_revision=null",
         )
+    if (patch := backbone.patch_ahead(map_)) is not None:
+        height, width = config.model.height, config.model.width
+        if wrong := grid.too_small(height, width, patch, map_.enlarge, f"the backbone {map_.backbone}"):
+            yield wrong

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rlvis.findings import ConfigError, Finding, mistake
-from rlvis.schema import Combine, Config, CrtForm, PriorConfig, Stage, TrustConfig, TrustScale
+from rlvis.schema import Combine, Config, CrtForm, PriorConfig, Stage, StdScope, TrustConfig, TrustScale
 from rlvis.schema.key import text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ WITH_FRAMES: tuple[str, ...] = ("shapes_i2v", "i2v_pairs")
 
 def trust_errors(config: Config) -> Iterator[Finding]:
     """What is wrong with trust and prior; keys that do nothing only once the rest holds."""
-    errors = [*_readers(config), *_bounds(config.trust), *_weights(config)]
+    errors = [*_readers(config), *_bounds(config.trust), *_weights(config), *_undivided(config)]
     prior: Prior | None = None
     try:
         prior, form = _made(config)
@@ -130,6 +130,17 @@ def _weights(config: Config) -> Iterator[Finding]:
             f"advantage.combine={combine}: each reward is trusted by itself there, and trust reads a "
             "high reward as good",
             "advantage.combine=weighted_sum",
+        )
+
+
+def _undivided(config: Config) -> Iterator[Finding]:
+    """A contrast is known up to a positive factor a group: only divided by its own spread does it compare."""
+    form = config.trust.crt.form
+    if config.advantage.std_scope is StdScope.none and form is not CrtForm.none:
+        yield mistake(
+            f"advantage.std_scope=none with trust.crt.form={form}: a contrast has no unit of its own, so it "
+            "trains divided by its standard deviation, and the rewards beside it would not be",
+            "advantage.std_scope=null, or trust.crt.form=none",
         )
 
 

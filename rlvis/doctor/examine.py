@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlvis.doctor import canaries, geometry, gradient, hub, machine, parameters, rewards, seams
+from rlvis.doctor import canaries, geometry, gradient, hub, machine, maps, parameters, rewards, seams
 from rlvis.doctor.diagnosis import Diagnosis, refusal, warning, write
 from rlvis.doctor.probe import Probe, probe
 from rlvis.doctor.ratio import ratio
@@ -98,7 +98,7 @@ def _checks(parts: Parts, memory: Memory, step: int, run_dir: Path | None) -> It
     if not isinstance(step_in_small, Probe):
         yield [step_in_small]
         return
-    for look in (ratio, gradient.gradient, rewards.rewards, canaries.canaries, seams.seams):
+    for look in (ratio, gradient.gradient, rewards.rewards, canaries.canaries, seams.seams, maps.maps):
         yield look(step_in_small)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlvis.advantage.maps import backbone
+from rlvis.advantage.maps import backbone, choice
 from rlvis.doctor.diagnosis import failure, ok
 from rlvis.findings import Finding
 from rlvis.models.source import ASSET
@@ -38,7 +38,7 @@ def wanted(config: Config) -> list[Wanted]:
 def _named(config: Config) -> Iterator[Wanted]:
     yield Wanted("model.path", config.model.path, "model_index.json", config.model.revision)
     if config.advantage.map.source is not MapSource.none:
-        yield Wanted(*backbone.wanted(config.advantage.map))
+        yield Wanted(*backbone.wanted(choice.chosen(config)))
     # With servers nothing of the reward is loaded here.
     if config.reward.executor is not Executor.http:
         yield from judges(config.reward.terms, "reward")

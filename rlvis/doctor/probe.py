@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlvis.doctor.diagnosis import failure
 from rlvis.findings import Finding
-from rlvis.records import Advantages, PromptBatch, Rewards, Trajectories
+from rlvis.records import Advantages, PromptBatch, Rewards, Trajectories, Trust
 from rlvis.runtime import dist
 from rlvis.schema import Config
 from rlvis.training import pipeline, sampling
@@ -39,6 +39,7 @@ class Probe:
     trajectories: Trajectories
     media: Tensor
     rewards: Rewards
+    trust: Trust
     advantages: Advantages
     seconds: dict[str, float]
     samples_of_a_step: int
@@ -90,7 +91,7 @@ def probe(parts: Parts, memory: Memory, step: int) -> Probe | Finding:
     advantages, _ = pipeline.build(config, prompts, rewards, trust, memory.history, whole_maps, parts.world)
     whole = parts.config.data.prompts_per_step * parts.config.data.samples_per_prompt
     kept = _trainable(advantages)
-    return Probe(small, prompts, trajectories, torch.cat(media), rewards, kept, seconds, whole)
+    return Probe(small, prompts, trajectories, torch.cat(media), rewards, trust, kept, seconds, whole)
 
 
 def _drawn(parts: Parts, step: int) -> PromptBatch:

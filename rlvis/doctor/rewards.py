@@ -10,9 +10,11 @@ from torch import Tensor
 from rlvis.doctor.diagnosis import failure, ok, warning
 from rlvis.doctor.probe import Probe
 from rlvis.findings import Finding, Number
+from rlvis.observe.health.trust_maps import INVERTED
+from rlvis.observe.metrics import trust_metrics
 from rlvis.records import Rewards
 from rlvis.runtime import dist
-from rlvis.schema import Combine
+from rlvis.schema import Combine, CrtForm
 from rlvis.trust.groups import Groups, statistics
 
 ENOUGH = 16  # samples from which a constant reward is no accident
@@ -23,10 +25,12 @@ PATIENCE = 20.0  # in seconds, before it is worth a word
 
 
 def rewards(probe: Probe) -> list[Finding]:
-    """A finding for each term, one for the reward they make, and one for the time they take; a collective."""
+    """A finding for each term, for the reward they make and what a contrast makes of it, and one for the time
+    they take; a collective.
+    """
     scores, names = probe.rewards, probe.rewards.names
     terms = [_term(scores, i) for i in range(len(names))]
-    return [*terms, *_together(probe), _latency(probe)]
+    return [*terms, *_together(probe), *_order(probe), _latency(probe)]
 
 
 def spread(values: Groups) -> Tensor:
@@ -108,6 +112,25 @@ def _together(probe: Probe) -> list[Finding]:
         *findings,
         warning("reward scale", what, numbers, why=why, type=kind),
     ]
+
+
+def _order(probe: Probe) -> list[Finding]:
+    """Whether the contrast keeps the order of samples, if there is one."""
+    config, scores = probe.parts.config, probe.rewards
+    share = trust_metrics(probe.trust, scores, config.advantage.combine).get("trust/inverted_fraction")
+    if share is None:
+        return []
+    gated = config.trust.crt.form is CrtForm.gated
+    what = f"the contrast turns the order of {share:.1%} of the pairs of samples around"
+    numbers: dict[str, Number] = {"inverted": share}
+    if share <= (0 if gated else INVERTED):
+        return [ok("reward order", what, numbers)]
+    why = "samples further below the prior than one unit are pushed up, and the worse of two wins"
+    kind = "trust.crt.monotone=true, or trust.scale=running_std"
+    if gated:
+        why = "gated multiplies by the reward: of two below about half the prior the worse one wins"
+        kind = "trust.crt.form=exp, or a reward that stays above half its prior"
+    return [warning("reward order", what, numbers, why=why, type=kind)]
 
 
 def _latency(probe: Probe) -> Finding:

@@ -86,9 +86,12 @@ class RunHistory:
     def clip(self) -> float:
         """Half of the clip range; its narrower side where the two differ.
 
-        At advantage.ratio_scope=position an unset range depends on the latent grid, which is taken to be an
-        eighth of the picture's sides.
+        At advantage.ratio_scope=position an unset range depends on the latent grid. A run reports what it
+        came to; where it has not yet, the grid is taken to be an eighth of the picture's sides.
         """
+        told = self.series("clip/range").finite
+        if len(told):
+            return float(told.value[-1])
         clip_range = self.setting("advantage.clip_range")
         if clip_range is not None:
             return float(min(clip_range)) if isinstance(clip_range, Sequence) else float(clip_range)

@@ -90,7 +90,7 @@ KEYS: dict[str, Key] = {
     "trust/inverted_fraction": Key(
         "",
         "share of pairs of unequal rewards in a group whose order the contrast turns around",
-        "below 0.1; 0 with trust.crt.monotone=true",
+        "below 0.1; 0 with trust.crt.form=exp trust.crt.monotone=true",
     ),
     "map/entropy": Key(
         "",
@@ -108,6 +108,10 @@ KEYS: dict[str, Key] = {
     ),
     "ratio/max_deviation_first": Key(
         "", "largest |ratio - 1| before the first update of the step, where the policy has not moved", "0"
+    ),
+    "clip/range": Key("", "how far a ratio may be from 1: advantage.clip_range, resolved", "as configured"),
+    "clip/allowed_fraction": Key(
+        "", "share of ratios a side above which the clip pulls the policy back", "0.1 where a sample has one"
     ),
     "clip/fraction_high": Key("", "share of ratios above 1 + clip", "below 0.5"),
     "clip/fraction_low": Key("", "share of ratios below 1 - clip", "below 0.5"),

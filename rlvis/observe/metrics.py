@@ -105,6 +105,8 @@ def trust_metrics(trust: Trust, rewards: Rewards, combine: Combine) -> dict[str,
     if trust.contrast is not None:
         higher = values[:, :, None] > values[:, None]
         pairs = higher & valid[:, :, None, None] & valid[:, None, :, None]
+        if trust.contrast_share is not None:  # where it is 0 the contrast does nothing
+            pairs &= (trust.contrast_share > 0)[:, None, None]
         turned = trust.contrast[:, :, None] < trust.contrast[:, None]
         if bool(pairs.any()):
             metrics["trust/inverted_fraction"] = float(turned[pairs].double().mean())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlvis.advantage.maps import backbone
+from rlvis.advantage.maps import backbone, choice
 from rlvis.reward.facts import facts
 from rlvis.schema import Config, Executor, MapSource
 
@@ -31,7 +31,7 @@ def judges(config: Config) -> Judges:
             uncounted.append(f"reward {name} ({term.scorer}): {count}")
         elif count:
             weights.append((f"reward {name}", count))
-    map_ = config.advantage.map
+    map_ = choice.chosen(config)
     if map_.source is not MapSource.none:
         count = backbone.weight_bytes(map_)
         if isinstance(count, str):

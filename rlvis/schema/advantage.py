@@ -45,10 +45,11 @@ class AdvantagePreset(StrEnum):
 
 
 class StdScope(StrEnum):
-    """Whose standard deviation divides."""
+    """Whose standard deviation divides: the group's, that of the step's samples, or nobody's."""
 
     group = "group"
     batch = "batch"
+    none = "none"
 
 
 class KlDt(StrEnum):
@@ -83,7 +84,10 @@ class AdvantageConfig:
     )
     std_scope: Annotated[
         StdScope | None,
-        Key("whose standard deviation divides; null: the preset's; batch is flow_grpo's global_std"),
+        Key(
+            "whose standard deviation divides; null: the preset's; batch is flow_grpo's global_std; none: "
+            "no division (Dr.GRPO), so advantages and adv_clip are in units of the reward"
+        ),
     ] = None
     combine: Annotated[Combine, Key("of several rewards")] = Combine.weighted_sum
     clip_range: Annotated[

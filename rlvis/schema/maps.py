@@ -10,6 +10,7 @@ from rlvis.schema.common import Dtype, Reduction
 from rlvis.schema.key import Key
 
 PSM = ("advantage.map.source=psm",)
+AUTO = "auto"
 
 
 class MapSource(StrEnum):
@@ -72,8 +73,12 @@ class MapConfig:
     )
     backbone: Annotated[
         str,
-        Key("a module of rlvis/advantage/maps/backbones, or MODULE.CLASS of your own", only=PSM),
-    ] = "dinov2"
+        Key(
+            "a module of rlvis/advantage/maps/backbones, or MODULE.CLASS of your own; auto: tiny where "
+            "model.path is asset:NAME and no backbone_path is set, else dinov2",
+            only=PSM,
+        ),
+    ] = AUTO
     backbone_path: Annotated[
         str | None,
         Key(
@@ -93,6 +98,28 @@ class MapConfig:
         dict[str, Any],
         Key("of a backbone of your own, by name; checked against its constructor", only=PSM),
     ] = field(default_factory=dict)
+    layer: Annotated[
+        int | None,
+        Key(
+            "whose output makes the tokens: an index of transformers' hidden_states (0: the embeddings; a "
+            "ResNet's n: stage n) or of timm's forward_intermediates; null: the last, as the model ends",
+            least=0,
+            most=1000,
+            relation="at most the backbone's layers or stages",
+            only=PSM,
+        ),
+    ] = None
+    enlarge: Annotated[
+        float,
+        Key(
+            "frames are resized by this before the backbone, which gets more patches of a small picture",
+            "times their sides",
+            least=1,
+            most=64,
+            relation="1 with a backbone of one size",
+            only=PSM,
+        ),
+    ] = 1.0
     batch: Annotated[int, Key("of one forward of the backbone", "frames", least=1, most=65536, only=PSM)] = 16
     components: Annotated[
         int,

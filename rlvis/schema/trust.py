@@ -82,7 +82,12 @@ class AgreementConfig:
 class CrtConfig:
     """Contrastive reward transformation: samples of a group are spread around the prior."""
 
-    form: Annotated[CrtForm, Key("exp: a term of its own; gated: replaces the reward")] = CrtForm.none
+    form: Annotated[
+        CrtForm,
+        Key(
+            "exp: a term of its own; gated: replaces the reward, and turns those below half the prior around"
+        ),
+    ] = CrtForm.none
     weight: Annotated[
         float, Key("coefficient of the term, varsigma in the paper", least=0, most=1e6, only=EXP)
     ] = 0.5

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from rlvis.advantage.maps import psm
+from rlvis.advantage.maps import choice, psm
 from rlvis.checks import data as data_checks
 from rlvis.checks.sentinels import needs_reference
 from rlvis.data import prompts as data
@@ -89,7 +89,7 @@ def build_map(config: Config, world: World) -> psm.PerceptualMap | None:
     Raises:
         ValueError: the backbone cannot be had, or frames are too small for it.
     """
-    maps, model = config.advantage.map, config.model
+    maps, model = choice.chosen(config), config.model
     if maps.source is MapSource.none:
         return None
     return psm.build(maps, world.device, model.height, model.width)

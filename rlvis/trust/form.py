@@ -79,7 +79,8 @@ def about(kind: str) -> str:
 
 
 def weights(form: Form, kind: str, groups: Groups, anchor: Anchor, unit: Tensor) -> Weighed:
-    """What the form called `kind` gives the groups: 1 where a group or its anchor rests on nothing.
+    """What the form called `kind` gives the groups: 1 where a group or its anchor rests on nothing, or the
+    unit is infinite.
 
     Raises ConfigError where it returns anything but weights.
     """
@@ -89,7 +90,7 @@ def weights(form: Form, kind: str, groups: Groups, anchor: Anchor, unit: Tensor)
     if not isinstance(weight, Tensor) or weight.shape != shape or weight.dtype != torch.float64:
         told = f"{list(weight.shape)} {weight.dtype}" if isinstance(weight, Tensor) else type(weight).__name__
         raise FORMS.misfit(kind, f"it returns {told}, for weights [P, Q] = {list(shape)} float64")
-    weight = torch.where((groups.count > 0) & (anchor.count > 0), weight, 1.0)
+    weight = torch.where((groups.count > 0) & (anchor.count > 0) & unit.isfinite(), weight, 1.0)
     if not bool((torch.isfinite(weight) & (weight >= 0)).all()):
         raise FORMS.misfit(kind, f"a weight is {float(weight[~(weight >= 0) | weight.isinf()][0])}")
     return Weighed(weight, weighed.prior_var)

@@ -1,7 +1,7 @@
 """What trust reads of a step: the objectives in raw units, and each group's count, mean and variance.
 
-Everything is float64 on the CPU, over valid samples only; sums over groups are taken in sorted order, so that
-the order of prompts in a batch cannot change a bit.
+Everything is float64 on the CPU, over valid samples only. Sums are those of rlvis/runtime/sums.py, so that
+the order of samples in a group and of prompts in a batch cannot change a bit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlvis.records import Rewards
+from rlvis.runtime.sums import ordered_sum
 from rlvis.schema import Combine
 
 
@@ -20,6 +21,8 @@ class Groups:
     """values [P, K, Q] raw, 0 where not valid; valid [P, K]; count [P, 1]; mean and unbiased var [P, Q].
 
     mean is 0 where count is 0; var is 0 where count is below 2, and exactly 0 where all values are equal.
+    unit [Q]: of deviations (`trust.scale`), infinite where no two rewards have differed yet; a floor that is
+    not in it would depend on the reward's own unit.
     """
 
     values: Tensor
@@ -27,14 +30,18 @@ class Groups:
     count: Tensor
     mean: Tensor
     var: Tensor
+    unit: Tensor
 
 
 def groups(rewards: Rewards, combine: Combine) -> Groups:
-    """The groups of a step: Q = 1, the weighted sum of raw rewards, for `weighted_sum`; Q = R otherwise."""
+    """The groups of a step: Q = 1, the weighted sum of raw rewards, for `weighted_sum`; Q = R otherwise.
+
+    Their unit is 1, as with trust.scale=raw.
+    """
     values = torch.where(rewards.valid[..., None], rewards.term, 0.0)
     if combine is Combine.weighted_sum:
         weights = torch.tensor(list(rewards.weights), dtype=torch.float64)
-        values = (values * weights).sum(-1, keepdim=True)
+        values = ordered_sum(values * weights, -1)[..., None]
     return statistics(values, rewards.valid)
 
 
@@ -46,20 +53,20 @@ def statistics(values: Tensor, valid: Tensor) -> Groups:
     low = values.masked_fill(~mask, torch.inf).amin(1)
     high = values.masked_fill(~mask, -torch.inf).amax(1)
     equal = high <= low
-    mean = torch.where(equal, high, values.sum(1) / count.clamp(min=1))  # 12 x 0.7 averages to 0.7 - 1e-16
+    mean = torch.where(
+        equal, high, ordered_sum(values, 1) / count.clamp(min=1)
+    )  # 12 x 0.7 averages to 0.7 - 1e-16
     mean = torch.where(count > 0, mean, 0.0)
     deviation = torch.where(mask, values - mean[:, None], 0.0)
-    var = deviation.square().sum(1) / (count - 1).clamp(min=1)
-    return Groups(values, valid, count, mean, torch.where(equal, 0.0, var))
+    var = ordered_sum(deviation.square(), 1) / (count - 1).clamp(min=1)
+    return Groups(values, valid, count, mean, torch.where(equal, 0.0, var), torch.ones_like(mean[0]))
 
 
 def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population variance [Q] over the rows of [n, Q], n >= 1, bit-equal in any order."""
-    ordered = rows.sort(0).values
-    low, high = ordered[0], ordered[-1]
-    mean = torch.where(low == high, low, ordered.mean(0))
-    spread = (ordered - mean).square().sort(0).values.mean(0)
-    return mean, spread
+    low, high = rows.amin(0), rows.amax(0)
+    mean = torch.where(low == high, low, ordered_sum(rows) / len(rows))
+    return mean, ordered_sum((rows - mean).square()) / len(rows)
 
 
 def summary(means: Tensor) -> Tensor | None:

@@ -31,7 +31,8 @@ Elsewhere = Literal["reference", "first_frame"] | None
 CONTRACT = """\
 class MyPrior(rlvis.trust.prior.Prior):
     def step(self, groups, memory, prompts, reference):
-        # groups: values [P, K, Q], valid [P, K], count [P, 1], mean and var [P, Q]; memory: dict of tensors
+        # groups: values [P, K, Q], valid [P, K], count [P, 1], mean and var [P, Q], all raw; unit [Q]
+        # memory: dict of tensors; multiply floors by the unit, or they depend on the reward's own
         return Anchor(mean, var, count), memory  # [P, Q] each, float64, finite; count 0: nothing known yet"""
 PRIORS = Folder("prior.kind", "rlvis.trust.priors", CONTRACT)
 STEP = ("self", "groups", "memory", "prompts", "reference")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# In units of the scale, squared:
 VAR_FLOOR = 1e-8  # added to a group's variance, as in the release
 SINGLE_VAR = 1.0  # variance of a group with one sample, as in the release
 W_LOW, W_HIGH = 0.01, 10.0  # bounds of the weight after alpha, as in the release

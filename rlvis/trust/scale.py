@@ -2,7 +2,8 @@
 
 `running_std` is the root of an exponential mean of each step's reward variance (all valid samples of the
 step), per objective. As with the priors, a step uses the memory before it; the first step with any spread
-uses its own. Until there is any spread the unit is infinite: no deviation is worth anything, so w = 1.
+uses its own. Until there is any spread beyond rounding the unit is infinite: no deviation is worth anything,
+so w = 1 whatever the form, and nothing is contrasted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rlvis.schema import TrustConfig, TrustScale
 from rlvis.trust.groups import Groups, moments
 
 KEY = "scale/var"  # running variance [Q] in the state's values
+ROUNDING = 2.0**-46  # of a reward, 64 times that of one operation: .1 + .2 beside .3 is no spread
 
 
 def unit(
@@ -28,7 +30,9 @@ def unit(
     rows = groups.values[groups.valid]
     if len(rows) == 0:
         return _root(past), {KEY: past}
-    now = moments(rows)[1]
+    low, high = rows.amin(0), rows.amax(0)
+    noise = ROUNDING * torch.maximum(low.abs(), high.abs())
+    now = torch.where(high - low <= noise, 0.0, moments(rows)[1])
     used = torch.where(past > 0, past, now)
     return _root(used), {KEY: used + (1 - trust.scale_decay) * (now - used)}
 

@@ -8,6 +8,8 @@ moving average in the step that starts it). BPGO: arXiv 2511.18919.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -40,12 +42,14 @@ def weigh(
     observed = groups(rewards, combine)
     other = None if reference is None else groups(reference, combine)
     unit, memory = scale.unit(observed, trust, state.values)
+    observed = replace(observed, unit=unit)
     anchor, kept = anchored(prior_of(prior), prior.kind, observed, state.values, prompts, other)
     after = PriorState(kind=prior.kind, values={**kept, **memory})
     if anchor is None:
         alike = Trust(
             weight=torch.ones_like(observed.mean),
             contrast=None,
+            contrast_share=None,
             contrast_replaces=False,
             anchor_mean=None,
             anchor_var=None,
@@ -53,9 +57,11 @@ def weigh(
         )
         return alike, after
     weighed = weights(form_of(trust), trust.kind, observed, anchor, unit)
+    contrasted, share = _contrast(observed, anchor, trust.crt, prompts)
     judged = Trust(
         weight=weighed.weight,
-        contrast=_contrast(observed, anchor, unit, trust.crt, prompts),
+        contrast=contrasted,
+        contrast_share=share,
         contrast_replaces=trust.crt.form is CrtForm.gated,
         anchor_mean=anchor.mean,
         anchor_var=weighed.prior_var,
@@ -92,16 +98,18 @@ def _refuse(
 
 
 def _contrast(
-    observed: Groups, anchor: Anchor, unit: Tensor, crt: CrtConfig, prompts: PromptBatch
-) -> Tensor | None:
-    """The transformed rewards [P, K, Q] (0 where not valid), or None without a contrast."""
+    observed: Groups, anchor: Anchor, crt: CrtConfig, prompts: PromptBatch
+) -> tuple[Tensor | None, Tensor | None]:
+    """The transformed rewards [P, K, Q] (0 where not valid) and their groups' shares [P, Q], or None without
+    a contrast.
+    """
     if crt.form is CrtForm.none:
-        return None
-    prior = anchor.mean[:, None]
+        return None, None
+    values, valid, prior = observed.values, observed.valid, anchor.mean[:, None]
+    deviation = (values - prior) / observed.unit
+    share = contrast.share(deviation, valid)
     if crt.form is CrtForm.exp:
-        deviation = (observed.values - prior) / unit
-        above = observed.values > prior
-        return contrast.exp(deviation, above, observed.valid, lam=crt.lam, monotone=crt.monotone)
-    contrast.refuse_nonpositive(observed.values, observed.valid, prompts)
-    value = contrast.gated(observed.values / unit, prior / unit, gain=crt.gain, tau=crt.tau)
-    return torch.where(observed.valid[..., None], value, 0.0)
+        return contrast.exp(deviation, valid, lam=crt.lam, monotone=crt.monotone), share
+    contrast.refuse_nonpositive(values, valid, prompts)
+    value = contrast.gated(values / observed.unit, prior / observed.unit, gain=crt.gain, tau=crt.tau)
+    return torch.where(valid[..., None], value, 0.0), share

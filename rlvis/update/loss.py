@@ -19,6 +19,8 @@ from torch import Tensor
 from rlvis.flow.logprob import reduce_positions
 from rlvis.schema import DEFAULT_CLIP_RANGE, GuardBias, RatioScope, Reduction
 
+TENTH = 1.2815515655446004  # standard deviations above which a tenth of a normal variable lies
+
 
 def log_ratio(dlogp: Tensor, free: Tensor, scope: RatioScope, map: Tensor | None = None) -> Tensor:
     """Log of the importance ratio at a scope.
@@ -55,13 +57,17 @@ def policy_loss(
     float type, cast once. coef: [A], >= 0. clip: how far the ratio may fall and rise, (0.1, 0.2) for
     0.9..1.2. map: [B, F, H, W] >= 0, without gradient. guarded: [B], a ratio made by `guard_ratio` that
     replaces the one of dlogp (scope `sample`).
-    Returns the loss [B] = sum_a coef_a mean_p M_p max(-A r, -A clip(r)), where at `sample` the mean is over M
-    alone and at `pooled` M acts in the ratio only; and detached metrics, each [B]: ratio_mean, ratio_max_dev
+    Returns the loss [B] = sum_a coef_a mean_p M_p max(-A r, -A clip(r)), where at `sample` the one ratio
+    decides what is clipped and how much a row counts while its gradient follows the map (see `_led_by`), and
+    at `pooled` M acts in the ratio only; and detached metrics, each [B]: ratio_mean, ratio_max_dev
     (of |r - 1|), clip_high and clip_low (fractions beyond the range), approx_kl (mean of dlogp^2 / 2 at the
     scope; unguarded).
     Raises ValueError for an advantage per position, or `guarded`, at another scope.
     """
     log_r = log_ratio(dlogp, free, scope, map)
+    factor = reduce_positions(map, free) if map is not None and scope is RatioScope.sample else None
+    if map is not None and factor is not None:
+        log_r = _led_by(map, factor, dlogp, free, log_r)
     if guarded is None:
         r = log_r.exp()
     else:
@@ -78,7 +84,6 @@ def policy_loss(
         )
     a = advantage.to(r) if advantage.ndim == 5 else advantage.to(r)[:, :, None, None, None]
     c = coef.to(r)
-    factor = reduce_positions(map, free) if map is not None and scope is RatioScope.sample else None
     loss = r.new_zeros(r.shape[0])
     for term in range(a.shape[0]):
         surrogate = torch.maximum(-a[term] * r, -a[term] * clipped)
@@ -88,6 +93,18 @@ def policy_loss(
             row = surrogate.flatten()
         loss = loss + c[term] * (row if factor is None else factor * row)
     return loss, _metrics(r.detach(), log_r.detach(), free, clip, per_position)
+
+
+def _led_by(map: Tensor, factor: Tensor, dlogp: Tensor, free: Tensor, log_r: Tensor) -> Tensor:
+    """log_r [B, 1, 1, 1] of the whole sample in value; its gradient is that of sum_p M_p dlogp_p / sum_p M_p.
+
+    A clip that binds at single positions keeps those whose drawn noise opposes the update, which pulls the
+    policy back sqrt(FHW) times as hard as one that binds as often on samples (benchmarks/clip_pull.py). So
+    the sample's ratio decides, and the map says where the gradient goes. factor: [B], mean_p M_p.
+    """
+    share = torch.where(factor > 0, 1 / factor.clamp(min=torch.finfo(factor.dtype).tiny), 0.0)
+    local = (share * reduce_positions(map * dlogp, free))[:, None, None, None]
+    return log_r.detach() + (local - local.detach())
 
 
 def _metrics(
@@ -155,9 +172,10 @@ def resolve_clip(
     """How far the ratio may fall below and rise above 1: (low, high).
 
     clip_range: a number for both, or [low, high], taken as it is; None for 1e-4 on the scalar ratio
-    (`sample`, `pooled`) and its equivalent at `position`: log-ratios that are mostly independent noise shrink
-    by sqrt(F H W) when averaged over positions, and a sum over C channels is sqrt(C) * sqrt(C F H W) times
-    their mean over everything.
+    (`sample`, `pooled`) and, at `position`, what pulls the policy back as hard as that does where it binds on
+    a tenth of the samples a side: log-ratios that are mostly independent noise shrink by sqrt(F H W) when
+    averaged over positions (a sum over C channels is sqrt(C) * sqrt(C F H W) times their mean over
+    everything), and the clip must lie at a rarer deviation, see `rare`.
     Raises ValueError for anything else.
     """
     if clip_range is None:
@@ -165,6 +183,7 @@ def resolve_clip(
         value = DEFAULT_CLIP_RANGE
         if scope is RatioScope.position:
             value *= math.sqrt(f * h * w if channel_reduction is Reduction.mean else c * (c * f * h * w))
+            value *= rare(f * h * w) / TENTH
         return value, value
     pair = (
         clip_range
@@ -179,6 +198,18 @@ def resolve_clip(
             "type advantage.clip_range=1e-4 or advantage.clip_range=[1e-4,2e-4]"
         )
     return float(pair[0]), float(pair[1])
+
+
+def rare(positions: int) -> float:
+    """The deviation, in standard ones, at which a clip of each position's ratio pulls the policy back as a
+    clip of the sample's does at a tenth a side: z with sqrt(positions) phi(z) = phi(1.28).
+    """
+    return math.sqrt(math.log(positions) + TENTH**2)
+
+
+def allowed_share(positions: int) -> float:
+    """Share of the positions' ratios, a side, beyond that deviation: .1 for one, .0008 for 4096."""
+    return 0.5 * math.erfc(rare(positions) / math.sqrt(2))
 
 
 def _square_distance(a: Tensor, b: Tensor, free: Tensor) -> Tensor:

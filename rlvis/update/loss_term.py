@@ -13,7 +13,7 @@ from rlvis.flow.logprob import reduce_positions
 from rlvis.flow.transition import StepTable
 from rlvis.models.policy import Policy
 from rlvis.records import Advantages, Trajectories
-from rlvis.schema import AdvantageConfig, KlDt, LogProbForm
+from rlvis.schema import AdvantageConfig, KlDt, LogProbForm, RatioScope
 from rlvis.update import loss as losses
 from rlvis.update.replay import Batch, Replayed, replay
 
@@ -46,6 +46,14 @@ class LossTerm:
         self.clip = losses.resolve_clip(
             config.clip_range, config.ratio_scope, policy.latent_shape, config.map.channel_reduction
         )
+
+    def clip_metrics(self) -> dict[str, float]:
+        """The clip range of this policy (its narrower side), and how often a side may bind before it pulls
+        the policy back more than it holds it.
+        """
+        per_position = self.config.ratio_scope is RatioScope.position
+        positions = int(self.free.numel()) if per_position else 1
+        return {"clip/range": min(self.clip), "clip/allowed_fraction": losses.allowed_share(positions)}
 
     def __call__(self, batch: Batch, new: Replayed, rows: Tensor, s: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss [B] and metrics, each [B]."""

@@ -123,6 +123,7 @@ def update(
     metrics, details = tally.reduce(norms)
     if norms:
         details |= {f"layer/{name}": norm for name, norm in engine.layers().items()}
+        metrics |= term.clip_metrics()
     return PolicyUpdate(policy_step=trajectories.policy_step, metrics=metrics, details=details)
 
 

@@ -84,10 +84,18 @@ def test_one_group_of_three_by_hand():
             assert field[0, :, 0, 0, column].tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_without_a_std_products_keep_their_units():
+    given = rewards([[[1.0], [3.0]]])
+    map_ = torch.tensor([0.5, 0.25])[:, None, None, None].expand(2, *GRID)
+    field = run(given, map_, config(std_scope=StdScope.none)).field
+    assert field[0].flatten(1).unique(dim=1).tolist() == [[-0.125], [0.125]]  # of 0.5 and 0.75
+
+
 @pytest.mark.parametrize("preset", [AdvantagePreset.dance, AdvantagePreset.flow_grpo])
 @pytest.mark.parametrize("combine", [Combine.weighted_sum, Combine.separate_terms])
 @pytest.mark.parametrize("contrast", ["none", "term", "replaces"])
-def test_a_map_of_ones_gives_the_scalar_advantages(preset, combine, contrast, monkeypatch):
+@pytest.mark.parametrize("scope", [None, StdScope.none])
+def test_a_map_of_ones_gives_the_scalar_advantages(preset, combine, contrast, scope, monkeypatch):
     """To 1e-12 before the cast to float32: with weight, clamp, sign and a negative coefficient."""
     given = drawn(2, weights=(1.0, -0.5))
     q = 1 if combine is Combine.weighted_sum else 2
@@ -96,13 +104,14 @@ def test_a_map_of_ones_gives_the_scalar_advantages(preset, combine, contrast, mo
     trust = trusting(given, q, weight=weight)
     if contrast != "none":
         values = torch.randn(P, K, q, dtype=torch.float64, generator=generator)
-        trust = trust.replace(contrast=values, contrast_replaces=contrast == "replaces")
-    settings = config(preset=preset, combine=combine, adv_clip=1.2, sign=-1.0)
+        share = 1 - torch.rand(P, q, dtype=torch.float64, generator=generator) / 8
+        trust = trust.replace(contrast=values, contrast_share=share, contrast_replaces=contrast == "replaces")
+    settings = config(preset=preset, combine=combine, std_scope=scope, adv_clip=0.9, sign=-1.0)
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what stands there before the cast,
     monkeypatch.setattr(stage, "Advantages", SimpleNamespace)  # which a record would refuse
     advantages = run(given, torch.ones(P * K, *GRID), settings, trust, contrast_coef=0.5)
     assert advantages.field.dtype == torch.float64
-    assert advantages.term.abs().max() == 1.2
+    assert advantages.term.abs().max() == 0.9
     assert advantages.term.shape[0] == q * (2 if contrast == "term" else 1)
     everywhere = advantages.term.flatten(1)[..., None, None, None].expand_as(advantages.field)
     torch.testing.assert_close(advantages.field, everywhere, rtol=0, atol=1e-12)

@@ -61,6 +61,13 @@ def test_batch_std_is_over_all_groups_and_the_mean_over_one():
 
 
 @pytest.mark.parametrize("preset", GROUP_PRESETS)
+def test_without_a_std_the_deviation_stays_in_units_of_the_reward(preset):
+    values = f64([[1.0, 3.0, NAN, 8.0], [0.0, 0.5, 1.0, 0.5]])
+    z = group_zscore(values, values.isfinite(), RULES[preset], StdScope.none)
+    assert z.tolist() == [[-3.0, -1.0, 0.0, 4.0], [-0.5, 0.0, 0.5, 0.0]]
+
+
+@pytest.mark.parametrize("preset", GROUP_PRESETS)
 @pytest.mark.parametrize("scope", list(StdScope))
 def test_equal_rewards_give_exactly_zero(preset, scope):
     """0.7 twelve times: its float64 mean is not 0.7, so arithmetic alone gives up to 1e-8."""
@@ -99,10 +106,11 @@ def test_invariances(preset, scope, batch, filler, shift):
     # Order of samples and of groups.
     order, groups = torch.randperm(values.shape[1]), torch.randperm(values.shape[0])
     permuted = group_zscore(values[groups][:, order], valid[groups][:, order], rule, scope)
-    torch.testing.assert_close(permuted, z[groups][:, order], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(permuted, z[groups][:, order], rtol=0, atol=0)
     # A positive scale, up to the epsilon: the smallest std of distinct values on the grid is 1/128/sqrt(5).
+    unit = 4 if scope is StdScope.none else 1
     torch.testing.assert_close(
-        group_zscore(4 * values, valid, rule, scope), z, rtol=3 * rule.eps / 3e-3 + 1e-9, atol=1e-9
+        group_zscore(4 * values, valid, rule, scope), unit * z, rtol=3 * rule.eps / 3e-3 + 1e-9, atol=1e-9
     )
 
 

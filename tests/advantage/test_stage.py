@@ -112,6 +112,21 @@ def test_std_scope_overrides_the_preset():
     torch.testing.assert_close(out.term[0], expected, rtol=0, atol=0)
 
 
+def test_without_a_std_terms_keep_their_units_and_clamp():
+    """Colours 0, 2, 4 and shapes 30, 0, 0 of weight 0.5, by hand: as a sum 15, 2, 4, and as two terms."""
+    term = torch.tensor([[[0.0, 30.0], [2.0, 0.0], [4.0, 0.0]]], dtype=torch.float64)
+    rewards = make(weights=(1.0, 0.5)).replace(term=term, valid=torch.ones(1, 3, dtype=torch.bool))
+    trust = Trust(weight=torch.full((1, 1), 2.0, dtype=torch.float64), contrast_replaces=False)
+    config = AdvantageConfig(std_scope=StdScope.none, adv_clip=12.0)
+    out, _ = build(rewards, trust, config, INDEX[:1], RewardHistory())
+    assert out.term.tolist() == [[[12.0, -10.0, -6.0]]]  # 2 (15 - 7) is clamped
+    two = trust.replace(weight=torch.ones(1, 2, dtype=torch.float64))
+    config = AdvantageConfig(std_scope=StdScope.none, adv_clip=12.0, combine=Combine.separate_terms)
+    out, _ = build(rewards, two, config, INDEX[:1], RewardHistory())
+    assert out.term.tolist() == [[[-2.0, 0.0, 2.0]], [[12.0, -10.0, -10.0]]]
+    assert out.coef.tolist() == [1.0, 0.5]
+
+
 def test_ddpo_history_is_returned_and_used():
     rewards, config = make((1.0,)), AdvantageConfig(preset=AdvantagePreset.ddpo)
     history = RewardHistory()
@@ -181,6 +196,25 @@ class TestContrast:
         torch.testing.assert_close(out.term, (weight * z(contrast[..., 0]))[None], rtol=0, atol=0)
         assert out.names == ("grpo",)
 
+    @pytest.mark.parametrize("replaces", [False, True])
+    def test_its_share_multiplies_its_z_scores_and_none_is_one(self, replaces):
+        rewards = make((1.0,))
+        plainly = plain(contrast=self.contrast(), contrast_replaces=replaces)
+        share = torch.tensor([[1.0], [0.5], [0.0]], dtype=torch.float64)
+        full = run(rewards, plainly, contrast_coef=0.25, weigh_contrast=True)
+        shared = run(rewards, plainly.replace(contrast_share=share), contrast_coef=0.25, weigh_contrast=True)
+        assert torch.equal(shared.term[-1], share * full.term[-1])
+        assert torch.equal(shared.term[:-1], full.term[:-1])  # of the rewards beside a contrast
+
+    def test_a_past_to_compare_with_needs_no_spread_in_the_group(self):
+        """With ddpo a group of one sample trains; the share of its contrast is 0."""
+        none = torch.zeros(P, 1, dtype=torch.float64)
+        trust = plain(contrast=self.contrast(), contrast_replaces=True)
+        config = AdvantageConfig(preset=AdvantagePreset.ddpo)
+        assert equal(
+            run(make((1.0,)), trust.replace(contrast_share=none), config), run(make((1.0,)), trust, config)
+        )
+
     def test_coefficient_zero_is_grpo_bit_for_bit(self):
         rewards = make((1.0,))
         assert equal(run(rewards, plain(contrast=self.contrast())), run(rewards, plain()))
@@ -221,6 +255,10 @@ def test_the_map_passes_through():
         (
             AdvantageConfig(preset=AdvantagePreset.ddpo, std_scope=StdScope.batch),
             "std_scope=batch means nothing",
+        ),
+        (
+            AdvantageConfig(std_scope=StdScope.none, combine=Combine.gdpo),
+            "std_scope=none with advantage.comb",
         ),
         (AdvantageConfig(adv_clip=0.0), "adv_clip=0.0"),
     ],

@@ -162,7 +162,7 @@ def test_a_sweep_compares_a_recipe_with_and_without_a_method(recipe: str, traini
     without, with_ = (plain(config) for config in trainings.configs)
     assert {key: now for key, (_, now) in differences("", without, with_).items()} == {
         ".advantage.map.source": "psm",
-        ".advantage.ratio_scope": "position",
+        ".advantage.map.map_norm": "mean1",
     }
 
 

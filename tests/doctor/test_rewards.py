@@ -15,6 +15,7 @@ from rlvis.doctor.canaries import canaries
 from rlvis.doctor.probe import Probe
 from rlvis.doctor.rewards import rewards
 from rlvis.findings import Finding
+from rlvis.records import PriorState
 from rlvis.reward.contract import Term
 from rlvis.reward.scorers.jpeg_compressibility import jpeg_compressibility
 from rlvis.reward.scorers.noisy import Noisy
@@ -98,6 +99,28 @@ def test_one_term_that_decides_alone_is_told(probe: Probe) -> None:
     assert not [f for f in rewards(apart) if f.name == "reward scale"]  # each has its own scale there
     even = scored(probe, cases.term(brightness, "big"), replace(small, weight=1.0))
     assert cases.one(rewards(even), "reward scale").severity == "ok"
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "level", "typed"),
+    [
+        ("gated", 10.0, "warning", "trust.crt.form=exp, or a reward"),
+        ("gated", 0.1, "ok", ""),
+        ("exp", 10.0, "warning", "trust.crt.monotone=true"),
+        ("exp", 0.1, "ok", ""),
+    ],
+)
+def test_a_contrast_that_turns_samples_around_is_told(
+    probe: Probe, form: str, value: float, level: str, typed: str
+) -> None:
+    trust = {"crt": S.CrtConfig(form=S.CrtForm(form))}
+    prior = {"kind": "constant", "value": value}
+    told = scored(probe, cases.term(brightness), trust=trust, prior=prior)
+    judged, _ = pipeline.weigh(told.parts.config, told.prompts, told.rewards, PriorState(kind="constant"))
+    finding = cases.one(rewards(replace(told, trust=judged)), "reward order")
+    assert finding.severity == level, str(finding)
+    assert typed in finding.type
+    assert not [f for f in rewards(probe) if f.name == "reward order"]  # without a contrast
 
 
 def test_time_is_told_for_a_whole_step(probe: Probe) -> None:

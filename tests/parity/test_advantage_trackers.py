@@ -19,6 +19,7 @@ DATA = np.load(Path(__file__).parent / "data" / "stat_trackers.npz")
 PROMPTS = DATA["prompts"]
 IDS = np.unique(PROMPTS)
 FLOW = RULES[AdvantagePreset.flow_grpo]
+SCOPES = [StdScope.group, StdScope.batch]
 
 
 def groups(flat):
@@ -39,14 +40,14 @@ def close(z, name, published):
 
 
 @pytest.mark.parametrize("peer", ["fg", "nft"])
-@pytest.mark.parametrize("scope", list(StdScope))
+@pytest.mark.parametrize("scope", SCOPES)
 def test_flow_grpo_and_nft(peer, scope):
     values, valid = groups(DATA["rewards1"])
     name = f"{peer}_{'group' if scope is StdScope.group else 'global'}"
     close(group_zscore(values, valid, FLOW, scope), name, DATA[name])
 
 
-@pytest.mark.parametrize("scope", list(StdScope))
+@pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("column", [0, 1])
 def test_flow_grpo_with_rewards_per_time_step(scope, column):
     values, valid = groups(DATA["rewards2"][:, column])

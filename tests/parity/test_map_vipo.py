@@ -154,8 +154,8 @@ def signed_loss(dlogp, free, dense):
 
 
 def test_the_released_flux_loss_has_no_spatial_effect_and_ours_has():
-    """There one ratio a sample meets the map, so only the map's mean counts; at scope `position` its shape
-    does.
+    """There one ratio a sample meets the map, so only the map's mean counts; here its shape does at every
+    scope, at `sample` with the same push in all and the release's loss.
     """
     map_ = array("loss_map")[None]
     free = torch.ones(map_.shape[1:])
@@ -164,18 +164,20 @@ def test_the_released_flux_loss_has_no_spatial_effect_and_ours_has():
 
     def gradient(scope, maps, advantage=-1.0):
         """d loss / d dlogp at every position, and the loss."""
-        dlogp = base.expand_as(maps).clone().requires_grad_()
+        dlogp = base.expand_as(map_).clone().requires_grad_()
         a = torch.full((1, 1), advantage, dtype=torch.float64)
         loss, _ = policy_loss(dlogp, free, a, ONE, (1e-4, 1e-4), scope, maps)
         return torch.autograd.grad(loss.sum(), dlogp)[0], loss.detach()
 
     published = array("flux_loss")[None] * (4 * 3)
     close(gradient(RatioScope.sample, map_, 1.0)[1], published)
-    scalar, scalar_loss = gradient(RatioScope.sample, map_)
-    mirrored, mirrored_loss = gradient(RatioScope.sample, turned)
-    assert scalar.std() <= 1e-6 * scalar.abs().mean()  # flat: the map's shape does nothing
-    torch.testing.assert_close(scalar, mirrored)
-    torch.testing.assert_close(scalar_loss, mirrored_loss)
+    plain, plain_loss = gradient(RatioScope.sample, None)
+    close(map_.mean() * gradient(RatioScope.sample, None, 1.0)[1], published)
+    scalar = map_.mean() * plain  # the release's: flat
+    led, led_loss = gradient(RatioScope.sample, map_)
+    close(led / led.sum(), map_ / map_.sum())
+    close(led.sum()[None], scalar.sum()[None])
+    torch.testing.assert_close(led_loss, map_.mean() * plain_loss)
     local, _ = gradient(RatioScope.position, map_)
     close(local / local.sum(), map_ / map_.sum())
     close(gradient(RatioScope.position, turned)[0].flip(-1), local)

@@ -21,6 +21,7 @@ from rlvis.schema import (
     TrustConfig,
     TrustScale,
 )
+from rlvis.trust import contrast
 from rlvis.trust.stage import weigh
 
 DANCE = AdvantageConfig(preset=AdvantagePreset.dance)
@@ -91,8 +92,8 @@ def ras(alpha: float = 0.5, k: float = 4.0, **changes: Any) -> TrustConfig:
 
 
 def exp_raw(reward: Tensor, prior: Tensor, *, lam: float) -> Tensor:
-    """Eq. 4 as written, (lam (R - P) + 1{R > P}) exp(R), the exponent clamped to +-30 as in the release;
-    training uses `contrast.exp`.
+    """Eq. 4 as written, (lam (R - P) + 1{R > P}) exp(R), the exponent clamped to +-30 as in the release, and
+    R > P as for us; training uses `contrast.exp`.
     """
-    slope = lam * (reward - prior) + (reward > prior).to(reward)
+    slope = lam * (reward - prior) + (reward - prior > contrast.TIE).to(reward)
     return slope * torch.exp(reward.clamp(-30, 30))

@@ -51,10 +51,9 @@ def test_no_slope_is_weight_one(values):
 @settings(deadline=None)
 @given(values=GROUPS, order=st.permutations(range(5)))
 def test_permuting_samples_permutes_advantages(trust, values, order):
-    """To 1e-9: sums in another order round differently, and the z-score of a narrow group magnifies that."""
     plain = advantages(rewards(values), trust, config=FREE)
     turned = advantages(rewards(values[:, order]), trust, config=FREE)
-    torch.testing.assert_close(turned.term, plain.term[..., order], rtol=1e-9, atol=1e-9)
+    assert turned.term.equal(plain.term[..., order])
 
 
 @pytest.mark.parametrize("trust", WHOLE, ids=IDS)
@@ -128,6 +127,50 @@ def test_the_contrast_has_its_own_group_whatever_the_preset():
     assert not batch.term[0].equal(grouped.term[0])
     spread = grouped.term[1].std(-1, correction=0)
     assert spread.tolist() == pytest.approx([1.0, 1.0], rel=1e-3)  # eps is 1e-4
+
+
+def spread_out(spread):
+    """One group of six rewards of this spread around .55, beside one that gives the unit."""
+    group = 0.55 + spread * torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)
+    return torch.stack([group, torch.linspace(0.1, 1.1, 6, dtype=torch.float64)])
+
+
+def contrast_rms(values, trust=BPGO):
+    """Root mean square of the last term, the contrast's, in the first group."""
+    return advantages(rewards(values), trust, config=FREE).term[-1, 0].square().mean().sqrt().item()
+
+
+GATED = replace(BPGO, kind="none", crt=S.CrtConfig(form=S.CrtForm.gated))
+BOTH = pytest.mark.parametrize("trust", [BPGO, GATED], ids=["exp", "gated"])
+
+
+@BOTH
+@pytest.mark.parametrize("spread", [1e-1, 1e-5, 1e-6, 1e-9])
+def test_a_group_without_spread_has_no_contrast(trust, spread):
+    """rms is (1 - 1e-6 / spread) of a z-score's, sqrt(5/6) with the unbiased std; the spread in units."""
+    values = spread_out(spread)
+    in_units = spread / values.std(correction=0).item()
+    wanted = max(0.0, 1 - 1e-6 / in_units) * (5 / 6) ** 0.5
+    assert contrast_rms(values, trust) == pytest.approx(wanted, rel=1e-4)
+    assert (wanted == 0) == (spread < 1e-6 * values.std(correction=0).item())
+
+
+@BOTH
+def test_it_fades_continuously(trust):
+    """From no contrast to nearly all of it, in steps of 1 % of the spread no more than 1 % at a time."""
+    spreads = 10 ** torch.arange(-7, -4, 0.0043).double()  # ratio 1.00995
+    sizes = torch.tensor([contrast_rms(spread_out(float(s)), trust) for s in spreads])
+    assert (sizes[0], sizes[-1] > 0.89) == (0, True)
+    assert (sizes.diff().abs() < 0.01).all()
+
+
+@BOTH
+@pytest.mark.parametrize("scale", list(S.TrustScale))
+def test_rounding_does_not_train(trust, scale):
+    values = [[0.1 + 0.2, 0.3, 0.3, 0.3]]
+    for prior in (AVERAGE, S.PriorConfig(kind="constant", value=0.3)):
+        built = advantages(rewards(values), replace(trust, scale=scale), prior)
+        assert built.term[-1].eq(0).all()
 
 
 class Run:

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvis.advantage.normalise import RULES, contrast_zscore, group_zscore
-from rlvis.schema import AdvantagePreset
+from rlvis.observe.metrics import trust_metrics
+from rlvis.schema import AdvantagePreset, Combine, CrtConfig, CrtForm, PriorConfig, TrustConfig
 from rlvis.trust import contrast
-from tests.trust.cases import exp_raw, prompts
+from tests.trust.cases import exp_raw, prompts, ran, rewards
 
 DANCE = RULES[AdvantagePreset.dance]
+ONE = PriorConfig(kind="constant", value=1.0)
 VALUES = st.lists(st.floats(-3, 3), min_size=2, max_size=8)
 
 
@@ -24,7 +26,7 @@ def stable(reward, prior, lam=1.0, monotone=False, scale=1.0):
     """[K] rewards through the form that is trained with."""
     value = reward[None, :, None]
     valid = torch.ones(1, len(reward), dtype=torch.bool)
-    values = contrast.exp((value - prior) / scale, value > prior, valid, lam=lam, monotone=monotone)
+    values = contrast.exp((value - prior) / scale, valid, lam=lam, monotone=monotone)
     return values[0, :, 0]
 
 
@@ -104,6 +106,46 @@ def test_the_epsilon_is_relative_to_the_spread():
 
 def test_equal_values_have_no_contrast():
     assert z(stable(row([12 * 0.7] * 4), 0.3)).eq(0).all()
+
+
+def test_gated_puts_the_worst_on_top_of_rewards_far_below_the_prior():
+    """P = 1: (R - P) R falls to R = P / 2, so .1 ends above .9; exp keeps the order from P - 1 on."""
+    r = row([0.1, 0.3, 0.5, 0.7, 0.9])
+    values = contrast.gated(r, row([1.0]), gain=50, tau=5)
+    assert values.argmax() == 0
+    assert (values.diff() < 0).tolist() == [True, True, False, False]
+    assert (stable(r, 1.0).diff() > 0).all()
+    judged, _ = ran(rewards(r[None]), TrustConfig(crt=CrtConfig(form=CrtForm.gated)), ONE)
+    counted = trust_metrics(judged, rewards(r[None]), Combine.weighted_sum)["trust/inverted_fraction"]
+    assert counted == 0.6  # .1 is above all four, .3 above .5 and .7
+    judged, _ = ran(rewards(r[None]), TrustConfig(crt=CrtConfig(form=CrtForm.exp)), ONE)
+    assert trust_metrics(judged, rewards(r[None]), Combine.weighted_sum)["trust/inverted_fraction"] == 0
+
+
+def test_a_pair_of_a_group_without_a_contrast_is_not_counted():
+    values = rewards([[1 + 1e-15, 1.0, 1 + 1e-15], [0.2, 0.1, 0.15]])
+    judged, _ = ran(values, TrustConfig(crt=CrtConfig(form=CrtForm.gated)), ONE)
+    assert judged.contrast_share[0].item() == 0
+    assert trust_metrics(judged, values, Combine.weighted_sum)["trust/inverted_fraction"] == 1.0
+
+
+@pytest.mark.parametrize(("above", "indicator"), [(1e-13, 0), (1e-11, 1)])
+def test_a_last_bit_above_the_prior_is_a_tie(above, indicator):
+    r = row([above, 0.0])
+    assert stable(r, 0.0)[0].item() == pytest.approx(indicator, abs=1e-10)
+    ones = contrast.gated(r + 1, row([1.0]), gain=1, tau=1)
+    assert ones[0].item() == pytest.approx(indicator / (1 + math.exp(-1)), abs=1e-10)
+
+
+def test_the_share_of_a_group_s_deviations():
+    d = torch.tensor([[0.0, 0.1], [0.0, 1e-5], [0.0, 1e-9], [2.0, 2.0]], dtype=torch.float64)
+    valid = torch.ones(4, 2, dtype=torch.bool)
+    assert contrast.share(d[..., None], valid)[:, 0].tolist() == pytest.approx(
+        [1 - 1e-5, 0.9, 0, 0], abs=1e-12
+    )
+    valid[0] = False
+    valid[1, 1] = False
+    assert contrast.share(d[..., None], valid)[:2].eq(0).all()
 
 
 def test_gated_inverts_pairs_of_negative_rewards_so_they_are_refused():

@@ -1,11 +1,15 @@
 """The unit of deviations: a running standard deviation with a memory."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from rlvis.schema import TrustConfig, TrustScale
+from rlvis.records import PriorState
+from rlvis.schema import PosteriorConfig, PriorConfig, TrustConfig, TrustScale
 from rlvis.trust.groups import statistics
 from rlvis.trust.scale import KEY, unit
+from tests.trust.cases import AVERAGE, CONSTANT, EXP, ran, rewards
 
 RUNNING = TrustConfig(kind="ras", scale=TrustScale.running_std)
 
@@ -43,3 +47,40 @@ def test_invalid_samples_and_steps_without_any_are_left_out():
     again, after = unit(groups([[0.0, 2.0, 99.0]], torch.zeros_like(valid)), RUNNING, memory)
     assert again.tolist() == [1.0]
     assert after[KEY].equal(memory[KEY])
+
+
+def test_rounding_is_no_spread():
+    used, memory = unit(groups([[0.1 + 0.2, 0.3, 0.3, 0.3]]), RUNNING, {})
+    assert used.tolist() == [float("inf")]
+    assert memory[KEY].tolist() == [0.0]
+
+
+@pytest.mark.parametrize("prior", [CONSTANT, AVERAGE, PriorConfig(kind="hierarchical")], ids=lambda p: p.kind)
+@pytest.mark.parametrize(
+    "trust",
+    [
+        RUNNING,
+        TrustConfig(kind="posterior", posterior=PosteriorConfig(w_min=0.2, w_max=3.0)),
+        TrustConfig(kind="agreement"),
+        TrustConfig(kind="tests.trust.test_scale.half"),
+    ],
+    ids=["ras", "posterior", "agreement", "own"],
+)
+def test_an_infinite_unit_gives_weight_one_and_no_contrast(trust, prior):
+    """Two steps whose rewards differ from the prior, and from step to step, but never from one another."""
+    state = PriorState(kind=prior.kind)
+    for value in (0.7, 0.9):
+        trust = replace(trust, scale=TrustScale.running_std, crt=EXP)
+        judged, state = ran(rewards([[value] * 3] * 2), trust, prior, state)
+        assert judged.weight.eq(1).all()
+        assert judged.contrast_share.eq(0).all()
+        assert all(value.isfinite().all() for value in state.values.values())
+    judged, state = ran(rewards([[0.8, 1.0, 0.9]] * 2), trust, prior, state)  # and then there is a unit
+    again, _ = ran(rewards([[0.8, 1.0, 0.9]] * 2), trust, prior, state)
+    assert again.weight.isfinite().all()
+    assert again.contrast_share.gt(0.99).all()
+
+
+def half(groups, anchor, unit):
+    """A trust of the user's that does not look at the unit."""
+    return torch.full_like(groups.mean, 0.5)

@@ -7,7 +7,7 @@ import torch
 
 from rlvis.flow.logprob import reduce_positions
 from rlvis.schema import GuardBias, RatioScope, Reduction
-from rlvis.update.loss import guard_ratio, kl, policy_loss, ratio, resolve_clip
+from rlvis.update.loss import allowed_share, guard_ratio, kl, policy_loss, rare, ratio, resolve_clip
 
 B, C, F, H, W = 4, 3, 2, 3, 5
 SCOPES = list(RatioScope)
@@ -199,6 +199,28 @@ def test_no_gradient_where_an_advantage_per_position_is_zero():
     assert moved[..., 2:].ne(0).all()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_at_sample_the_ratio_decides_and_the_gradient_follows_the_map(masked):
+    dlogp, free, _, _ = inputs()
+    free = given_first_frame() if masked else free
+    weight = torch.rand(B, F, H, W, generator=torch.Generator().manual_seed(2))
+    one, coef = torch.ones(1, B, dtype=torch.float64), torch.ones(1)
+    value, _ = policy_loss(dlogp, free, one, coef, (9.0, 9.0), RatioScope.sample, weight)
+    r = ratio(dlogp.detach(), free, RatioScope.sample)
+    torch.testing.assert_close(gradient(value, dlogp), -r * free * weight / free.sum())
+    beyond = (dlogp.detach() + 2).requires_grad_()  # every ratio is, in the direction of the advantage
+    value, metrics = policy_loss(beyond, free, one, coef, CLIP, RatioScope.sample, weight)
+    assert metrics["clip_high"].eq(1).all()
+    assert gradient(value, beyond).eq(0).all()
+
+
+def test_a_map_of_zeros_at_sample_moves_nothing():
+    dlogp, free, advantage, coef = inputs()
+    value, _ = policy_loss(dlogp, free, advantage, coef, CLIP, RatioScope.sample, torch.zeros(B, F, H, W))
+    assert value.eq(0).all()
+    assert gradient(value, dlogp).eq(0).all()
+
+
 @pytest.mark.parametrize("scope", [RatioScope.sample, RatioScope.pooled])
 def test_an_advantage_per_position_needs_a_ratio_per_position(scope):
     dlogp, free, _, coef = inputs()
@@ -322,19 +344,27 @@ class TestClip:
         assert resolve_clip(None, scope, self.shape, reduction) == (1e-4, 1e-4)
 
     def test_default_of_a_ratio_per_position(self):
+        further = rare(9 * 30 * 52) / rare(1)
         low, high = resolve_clip(None, RatioScope.position, self.shape, Reduction.mean)
-        assert low == high == pytest.approx(1e-4 * math.sqrt(9 * 30 * 52))
+        assert low == high == pytest.approx(1e-4 * math.sqrt(9 * 30 * 52) * further)
         low, high = resolve_clip(None, RatioScope.position, self.shape, Reduction.sum)
-        assert low == high == pytest.approx(1e-4 * math.sqrt(16 * 16 * 9 * 30 * 52))
+        assert low == high == pytest.approx(1e-4 * math.sqrt(16 * 16 * 9 * 30 * 52) * further)
+
+    @pytest.mark.parametrize(("positions", "share"), [(1, 0.1), (64, 8e-3), (1024, 1.7e-3), (4096, 8e-4)])
+    def test_positions_may_bind_as_rarely_as_pulls_no_harder(self, positions, share):
+        assert allowed_share(positions) == pytest.approx(share, rel=0.05)
+        density = math.exp(-(rare(positions) ** 2) / 2)  # sqrt(P) phi(z) is the same for every P
+        assert math.sqrt(positions) * density == pytest.approx(math.exp(-(rare(1) ** 2) / 2))
 
     @pytest.mark.parametrize("reduction", list(Reduction))
-    def test_position_default_clips_as_often_as_the_scalar_one(self, reduction):
-        """Independent noise per element: std of the log-ratio over its clip is the same for both."""
+    def test_position_default_lies_at_its_deviation_of_the_noise(self, reduction):
+        """Independent noise per element: the scalar's clip at 1.28 of its deviations, this at `rare`."""
         c, f, h, w = shape = (4, 1, 32, 32)
         noise = randn(256, c, f, h, w)
         scalar = noise.mean((1, 2, 3, 4)).std() / 1e-4
         at = noise.mean(1) if reduction is Reduction.mean else noise.sum(1)
         relative = at.std() / resolve_clip(None, RatioScope.position, shape, reduction)[0]
+        relative *= rare(h * w) / rare(1)
         # 256 samples know the scalar's spread to 1/sqrt(512) = 4.4 %; the tolerance is four of these.
         assert relative.item() == pytest.approx(scalar.item(), rel=0.18)
 

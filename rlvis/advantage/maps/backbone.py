@@ -8,7 +8,6 @@ the one it was trained on, which the map's way back to the latent grid undoes.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -16,18 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlvis.advantage.maps.grid import LEAST, capped, cells, too_small
 from rlvis.findings import ConfigError, mistake
-from rlvis.named import Folder, bind
+from rlvis.named import Folder
 from rlvis.schema import MapConfig
 
 CONTRACT = """\
 class MyFeatures:
     def __init__(self, **backbone_kwargs): ...
     def __call__(self, frames):  # [n, 3, Y, X] float in [0, 1], on the run's device
-        return tokens, (gh, gw)  # float [n, gh * gw, D], row by row over a grid of at least 2 x 2 patches"""
+        return tokens, (gh, gw)  # float [n, gh * gw, D], row by row over a grid of at least 4 x 4 patches"""
 BACKBONES = Folder("advantage.map.backbone", "rlvis.advantage.maps.backbones", CONTRACT)
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-LEAST = 2  # patches along each side: fewer have no structure
 
 
 class Features(Protocol):
@@ -51,6 +50,7 @@ class Backbone(ABC):
     """A frozen vision model of ours on a device; usual: what it opens without advantage.map.backbone_path."""
 
     usual: str = ""
+    usual_patch: int | None = None
     patch: int
     prefix: int
     fixed: tuple[int, int] | None
@@ -62,9 +62,11 @@ class Backbone(ABC):
         mean: tuple[float, ...] = IMAGENET[0],
         std: tuple[float, ...] = IMAGENET[1],
         name: str = "the backbone",
+        layer: int | None = None,
+        enlarge: float = 1.0,
     ) -> None:
-        """mean, std: of its normalisation. name: for messages."""
-        self.module, self.name = module, name
+        """mean, std: of its normalisation. name: for messages. layer, enlarge: as in the configuration."""
+        self.module, self.name, self.layer, self.enlarge = module, name, layer, enlarge
         self.mean, self.std = (torch.tensor(x, device=device)[:, None, None] for x in (mean, std))
         self.patch, self.prefix, self.fixed = self.layout()
 
@@ -85,6 +87,13 @@ class Backbone(ABC):
         """Where it lies (an id of the hub, or a folder), and a file that must be there."""
         return config.backbone_path or cls.usual, "config.json"
 
+    @classmethod
+    def patch_ahead(cls, config: MapConfig) -> int | None:
+        """Pixels of a patch as far as they are known before anything loads; None where they are not, or where
+        frames have one size.
+        """
+        return cls.usual_patch if config.backbone_path is None and config.layer is None else None
+
     @abstractmethod
     def layout(self) -> Layout:
         """How tokens lie on a frame."""
@@ -94,20 +103,24 @@ class Backbone(ABC):
         """Tokens with their prefix [n, L, D], or a feature map [n, D, gh, gw], of normalised frames."""
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Cells (gh, gw) for frames of that size. Raises ValueError where frames are smaller than 2 x 2
-        patches.
+        """Cells (gh, gw) for frames of that size, enlarged, and at most MOST of them.
+
+        Raises ConfigError where there are fewer than LEAST along a side.
         """
-        high, wide = self.fixed or (height, width)
-        grid = (high // self.patch, wide // self.patch)
-        if min(grid) < LEAST:
-            near = tuple(max(LEAST, round(side / self.patch)) * self.patch for side in (height, width))
-            raise ValueError(
-                f"frames of {height} x {width} pixels give {self.name}, whose patches are "
-                f"{self.patch} pixels, a grid "
-                f"of {grid[0]} x {grid[1]}; a map needs at least {LEAST} x {LEAST}; the nearest size is "
-                f"model.height={near[0]} model.width={near[1]}, or take advantage.map.backbone=tiny"
-            )
-        return grid
+        if self.fixed:
+            grid = (self.fixed[0] // self.patch, self.fixed[1] // self.patch)
+            if min(grid) < LEAST:
+                raise ConfigError(
+                    mistake(
+                        f"{self.name} takes frames of {self.fixed[0]} x {self.fixed[1]} pixels alone, a grid "
+                        f"of {grid[0]} x {grid[1]}; a map needs at least {LEAST} x {LEAST} patches",
+                        "advantage.map.backbone=dinov2",
+                    )
+                )
+            return grid
+        if wrong := too_small(height, width, self.patch, self.enlarge, self.name):
+            raise ConfigError(wrong)
+        return capped(cells(height, width, self.patch, self.enlarge))
 
     @torch.no_grad()
     def __call__(self, frames: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -131,6 +144,14 @@ class Backbone(ABC):
         return first.dtype
 
 
+def patch_ahead(config: MapConfig) -> int | None:
+    """Pixels of a patch as far as they are known before anything loads."""
+    if is_own(config):
+        return None
+    family: type[Backbone] = BACKBONES.find(config.backbone)
+    return family.patch_ahead(config)
+
+
 def is_own(config: MapConfig) -> bool:
     """Whether the backbone is none of ours."""
     return config.backbone not in BACKBONES.names()
@@ -140,42 +161,6 @@ def load(config: MapConfig, device: torch.device) -> Backbone:
     """The backbone of ours that a configuration names. Raises ConfigError where it cannot be had."""
     family: type[Backbone] = BACKBONES.find(config.backbone)
     return family.load(config, device)
-
-
-def build(config: MapConfig, device: torch.device, height: int, width: int) -> Features:
-    """The backbone of a configuration, loaded, and fit for frames of height x width pixels.
-
-    Raises ConfigError or ValueError: there is none of that name, its weights cannot be had, frames are too
-    small for it, or one of the user's own gives something else than features on a grid.
-    """
-    if not is_own(config):
-        ours = load(config, device)
-        ours.grid(height, width)
-        return ours
-    own: Any = own_class(config)(**config.backbone_kwargs)
-    if isinstance(own, nn.Module):
-        own = own.to(device).eval().requires_grad_(False)
-    with torch.no_grad():
-        result = own(torch.full((1, 3, height, width), 0.5, device=device))
-    if wrong := _misses(result):
-        raise BACKBONES.misfit(config.backbone, f"for one frame of {height} x {width} it returns {wrong}")
-    features: Features = own
-    return features
-
-
-def own_class(config: MapConfig) -> type:
-    """The user's class, which can be constructed and whose instances can be called. Raises ConfigError."""
-    found = BACKBONES.find(config.backbone)
-    what = f"advantage.map.backbone={config.backbone}"
-    mro = found.__mro__ if inspect.isclass(found) else ()
-    call = next((vars(base)["__call__"] for base in mro if "__call__" in vars(base)), None)
-    if call is None:
-        raise BACKBONES.misfit(config.backbone, "it is no class whose instances can be called")
-    bind(found, (), config.backbone_kwargs, what, key="advantage.map.backbone_kwargs", contract=CONTRACT)
-    if not issubclass(found, nn.Module):  # whose __call__ is torch's
-        bind(call, ("self", "frames"), {}, f"{what}: its __call__", contract=CONTRACT)
-    cls: type = found
-    return cls
 
 
 def wanted(config: MapConfig) -> tuple[str, str, str, str | None]:
@@ -210,19 +195,3 @@ def needs_path(config: MapConfig, example: str) -> ConfigError:
             f"advantage.map.backbone_path={example}",
         )
     )
-
-
-def _misses(result: Any) -> str:
-    """What a returned value lacks to be (tokens, grid) of one frame, in words; empty when it is that."""
-    if not (isinstance(result, tuple) and len(result) == 2):
-        return f"a {type(result).__name__}, no pair"
-    tokens, grid = result
-    if not isinstance(tokens, Tensor) or tokens.ndim != 3 or not tokens.is_floating_point():
-        what = f"{list(tokens.shape)} {tokens.dtype}" if isinstance(tokens, Tensor) else type(tokens).__name__
-        return f"tokens that are {what}"
-    pair = isinstance(grid, tuple | list) and len(grid) == 2 and all(isinstance(side, int) for side in grid)
-    if not pair or min(grid) < LEAST:
-        return f"the grid {grid!r}"
-    if tokens.shape[0] != 1 or tokens.shape[1] != grid[0] * grid[1]:
-        return f"tokens {list(tokens.shape)} for a grid of {grid[0]} x {grid[1]}"
-    return "" if bool(torch.isfinite(tokens).all()) else "tokens that are not finite"

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from rlvis.advantage.maps.backbone import LEAST, Layout
+from rlvis.advantage.maps.backbone import Layout
 
+FEWEST = 2  # cells along a side, below which nothing tells rows from columns
 MOST_PREFIX = 16  # tokens before the patches; more are not believed
 
 
@@ -35,7 +36,7 @@ def measured(
             )
     else:
         raise ValueError(f"an output of shape {list(square.shape)}, neither tokens nor a feature map")
-    if cells < LEAST:
+    if cells < FEWEST:
         raise ValueError(f"a grid of {cells} x {cells} of a frame of {side} x {side}")
     step = side // cells if patch is None or square.ndim == 4 else patch
     if _takes(hidden, 3 * step, 4 * step, step, prefix):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,9 +32,38 @@ class Pretrained(Backbone):
         return Layout(int(self.module.config.patch_size))
 
     def hidden(self, pixels: Tensor) -> Tensor:
-        """Of the last layer."""
-        hidden: Tensor = self.module(pixel_values=pixels, **self.more).last_hidden_state
+        """Of the last layer, or of the one that advantage.map.layer names."""
+        return self.read(pixels, self.more)
+
+    def read(self, pixels: Tensor, more: Mapping[str, Any]) -> Tensor:
+        """One forward, with further arguments."""
+        if self.layer is None:
+            hidden: Tensor = self.module(pixel_values=pixels, **more).last_hidden_state
+            return hidden
+        layers = self.module(pixel_values=pixels, output_hidden_states=True, **more).hidden_states
+        return self.as_tokens(layers[self.layer])
+
+    def as_tokens(self, hidden: Tensor) -> Tensor:
+        """A layer's output in the form of `hidden`."""
         return hidden
+
+    @classmethod
+    def patch_ahead(cls, config: MapConfig) -> int | None:
+        """Of the usual checkpoint, or from the config.json of a folder."""
+        file = Path(cls.repository(config)[0], "config.json")
+        if not file.is_file():
+            return super().patch_ahead(config)
+        try:
+            read = json.loads(file.read_text(encoding="utf-8"))
+            return cls.patch_in(read.get("vision_config", read), config.layer)
+        except (OSError, ValueError, AttributeError):  # told where it is loaded
+            return None
+
+    @classmethod
+    def patch_in(cls, read: Mapping[str, Any], layer: int | None) -> int | None:
+        """Pixels of a patch from the content of config.json."""
+        size = read.get("patch_size")
+        return size if isinstance(size, int) and size > 0 else None
 
     @classmethod
     def repository(cls, config: MapConfig) -> tuple[str, str]:
@@ -73,7 +103,10 @@ class Pretrained(Backbone):
                 )
             )
         module = module.to(device).eval().requires_grad_(False)
-        return cls(module, device, *_normalisation(where, revision), name=f"{config.backbone} ({where})")
+        name = f"{config.backbone} ({where})"
+        _has_layer(module.config, config.layer, name)
+        look = _normalisation(where, revision)
+        return cls(module, device, *look, name=name, layer=config.layer, enlarge=config.enlarge)
 
     @classmethod
     def skeleton(cls, config: MapConfig) -> nn.Module:
@@ -108,6 +141,18 @@ class Pretrained(Backbone):
     def reads(cls, weight: str) -> bool:
         """Whether features depend on the weight of that name."""
         return True
+
+
+def _has_layer(read: Any, layer: int | None, name: str) -> None:
+    """Raises ConfigError where advantage.map.layer lies behind the last that the model says to have."""
+    last = getattr(read, "num_hidden_layers", None) or len(getattr(read, "depths", None) or ())
+    if layer is not None and last and layer > last:
+        raise ConfigError(
+            mistake(
+                f"advantage.map.layer={layer}: {name} has {last} layers or stages",
+                f"advantage.map.layer={last}",
+            )
+        )
 
 
 def _normalisation(where: str, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlvis.advantage.maps import backbone, pca, spatial
+from rlvis.advantage.maps import opening, pca, spatial
 from rlvis.advantage.maps.backbone import Features
 from rlvis.schema import Aggregation, MapConfig, MapNorm, OnMapError, PcaFit
 
@@ -82,6 +82,18 @@ class PerceptualMap:
     def _per_frame(self, clips: Tensor, free: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Maps [n, M, H, W] of clips [n, M, 3, Y, X], and which clips failed [n]."""
         n, m = clips.shape[:2]
+        tokens, grid, bad = self.tokens(clips)
+        structure = self.structure(tokens, grid)
+        smoothed = spatial.smooth(structure.view(n * m, *grid), self.config.sigma)
+        return spatial.to_latent(smoothed, size, free).view(n, m, *size), bad
+
+    @torch.no_grad()
+    def tokens(self, clips: Tensor) -> tuple[Tensor, tuple[int, int], Tensor]:
+        """Tokens [n, M, gh * gw, D] of uint8 clips [n, M, 3, Y, X], and (gh, gw).
+
+        The third: which clips failed [n]; their tokens are 0.
+        """
+        n, m = clips.shape[:2]
         pieces = [
             self.features(part.float() / 255.0)
             for part in torch.split(clips.flatten(0, 1), self.config.batch)
@@ -91,25 +103,29 @@ class PerceptualMap:
         bad = ~torch.isfinite(torch.linalg.vector_norm(tokens, dim=(1, 2))).view(n, m).all(1)
         if bool(bad.any()):
             tokens = torch.where(bad.repeat_interleave(m)[:, None, None], 0.0, tokens)
-        structure = self.structure(tokens.view(n, m, *tokens.shape[1:]), grid)
-        smoothed = spatial.smooth(structure.view(n * m, *grid), self.config.sigma)
-        return spatial.to_latent(smoothed, size, free).view(n, m, *size), bad
+        return tokens.view(n, m, *tokens.shape[1:]), grid, bad
 
     def structure(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """S in [0, 1] before smoothing, [n, M, gh * gw], from tokens [n, M, gh * gw, D]."""
+        n, m, length, _ = tokens.shape
+        joint = self.config.pca_fit is PcaFit.clip
+        components = self.components(tokens)
+        scores = pca.fix_signs(components, self.config.pca_sign, m if joint else 1, grid)
+        return spatial.aggregate(scores, components.explained, self.config.aggregation).view(n, m, length)
+
+    def components(self, tokens: Tensor) -> pca.Components:
+        """Of each clip, or of each frame, as configured; tokens [n, M, gh * gw, D]."""
         n, m, length, width = tokens.shape
         joint = self.config.pca_fit is PcaFit.clip
         items = tokens.reshape((n, m * length, width) if joint else (n * m, length, width))
         # The mean of raw components needs all of them, the first one only itself.
         k = 1 if self.config.aggregation is Aggregation.first_pc else self.config.components
-        components = pca.components(items, k)
-        scores = pca.fix_signs(components, self.config.pca_sign, m if joint else 1, grid)
-        return spatial.aggregate(scores, components.explained, self.config.aggregation).view(n, m, length)
+        return pca.components(items, k)
 
 
 def build(config: MapConfig, device: torch.device, height: int, width: int) -> PerceptualMap:
     """The map of a configuration with its backbone loaded, which fits frames of height x width pixels."""
-    return PerceptualMap(backbone.build(config, device, height, width), config, device)
+    return PerceptualMap(opening.build(config, device, height, width), config, device)
 
 
 def _check(media: Tensor, free: Tensor, latent_shape: tuple[int, ...]) -> None:

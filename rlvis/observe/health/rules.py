@@ -32,6 +32,7 @@ RULES = (
     Rule("ratio-first", ("ratio/max_deviation_first",), update.ratio_first),
     Rule("ratio-far", ("ratio/max_deviation",), update.ratio_far),
     Rule("clip-always", CLIPPING, update.clip_always),
+    Rule("clip-pulls-back", (*CLIPPING, "clip/allowed_fraction", "clip/range"), update.clip_pulls),
     Rule("clip-never", CLIPPING, update.clip_never),
     Rule("kl-approx-grows", ("kl/approx",), update.kl_approx),
     Rule("kl-reference-grows", ("kl/reference",), update.kl_reference),

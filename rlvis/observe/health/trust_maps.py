@@ -56,6 +56,7 @@ def order(history: RunHistory) -> Iterator[Finding]:
     if (over := mean_above(series, INVERTED)) is None:
         return
     at, share = over
+    gated = history.setting("trust.crt.form", "none") == "gated"
     yield symptom(
         series,
         at,
@@ -63,8 +64,10 @@ def order(history: RunHistory) -> Iterator[Finding]:
         what=f"{share:.0%} of the pairs of samples in a group change their order by the contrast (mean of "
         f"{WINDOW} steps)",
         wanted=f"below {INVERTED:g}",
-        why="samples far below the prior are pushed up: the contrast is too steep for this reward's scale",
-        type="trust.crt.monotone=true, or trust.scale=running_std",
+        why="of two rewards below about half the prior the gated contrast puts the worse one on top"
+        if gated
+        else "samples far below the prior are pushed up: the contrast is too steep for this reward's scale",
+        type="trust.crt.form=exp" if gated else "trust.crt.monotone=true, or trust.scale=running_std",
     )
 
 

@@ -17,6 +17,7 @@ from rlvis.observe.history import RunHistory, Series, rolling, window_of
 FAR = 0.5  # |ratio - 1|: half or 1.5 times the probability
 FAR_CLIPS = 20.0  # or this many clip ranges, whichever is more
 CLIPPED = 0.95  # of the ratios after the first optimizer step
+PULL = 5.0  # times the share of positions whose clipping pulls as that of a tenth of the samples does
 KL_APPROX, KL_REFERENCE = 0.1, 1.0  # nats
 KL_GROWTH = 50.0
 JUMP = 10.0
@@ -89,6 +90,30 @@ def clip_always(history: RunHistory) -> Iterator[Finding]:
         why="after its first optimizer step nearly nothing of a training step is learned: the clip range is "
         "too narrow for this learning rate, or lies below the noise of the log-prob",
         type=f"advantage.clip_range={max(10 * history.clip, 1e-4):g}, or a smaller optim.lr",
+    )
+
+
+def clip_pulls(history: RunHistory) -> Iterator[Finding]:
+    """A clip at single positions binds so rarely that it does not pull the policy back."""
+    allowed = history.series("clip/allowed_fraction").finite
+    if history.setting("advantage.ratio_scope") != "position" or not len(allowed):
+        return
+    limit = PULL * 2 * float(allowed.value[-1])
+    series = _clipped(history)
+    if (reached := mean_above(series, limit)) is None:
+        return
+    at, share = reached
+    yield symptom(
+        series,
+        at,
+        severity=Severity.warning,
+        value=share,
+        what=f"{share:.2%} of the ratios of single positions are clipped after the first optimizer step "
+        f"(mean of {WINDOW} steps, clip range {history.clip:g})",
+        wanted=f"below {limit:.2%} for a latent of this size",
+        why="what a clip leaves of the positions is the noise that opposes the update, so it pulls the "
+        "policy back, sqrt(F H W) times as hard as a clip of the samples' ratios that binds as often",
+        type=f"advantage.ratio_scope=sample, or advantage.clip_range={4 * history.clip:.1g}",
     )
 
 

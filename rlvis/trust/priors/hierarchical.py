@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlvis.records import PromptBatch
+from rlvis.runtime.sums import ordered_sum
 from rlvis.trust.groups import Groups, moments, summary
 from rlvis.trust.prior import Anchor, Memory, Prior, prompt_key, stacked
 from rlvis.trust.ras import VAR_FLOOR
@@ -20,8 +21,9 @@ class Hierarchical(Prior):
     """Each prompt's posterior under P_i ~ N(mu, t2), group mean ~ N(P_i, s^2 / n), from past groups alone.
 
     mu and t2 are moments over the `window` most recent groups, t2 = max(0, var of group means - mean s^2 /
-    n). Groups with fewer than two valid samples have no s^2 and are left out. Before the first step the mean
-    is that step's own with count 0.
+    n). Groups with fewer than two valid samples have no s^2 and are left out. s^2 has a floor in the unit of
+    deviations; until that is finite no reward has differed from another, and groups have no precision, error
+    0. Before the first step the mean is that step's own with count 0.
     """
 
     def __init__(self, window: int) -> None:
@@ -32,7 +34,8 @@ class Hierarchical(Prior):
     ) -> tuple[Anchor | None, Memory]:
         """The posteriors before this step; the window and the prompts' sums after it."""
         usable = groups.count[:, 0] >= 2
-        error = (groups.var + VAR_FLOOR) / groups.count.clamp(min=1)  # s^2 / n [P, Q]
+        floor = torch.where(groups.unit.isfinite(), VAR_FLOOR * groups.unit.square(), 0.0)
+        error = (groups.var + floor) / groups.count.clamp(min=1)  # s^2 / n [P, Q]
         fresh = _ordered(torch.stack([groups.mean, error], 1)[usable])  # [n, 2, Q]
         past = memory.get("window")
         after = {**memory}
@@ -60,15 +63,20 @@ def _ordered(rows: Tensor) -> Tensor:
 
 
 def _accumulated(past: Tensor | None, means: Tensor, errors: Tensor) -> Tensor:
-    """[3, Q]: precision-weighted mean, precision and number of a prompt's groups, [n, Q] more of them."""
-    rows = _ordered(torch.stack([means, errors], 1))
-    weight = 1 / rows[:, 1]
-    mean, precision = (weight * rows[:, 0]).sum(0) / weight.sum(0), weight.sum(0)
-    count = torch.full_like(mean, float(len(rows)))
+    """[3, Q]: precision-weighted mean, precision and number of a prompt's groups, [n, Q] more of them.
+
+    Without any precision the mean is that of the newest groups; nothing reads it.
+    """
+    weight = torch.where(errors > 0, 1 / errors, 0.0)
+    precision = ordered_sum(weight)
+    weighed = ordered_sum(weight * means) / precision
+    mean = torch.where(precision > 0, weighed, ordered_sum(means) / len(means))
+    count = torch.full_like(mean, float(len(means)))
     if past is None:
         return torch.stack([mean, precision, count])
     total = past[1] + precision
-    return torch.stack([past[0] + precision / total * (mean - past[0]), total, past[2] + count])
+    part = torch.where(total > 0, precision / total, 1.0)
+    return torch.stack([past[0] + part * (mean - past[0]), total, past[2] + count])
 
 
 def _shrunk(window: Tensor, past: Tensor | None) -> Tensor:

@@ -80,7 +80,7 @@ FAMILIES = [
     (dinov3, "dinov3", (5, 7), 16),
     (siglip, "siglip", (5, 7), 16),
     (sam, "sam", (4, 4), 12),  # resized to the 64 x 64 it takes
-    (resnet, "resnet", (2, 3), 12),
+    (resnet, "resnet", (4, 5), 12),
 ]
 
 
@@ -92,7 +92,7 @@ def test_a_saved_model_gives_tokens_on_its_grid(
     module = build()
     module.save_pretrained(tmp_path)
     model = load(kind, tmp_path)
-    picture = PICTURE if kind != "resnet" else torch.rand(2, 3, 70, 101)
+    picture = PICTURE if kind != "resnet" else torch.rand(2, 3, 130, 170)
     tokens, shape = model(picture)
     assert shape == model.grid(*picture.shape[-2:]) == grid
     assert tokens.shape == (2, grid[0] * grid[1], width)
@@ -131,11 +131,96 @@ def test_a_processor_beside_the_weights_gives_its_normalisation(tmp_path: Path) 
     assert (model.mean.flatten().tolist(), model.std.flatten().tolist()) == ([0.5] * 3, [0.25, 0.5, 1.0])
 
 
-def test_a_small_frame_names_the_nearest_size() -> None:
-    with pytest.raises(
-        ValueError, match=r"12 x 60 .* patches are 8 pixels.* 1 x 7; .*model\.height=16 model\.width=64"
-    ):
+def test_a_small_frame_names_what_helps() -> None:
+    with pytest.raises(ValueError, match=r"12 x 60 .* patches are 8 pixels.* 1 x 7; a map needs") as raised:
         Dinov2(dinov2()).grid(12, 60)
+    assert raised.match(r"type advantage\.map\.enlarge=6, or model\.height=64 model\.width=64 and more")
+    assert Dinov2(dinov2(), enlarge=6).grid(12, 60) == (9, 45)
+    with pytest.raises(ValueError, match=r"enlarged 1\.5 times, .* 2 x 11"):
+        Dinov2(dinov2(), enlarge=1.5).grid(12, 60)
+
+
+@pytest.mark.parametrize(
+    ("frame", "grid"),
+    [
+        ((512, 512), (64, 64)),
+        ((520, 512), (64, 63)),
+        ((1024, 512), (90, 45)),
+        ((40, 5120), (5, 640)),
+        ((32, 9000), (4, 1024)),
+    ],
+)
+def test_more_than_4096_tokens_are_resized_away(frame: tuple[int, int], grid: tuple[int, int]) -> None:
+    found = Dinov2(dinov2()).grid(*frame)
+    assert found == grid
+    assert found[0] * found[1] <= 4096
+
+
+def test_the_log_tells_once_that_frames_are_made_smaller(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    make = psm.build(MapConfig(source=MapSource.psm, backbone="tiny"), torch.device("cpu"), 264, 512)
+    assert "264 x 512 pixels would be 66 x 128 tokens, more than 4096" in caplog.text
+    assert "resized to 180 x 356 pixels, 45 x 89 tokens" in caplog.text
+    caplog.clear()
+    tokens, grid = make.features(torch.rand(1, 3, 264, 512))
+    assert (tokens.shape[1], grid) == (45 * 89, (45, 89))
+    psm.build(MapConfig(source=MapSource.psm, backbone="tiny"), torch.device("cpu"), 256, 256)
+    assert "tokens" not in caplog.text
+
+
+def test_enlarged_frames_are_those_resized_before() -> None:
+    config = MapConfig(source=MapSource.psm, backbone="tiny", enlarge=2.0)
+    make = psm.build(config, torch.device("cpu"), 16, 24)
+    small = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    large = torch.nn.functional.interpolate(small, size=(32, 48), mode="bilinear", antialias=True)
+    tokens, grid = make.features(small)
+    assert grid == (8, 12)
+    assert torch.equal(tokens, load("tiny")(large)[0])
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "layer", "grid", "width"),
+    [
+        (dinov2, "dinov2", 1, (4, 6), 16),
+        (registers, "dinov2", 0, (4, 6), 16),
+        (siglip, "siglip", 1, (4, 6), 16),
+        (sam, "sam", 1, (4, 4), 16),
+        (resnet, "resnet", 1, (8, 12), 8),
+        (resnet, "resnet", 2, (4, 6), 8),
+        (resnet, "transformers", 2, (4, 6), 8),
+        (dinov2, "transformers", 1, (4, 6), 16),
+    ],
+)
+def test_a_layer(
+    tmp_path: Path, build: Any, kind: str, layer: int, grid: tuple[int, int], width: int
+) -> None:
+    torch.manual_seed(0)
+    build().save_pretrained(tmp_path)
+    model = load(kind, tmp_path, layer=layer)
+    frames = torch.rand(1, 3, 32, 48)
+    tokens, shape = model(frames)
+    assert shape == model.grid(32, 48) == grid
+    assert tokens.shape == (1, grid[0] * grid[1], width)
+    if kind != "sam":  # which resizes
+        more = {"interpolate_pos_encoding": True} if build is siglip else {}
+        pixels = (frames - model.mean) / model.std
+        whole = model.module(pixel_values=pixels, output_hidden_states=True, **more).hidden_states[layer]
+        assert torch.equal(tokens, whole[:, model.prefix :] if whole.ndim == 3 else whole.flatten(2).mT)
+
+
+def test_a_layer_behind_the_last(tmp_path: Path) -> None:
+    resnet().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"layer=5: resnet .* has 4 layers or stages; type advantage\.map\.layer=4"
+    ):
+        load("resnet", tmp_path, layer=5)
+
+
+def test_a_backbone_of_one_size_is_not_enlarged(tmp_path: Path) -> None:
+    sam().save_pretrained(tmp_path)
+    config = MapConfig(backbone="sam", backbone_path=str(tmp_path), enlarge=2.0)
+    with pytest.raises(ValueError, match=r"enlarge=2 does nothing with sam .* 64 x 64 pixels alone"):
+        psm.build(config, torch.device("cpu"), 32, 32)
 
 
 def test_another_family_nothing_there_and_half_a_model(tmp_path: Path) -> None:

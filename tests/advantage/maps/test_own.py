@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import timm
 import torch
 import transformers
 
-from rlvis.advantage.maps import backbone, psm
+from rlvis.advantage.maps import backbone, opening, psm
 from rlvis.advantage.maps.measure import measured
 from rlvis.findings import ConfigError
 from rlvis.schema import Dtype, MapConfig, MapSource
@@ -94,7 +95,7 @@ def test_a_class_of_ones_own_makes_maps() -> None:
 )
 def test_a_class_of_another_form_is_refused(config: MapConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as raised:
-        backbone.build(config, CPU, 32, 48)
+        opening.build(config, CPU, 32, 48)
     if "cells" not in message:
         assert "def __call__(self, frames):" in str(raised.value)
 
@@ -126,7 +127,7 @@ def test_transformers_measures_what_a_family_knows(tmp_path: Path, build: Any, l
     build().save_pretrained(tmp_path)
     found = load("transformers", tmp_path)
     assert (found.patch, found.prefix, found.fixed) == layout
-    picture = torch.rand(2, 3, 96, 130)
+    picture = torch.rand(2, 3, 130, 162)
     tokens, grid = found(picture)
     assert tokens.shape[:2] == (2, grid[0] * grid[1])
     if build in (dinov2, siglip, sam, resnet):
@@ -158,7 +159,7 @@ def test_timm_opens_a_folder(tmp_path: Path, name: str, layout: Any, width: int)
     timm.models.save_for_hf(module, tmp_path, safe_serialization=True)
     found = load("timm", tmp_path)
     assert (found.patch, found.prefix, found.fixed) == layout
-    tokens, grid = found(torch.rand(2, 3, 96, 130))
+    tokens, grid = found(torch.rand(2, 3, 130, 162))
     assert tokens.shape == (2, grid[0] * grid[1], width)
     config = MapConfig(backbone="timm", backbone_path=str(tmp_path), backbone_dtype=Dtype.bfloat16)
     assert backbone.weight_bytes(config) == sum(p.numel() * 2 for p in found.module.parameters())
@@ -166,6 +167,24 @@ def test_timm_opens_a_folder(tmp_path: Path, name: str, layout: Any, width: int)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"there is no model\.safetensors beside a config\.json"):
         load("timm", tmp_path)
+
+
+def test_a_layer_of_timm_s(tmp_path: Path) -> None:
+    timm.models.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
+    found = load("timm", tmp_path, layer=2)
+    assert found.patch == 8
+    tokens, grid = found(torch.rand(1, 3, 32, 48))
+    assert (tokens.shape, grid) == ((1, 24, 48), (4, 6))
+    with pytest.raises(ConfigError, match=r"layer=9 .*type advantage\.map\.layer=null"):
+        load("timm", tmp_path, layer=9)
+
+
+def test_features_of_ones_own_get_enlarged_frames() -> None:
+    config = replace(own("Cells", cell=4), enlarge=2.0)
+    tokens, grid = opening.build(config, CPU, 16, 12)(torch.rand(1, 3, 16, 12))
+    assert (tokens.shape, grid) == ((1, 48, 48), (8, 6))
+    with pytest.raises(ConfigError, match=r"the grid \(4, 3\)"):
+        opening.build(own("Cells", cell=4), CPU, 16, 12)
 
 
 def test_timm_s_names_stand_for_repositories() -> None:

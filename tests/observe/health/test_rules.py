@@ -150,6 +150,14 @@ def test_trust_and_maps(name: str, key: str, value: float, config: dict[str, Any
     complete(symptom)
 
 
+def test_what_to_type_follows_the_form_of_the_contrast() -> None:
+    rows = [row | {"trust/inverted_fraction": 0.5} for row in healthy()[1:]]
+    typed = {"exp": "trust.crt.monotone=true", "gated": "trust.crt.form=exp"}  # gated refuses monotone
+    for form, words in typed.items():
+        (symptom,) = symptoms(rows, config_with("trust", kind="none", crt={"form": form}))
+        assert symptom.type.startswith(words)
+
+
 def test_a_trust_whose_weights_are_all_one_says_nothing_without_a_trust() -> None:
     rows = [row | {"trust/weight_std": 0.0, "trust/effective_groups": 1.0} for row in healthy()]
     assert symptoms(rows, config_with("trust", kind="none")) == []

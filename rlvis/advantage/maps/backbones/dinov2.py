@@ -12,6 +12,7 @@ class Dinov2(Pretrained):
     """Patches after a class token and registers, at any size."""
 
     usual = "facebook/dinov2-large"
+    usual_patch = 14
     classes: ClassVar = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 
     def layout(self) -> Layout:

@@ -11,6 +11,7 @@ class Dinov3(Dinov2):
     """As DINOv2."""
 
     usual = "facebook/dinov3-vitl16-pretrain-lvd1689m"
+    usual_patch = 16
     classes: ClassVar = {"dinov3_vit": "DINOv3ViTModel"}
 
 

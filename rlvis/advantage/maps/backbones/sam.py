@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from rlvis.advantage.maps.backbone import Layout
 from rlvis.advantage.maps.pretrained import Pretrained
@@ -18,6 +21,15 @@ class Sam(Pretrained):
         """Its position embeddings cannot be interpolated."""
         config = self.module.config
         return Layout(int(config.patch_size), 0, (config.image_size, config.image_size))
+
+    def as_tokens(self, hidden: Tensor) -> Tensor:
+        """Its layers have their channels last."""
+        return hidden.movedim(-1, 1)
+
+    @classmethod
+    def patch_in(cls, read: Mapping[str, Any], layer: int | None) -> int | None:
+        """Frames have one size."""
+        return None
 
 
 ENTRY = Sam

@@ -31,13 +31,27 @@ class Timm(Backbone):
         side = self.module.pretrained_cfg["input_size"][-1]
         try:
             return measured(blank, side, prefix=getattr(self.module, "num_prefix_tokens", 0))
-        except ValueError as error:
+        except (AssertionError, AttributeError, ValueError) as error:
+            # The first two where it has no such layer, or keeps none of its layers' outputs.
+            if self.layer is None and not isinstance(error, ValueError):
+                raise
+            layer = "" if self.layer is None else f" at advantage.map.layer={self.layer}"
             raise ConfigError(
-                mistake(f"{self.name} gives {error}", "advantage.map.backbone_path=OTHER")
+                mistake(
+                    f"{self.name} gives{layer} {error}",
+                    "advantage.map.layer=null, or advantage.map.backbone_path=OTHER"
+                    if layer
+                    else "advantage.map.backbone_path=OTHER",
+                )
             ) from error
 
     def hidden(self, pixels: Tensor) -> Tensor:
         """Tokens [n, L, D], or a feature map with its channels second."""
+        if self.layer is not None:
+            chosen: Tensor = self.module.forward_intermediates(
+                pixels, indices=[self.layer], intermediates_only=True
+            )[0]
+            return chosen
         hidden: Tensor = self.module.forward_features(pixels)
         last = hidden.ndim == 4 and str(getattr(self.module, "output_fmt", "")).endswith("NHWC")
         return hidden.movedim(-1, 1) if last else hidden
@@ -56,7 +70,8 @@ class Timm(Backbone):
         module = _made(config, pretrained=True)
         module = module.to(device, getattr(torch, config.backbone_dtype)).eval().requires_grad_(False)
         cfg: Any = module.pretrained_cfg
-        return cls(module, device, tuple(cfg["mean"]), tuple(cfg["std"]), f"timm ({config.backbone_path})")
+        look, name = (tuple(cfg["mean"]), tuple(cfg["std"])), f"timm ({config.backbone_path})"
+        return cls(module, device, *look, name, config.layer, config.enlarge)
 
     @classmethod
     def skeleton(cls, config: MapConfig) -> nn.Module:

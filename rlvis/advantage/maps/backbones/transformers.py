@@ -44,11 +44,16 @@ class AnyTransformer(Pretrained):
             ) from error
 
     def hidden(self, pixels: Tensor) -> Tensor:
-        """Of the last layer, position embeddings interpolated where the model can."""
+        """Of a layer, position embeddings interpolated where the model can."""
         taken = inspect.signature(self.module.forward).parameters
-        more = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in taken else {}
-        hidden: Tensor = self.module(pixel_values=pixels, **more).last_hidden_state
-        return hidden
+        return self.read(
+            pixels, {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in taken else {}
+        )
+
+    @classmethod
+    def patch_ahead(cls, config: MapConfig) -> int | None:
+        """Unknown: only its answers tell."""
+        return None
 
     @classmethod
     def opener(cls, read: Any, config: MapConfig) -> tuple[Any, dict[str, Any]]:
