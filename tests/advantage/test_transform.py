@@ -145,7 +145,8 @@ def test_a_map_on_the_reward_leaves_it_nothing_to_change() -> None:
     message = "advantage.transform=[own_transforms.double] changes one advantage a sample"
     with pytest.raises(ValueError, match=re.escape(message)):
         built("double", map=MapConfig(apply_to=ApplyTo.reward))
-    words = ["advantage=vipo", "advantage.map.apply_to=reward", "advantage.transform=[own_transforms.double]"]
+    on_reward = ["advantage.ratio_scope=position", "advantage.map.apply_to=reward"]
+    words = ["advantage=vipo", *on_reward, "advantage.transform=[own_transforms.double]"]
     (error,) = check(compose(words).typed())
     assert error.what.startswith(message)
     assert check(compose([*words, error.type.partition(",")[0]]).typed()) == []
