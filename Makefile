@@ -28,8 +28,8 @@ else
 endif
 	@touch $@
 
-demo: $(VENV)/.installed  ## set up, train the embedded default on this machine (about a minute of RL), print the report's path
-	$(BIN)/python train.py $(ARGS)
+demo: $(VENV)/.installed  ## set up, train the embedded default on this machine (about a minute of RL), say what it did to held-out prompts
+	$(BIN)/python train.py eval=shapes eval.every=60 eval.samples=4 $(ARGS)
 
 # A worker a core, as many as memory holds (tests/conftest.py); WORKERS=0: all in one process, for a debugger.
 test: $(VENV)/.installed  ## set up and run the tests

@@ -35,12 +35,14 @@ def evaluate(
     micro_batch: int,
     world: World,
     retries: int = 2,
+    keep: Callable[[int, Tensor], None] = lambda prompt, clip: None,
 ) -> dict[str, Tensor]:
     """Judge `eval.samples` samples of every prompt; a collective.
 
     Args:
         policy, module: what draws; module is an engine or the bare denoiser. held: prompts, encoded. sampler:
         of the run, for its shift and grid alone. micro_batch: rows of one forward. retries: of a scorer call.
+        keep: gets each prompt's position and its first sample, uint8 [M,3,Y,X], on the rank that drew it.
 
     Returns:
         Columns float64 [P * samples] in the order (prompt, sample), equal on every rank: those of the suite,
@@ -56,6 +58,9 @@ def evaluate(
         padded = rows + [rows[-1] if rows else 0] * (micro_batch - len(rows))
         part = _part(held.batch, padded, per)
         media = generate(policy, module, part, schedule, seed=settings.seed, micro_batch=micro_batch)
+        for row, clip in zip(rows, media, strict=False):
+            if row % per == 0 and not dist.is_duplicate():
+                keep(row // per, clip)
         # Padding is judged too: a rank without rows must know the names of the columns.
         columns = suites.judge(settings.suite, media, part.texts, part.frames)
         kept = {name: column[: len(rows)] for name, column in columns.items()}

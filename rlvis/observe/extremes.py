@@ -66,16 +66,16 @@ def write(
     """
     folder = Path(run_dir) / "groups" / f"step_{step:06d}"
     moving = bool(torch.tensor([len(clip) > 1 for clip in local.values()]).any())
-    show = _Shown(prompts, rewards, ".mp4" if moving and video.playable() else (".gif" if moving else ".png"))
+    show = _Shown(prompts, rewards, ending(moving))
     index = {"step": step, **show.extremes(), **show.trusted(groups), "maps": []}
     if maps is not None:
         index["maps"] = show.maps()
     for place in show.places & local.keys():
-        _picture(local[place], folder / show.file(place), fps)
+        picture(local[place], folder / show.file(place), fps)
     overlaid = maps or {}
     for place in show.mapped & local.keys():
         panels = overlay.overlay(_enlarged(local[place])[None], overlaid[place][None])[0]
-        _picture(panels, folder / show.map_file(place), fps)
+        picture(panels, folder / show.map_file(place), fps)
     barrier()
     if is_main:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,8 +163,13 @@ def _enlarged(clip: Tensor) -> Tensor:
     return clip.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
-def _picture(clip: Tensor, path: Path, fps: float) -> None:
-    """Frames uint8 [M,3,y,x] as a picture or clip, aside and renamed."""
+def ending(moving: bool) -> str:
+    """The kind of file for a picture, or for a clip on this machine."""
+    return ".png" if not moving else ".mp4" if video.playable() else ".gif"
+
+
+def picture(clip: Tensor, path: Path, fps: float) -> None:
+    """Write frames uint8 [M,3,y,x] as a picture or clip, aside and renamed."""
     if path.suffix != ".png":
         video.write(clip, path, fps, min_side=SIDE)
         return

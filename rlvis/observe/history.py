@@ -16,6 +16,8 @@ import numpy as np
 
 from rlvis.schema import DEFAULT_CLIP_RANGE
 
+HUGE = 1e100  # no run measures such a number, and its square has none
+
 
 @dataclass(frozen=True)
 class Series:
@@ -86,8 +88,8 @@ class RunHistory:
     def clip(self) -> float:
         """Half of the clip range; its narrower side where the two differ.
 
-        At advantage.ratio_scope=position an unset range depends on the latent grid. A run reports what it
-        came to; where it has not yet, the grid is taken to be an eighth of the picture's sides.
+        A run reports what an unset range came to, which at advantage.ratio_scope=position depends on the
+        latent grid; before it has, the range of one ratio a sample stands for it.
         """
         told = self.series("clip/range").finite
         if len(told):
@@ -95,10 +97,7 @@ class RunHistory:
         clip_range = self.setting("advantage.clip_range")
         if clip_range is not None:
             return float(min(clip_range)) if isinstance(clip_range, Sequence) else float(clip_range)
-        if self.setting("advantage.ratio_scope") != "position":
-            return DEFAULT_CLIP_RANGE
-        sides = self.setting("model.height", 64) * self.setting("model.width", 64) / 64
-        return DEFAULT_CLIP_RANGE * math.sqrt(max(1.0, sides))
+        return DEFAULT_CLIP_RANGE
 
     @cached_property
     def gain(self) -> float:
@@ -110,16 +109,18 @@ class RunHistory:
 
 def number(value: Any) -> float | None:
     """A number, or one of the strings that stand for NaN and the infinities, which JSON has not; None for
-    anything else.
+    anything else. What is beyond HUGE counts as infinite.
     """
-    if type(value) is float:
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
+    if type(value) is not float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            return None
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
+    return value if not abs(value) > HUGE else math.copysign(math.inf, value)
 
 
 def noise(values: np.ndarray) -> float:

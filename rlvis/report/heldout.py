@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlvis.evaluation import results, statistics
+from rlvis.evaluation import pictures, results, statistics
 from rlvis.evaluation.run import TERM
 from rlvis.evaluation.suites import HARD, RIGHT, SCORE
 from rlvis.observe.history import Series
@@ -24,6 +24,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A prompt's first sample at the first and the last evaluation: from the same noise, what it scored then
+    and now, and its pictures.
+    """
+
+    prompt: str
+    before: float
+    after: float
+    pictures: tuple[Path, Path]
+
+    @property
+    def gain(self) -> float:
+        """After minus before."""
+        return self.after - self.before
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,55 @@ def difference(
 ) -> statistics.Comparison | None:
     """b - a prompt by prompt; None where their prompts are not the same."""
     return statistics.paired(b, a) if a and a.keys() == b.keys() else None
+
+
+def first_and_last(evaluations: Evaluations) -> tuple[int, int, pd.DataFrame, pd.DataFrame] | None:
+    """(step, step, samples, samples) of the first and the last evaluation; None where there are not two that
+    can be read.
+    """
+    if len(evaluations.entries) < 2:
+        return None
+    first, last = evaluations.entries[0]["step"], evaluations.entries[-1]["step"]
+    before, after = evaluations.table(first), evaluations.table(last)
+    return None if before is None or after is None else (first, last, before, after)
+
+
+def outcome(run_dir: Path) -> str:
+    """What training did to the first measure of its held-out prompts, in a line: "held-out accuracy 0.5 ->
+    0.77 (+0.27, 95 % +0.19 .. +0.35 over 48 prompts)"; empty where no two evaluations can be compared.
+    """
+    pair = first_and_last(read(run_dir))
+    named = pair and next(iter(measures(pair[2]).items()), None)
+    if not pair or not named or named[1] not in pair[3]:
+        return ""
+    old, new = (per_prompt([table], named[1]) for table in pair[2:])
+    compared = difference(old, new)
+    if compared is None:
+        return ""
+    means = " -> ".join(f"{np.mean(list(part.values())):.3g}" for part in (old, new))
+    interval = f", 95 % {compared.low:+.2g} .. {compared.high:+.2g}" if compared.n > 1 else ""
+    return f"held-out {named[0]} {means} ({compared.difference:+.2g}{interval} over {compared.n} prompts)"
+
+
+def changes(evaluations: Evaluations) -> list[Change]:
+    """The prompts whose first sample has a picture at the first and the last evaluation, the largest gain of
+    the score (or the first scorer) first.
+    """
+    pair = first_and_last(evaluations)
+    if pair is None:
+        return []
+    first, last, *tables = pair
+    column = SCORE if SCORE in tables[0] else next(iter(measures(tables[0]).values()), None)
+    if column is None or column not in tables[1]:
+        return []
+    shown = [pictures.kept(evaluations.folder, step) for step in (first, last)]
+    scores = [per_prompt([table[table["sample"] == 0]], column) for table in tables]
+    both = [
+        Change(prompt, before, scores[1][index, prompt], (shown[0][index], shown[1][index]))
+        for (index, prompt), before in scores[0].items()
+        if (index, prompt) in scores[1] and index in shown[0] and index in shown[1]
+    ]
+    return sorted(both, key=lambda change: -change.gain)
 
 
 def _whole(entry: Mapping[str, Any]) -> bool:

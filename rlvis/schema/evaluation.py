@@ -75,6 +75,16 @@ class EvalConfig:
             samples=True,
         ),
     ] = 0
+    pictures: Annotated[
+        int,
+        Key(
+            "whose first sample is kept as a small picture beside the numbers, spread over all; the report "
+            "shows those that changed most",
+            "prompts",
+            least=0,
+            most=10**4,
+        ),
+    ] = 48
     run: Annotated[
         str | None,
         Key("rlvis eval: a run folder or one of its checkpoints; null: the bare policy", path=True),

@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rlvis.checkpoints import eval_weights, state
 from rlvis.checkpoints.eval_weights import Weights
-from rlvis.evaluation import results
+from rlvis.evaluation import pictures, results
 from rlvis.evaluation.prompts import HeldOut, encode, prepare
 from rlvis.evaluation.run import evaluate, ode_steps
 from rlvis.models.load import load_policy
-from rlvis.models.lora import ADAPTER, FILES
 from rlvis.models.policy import Policy
 from rlvis.records import PriorState, RewardHistory
 from rlvis.runs import manifest
@@ -56,7 +54,9 @@ def in_loop(parts: Parts, run_dir: Path, step: int) -> dict[str, float]:
     assert parts.held_out is not None, "a run without evaluation asks for none"
     start = time.perf_counter()
     with assemble.averaged_weights(parts.policy, parts.engine, parts.ema):
-        columns, summary = _draw(parts.config, parts.policy, parts.engine, parts.held_out, parts.world)
+        columns, summary = _draw(
+            parts.config, parts.policy, parts.engine, parts.held_out, parts.world, run_dir / "eval", step
+        )
         summary["weights"] = fingerprint(parts.policy, parts.engine.masters())
     table = results.frame(parts.held_out, columns, step)
     estimates = results.estimates(table)
@@ -148,7 +148,7 @@ def _evaluate(
             f"{folder} already holds an evaluation of step {source.step} with other settings ({lost}); type "
             f"{'run_dir=DIR for another folder' if source.run or config.run_dir else 'name=NAME'}"
         )
-    columns, summary = _draw(config, policy, module, held, world)
+    columns, summary = _draw(config, policy, module, held, world, folder, source.step)
     masters = module.masters() if hasattr(module, "masters") else policy.trainable()
     summary["weights"] = fingerprint(policy, masters)
     table = results.frame(held, columns, source.step)
@@ -160,9 +160,16 @@ def _evaluate(
 
 
 def _draw(
-    config: Config, policy: Policy, module: Callable[..., Any], held: HeldOut, world: World
+    config: Config,
+    policy: Policy,
+    module: Callable[..., Any],
+    held: HeldOut,
+    world: World,
+    folder: Path,
+    step: int,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The columns of an evaluation, and what its summary says beside them."""
+    """The columns of an evaluation, and what its summary says beside them; keeps pictures in its folder."""
+    fps = policy.frame_rate if config.model.frames > 1 else pictures.FPS
     rows = config.eval.micro_batch or config.train.micro_batch
     columns = evaluate(
         policy,
@@ -172,6 +179,7 @@ def _draw(
         micro_batch=rows,
         world=world,
         retries=config.train.score_retries,
+        keep=pictures.keeper(folder, step, held.batch.index, config.eval.pictures, fps),
     )
     summary = {
         "settings": settings(config, held, ode_steps(policy, config.eval.steps)),
@@ -196,24 +204,6 @@ def _load_exported(config: Config, source: Weights, world: World) -> Policy:
     if config.model.lora is not None:
         if source.kind == "export":
             assert source.folder is not None
-            _load_lora(policy, source.folder)
+            policy.load_lora(source.folder)
         policy.module.to(policy.dtype)
     return policy
-
-
-def _load_lora(policy: Policy, folder: Path) -> None:
-    """Put an exported LoRA into the adapters of `policy`. Raises ValueError when it is of other layers."""
-    import peft
-
-    prefix = f"{policy.denoiser_name}."
-    for denoiser, file in zip(policy.denoisers().values(), FILES, strict=False):
-        weights = {k.removeprefix(prefix): value for k, value in load_file(folder / file).items()}
-        result: Any = peft.set_peft_model_state_dict(denoiser, weights, adapter_name=ADAPTER)
-        trained = [name for name, p in denoiser.named_parameters() if p.requires_grad]
-        missing = [name for name in trained if name in result.missing_keys]
-        if missing or result.unexpected_keys:
-            raise ValueError(
-                f"{folder / file} is a LoRA of other layers than model.lora makes: {len(missing)} are "
-                f"missing, {len(result.unexpected_keys)} unknown, the first is "
-                f"{[*missing, *result.unexpected_keys][0]}"
-            )

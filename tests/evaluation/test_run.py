@@ -69,6 +69,27 @@ def test_rows_of_ranks_are_those_of_one(sd3_folder: Path, policy: Policy) -> Non
     assert same(run(policy, settings), {k: torch.cat([part[k] for part in parts]) for k in parts[0]})
 
 
+def test_first_samples_are_handed_out_once(sd3_folder: Path, policy: Policy) -> None:
+    """Of each prompt the first of its two samples, on the rank that drew it, and no padding."""
+    settings = config(sd3_folder)
+    held = encode(prepare(settings), policy)
+    got: list[tuple[int, Tensor]] = []
+    for rank in range(3):
+        world = World(rank=rank, size=3)
+        evaluate(
+            policy,
+            policy.module,
+            held,
+            settings.sampler,
+            micro_batch=ROWS,
+            world=world,
+            keep=lambda prompt, clip: got.append((prompt, clip)),
+        )
+    assert [prompt for prompt, _ in got] == [0, 1, 2, 3, 4]
+    assert all(clip.dtype == torch.uint8 and clip.ndim == 4 for _, clip in got)
+    assert not torch.equal(got[0][1], got[1][1])
+
+
 def test_steps_are_those_of_the_stock_pipeline(sd3_folder: Path, policy: Policy) -> None:
     assert ode_steps(policy, None) == 28
     assert ode_steps(policy, 3) == 3

@@ -144,11 +144,14 @@ def groups(path: Path, step: int, text: str = "a red circle") -> Path:
     return step_folder
 
 
-def evaluation(path: Path, step: int, right: list[float], prompts: list[str] | None = None) -> None:
-    """RUN/eval of a step: one sample of each prompt, by rlvis' own writer."""
+def evaluation(
+    path: Path, step: int, right: list[float], prompts: list[str] | None = None, *, pictures: int = 0
+) -> None:
+    """RUN/eval of a step: one sample of each prompt and pictures of some of them, by rlvis' own writers."""
     import pandas as pd
 
     from rlvis.evaluation import results
+    from rlvis.evaluation.pictures import keeper
 
     texts = prompts or [f"prompt {n}" for n in range(len(right))]
     table = pd.DataFrame(
@@ -163,6 +166,9 @@ def evaluation(path: Path, step: int, right: list[float], prompts: list[str] | N
         }
     )
     results.write(path / "eval", table, step, {"settings": {"samples": 1, "seed": 0}})
+    keep = keeper(path / "eval", step, torch.arange(len(texts)), pictures, fps=8.0)
+    for n in range(len(texts)):
+        keep(n, torch.full((1, 3, 16, 16), 10 * n, dtype=torch.uint8))
 
 
 def trust_line(step: int, prompt: int, weight: float, **more: object) -> str:

@@ -87,3 +87,35 @@ def test_a_run_without_evaluation_has_no_panel(tmp_path: Path) -> None:
     shown = context(tmp_path, [{"step": 1, "reward/mean": 0.5}])
     assert evaluation.evaluation(shown) is None
     assert evaluation.gain(shown) is None
+
+
+def test_the_outcome_is_a_line(tmp_path: Path) -> None:
+    assert heldout.outcome(tmp_path) == ""
+    making.evaluation(tmp_path, 0, [0.4, 0.4, 0.9, 0.9])
+    assert heldout.outcome(tmp_path) == ""
+    making.evaluation(tmp_path, 9, [0.6, 0.6, 0.9, 0.9])
+    assert heldout.outcome(tmp_path).startswith(
+        "held-out accuracy 0.5 -> 1 (+0.5, 95 % +0 .. +1 over 4 prompts)"
+    )
+    making.evaluation(tmp_path, 9, [0.6] * 4, ["others", "than", "those", "before"])
+    assert heldout.outcome(tmp_path) == ""
+
+
+def test_prompts_that_changed_most_are_shown_before_and_after(tmp_path: Path) -> None:
+    making.evaluation(tmp_path, 0, [0.1, 0.5, 0.9, 0.3], pictures=3)  # of the first, the third and the last
+    making.evaluation(tmp_path, 9, [0.2, 0.0, 0.8, 0.9], pictures=3)
+    shown = context(tmp_path, [])
+    better, worse = evaluation.better(shown), evaluation.worse(shown)
+    assert better is not None
+    assert worse is not None
+    assert better.title == "2 of 3 became better"
+    assert [pair.text for pair in better.data] == ["prompt 3", "prompt 0"]
+    assert [when for when, _ in better.data[0].frames] == ["before, 0.30", "after, 0.90"]
+    assert [pair.text for pair in worse.data] == ["prompt 2"]
+
+
+def test_no_pictures_are_no_panels(tmp_path: Path) -> None:
+    making.evaluation(tmp_path, 0, [0.1, 0.5], pictures=2)
+    making.evaluation(tmp_path, 9, [0.2, 0.0])
+    assert evaluation.better(context(tmp_path, [])) is None
+    assert evaluation.first_worse(context(tmp_path, [])) is None

@@ -200,6 +200,25 @@ def test_the_map_decides_where_the_gradient_goes(sd3_folder: Path) -> None:
     assert not torch.equal(weights["none"], weights["left"])
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_one_optimizer_step_is_the_same_at_sample_and_position(sd3_folder: Path, mapped: bool) -> None:
+    """Scopes differ in what they clip only, and before the first optimizer step all ratios are 1."""
+    gradients = []
+    for scope in (S.RatioScope.sample, S.RatioScope.position):
+        case = Case(sd3_folder)
+        shape = (12, *case.policy.latent_shape[1:])
+        maps = torch.rand(shape, generator=torch.Generator().manual_seed(3)) if mapped else None
+        case.run(
+            train={"updates_per_step": 1},
+            advantage={"ratio_scope": scope, "clip_range": 1e-4},
+            advantages=case.advantages.replace(map=maps),
+        )
+        states = case.engine.optimizer.state.values()  # Adam's first moment after one step: the gradient's tenth
+        gradients.append(torch.cat([state["exp_avg"].flatten() for state in states]))
+    assert gradients[0].norm() > 0
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5 * float(gradients[0].abs().max()))
+
+
 def test_a_field_takes_the_place_of_the_scalar_advantages(sd3_folder: Path) -> None:
     """The scalar ones everywhere give the same weights bit for bit, others do not, and zeros move nothing."""
     position = {"ratio_scope": S.RatioScope.position}

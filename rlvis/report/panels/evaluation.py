@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from rlvis.report import heldout, plots
+from rlvis.report import heldout, pictures, plots
 from rlvis.report.folder import RunFolder
-from rlvis.report.panels.base import Context, Drawing, Panel, Table, below, drawing, named, num
+from rlvis.report.panels.base import (
+    TEXT,
+    Context,
+    Drawing,
+    Panel,
+    Table,
+    below,
+    drawing,
+    named,
+    num,
+    short,
+)
+from rlvis.report.pictures import Shown
 
 NOTE = "Prompts that are not trained on, from fixed noise; every sample is in eval/ of the run folder."
 ATTRIBUTES = 12  # curves of one figure
+MOST, FIRST = 12, 6  # prompts that became better, and as many worse; on the first screen
+BUDGET = 1_000_000  # bytes of base64, for each way
+NAMES = {1: "gains", -1: "losses"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt with its picture before and after, each below what is said of it."""
+
+    text: str
+    frames: list[tuple[str, Shown]]
+
+    @property
+    def wide(self) -> bool:
+        """Whether the two belong below each other."""
+        return self.frames[0][1].width > 1.2 * self.frames[0][1].height
 
 
 def headline(run: RunFolder) -> Drawing | None:
@@ -51,10 +80,11 @@ def gain(context: Context) -> Panel | None:
     evaluations = heldout.read(context.run.path)
     if len(evaluations.entries) < 2:
         return Panel("Gain", "text", "", evaluations.problems[0]) if evaluations.problems else None
-    first, last = evaluations.entries[0]["step"], evaluations.entries[-1]["step"]
-    before, after = evaluations.table(first), evaluations.table(last)
-    if before is None or after is None:
-        return Panel("Gain", "text", "", f"The samples of step {first} or {last} cannot be read.")
+    pair = heldout.first_and_last(evaluations)
+    if pair is None:
+        steps = " or ".join(str(evaluations.entries[i]["step"]) for i in (0, -1))
+        return Panel("Gain", "text", "", f"The samples of step {steps} cannot be read.")
+    first, last, before, after = pair
     rows = []
     for name, column in heldout.measures(before).items():
         if column not in after:
@@ -72,6 +102,55 @@ def gain(context: Context) -> Panel | None:
     header = ("measure", f"step {first}", f"step {last}", "difference", "95 %", "prompts")
     note = "Differences prompt by prompt on the same noise; intervals are bootstraps over prompts."
     return Panel("Gain", "table", Table(header, rows, frozenset({1, 2, 3, 4, 5})) if rows else None, note)
+
+
+def better(context: Context) -> Panel | None:
+    """Prompts that gained most by training, before and after; None without pictures of both."""
+    return _changed(context, 1, MOST)
+
+
+def worse(context: Context) -> Panel | None:
+    """Prompts that lost most."""
+    return _changed(context, -1, MOST)
+
+
+def first_better(context: Context) -> Panel | None:
+    """A few that gained, for the first screen."""
+    return _changed(context, 1, FIRST)
+
+
+def first_worse(context: Context) -> Panel | None:
+    """A few that lost, for the first screen."""
+    return _changed(context, -1, FIRST)
+
+
+def _changed(context: Context, sign: int, most: int) -> Panel | None:
+    changes = heldout.changes(heldout.read(context.run.path))
+    moved = sorted((c for c in changes if sign * c.gain > 0), key=lambda c: -sign * c.gain)
+    if not moved:
+        return None
+    share = BUDGET * context.room / (2 * MOST)
+    pairs, problems = [], []
+    for change in moved[:most]:
+        try:
+            shown = [pictures.file(path, share) for path in change.pictures]
+        except pictures.UNREADABLE as error:
+            problems.append(f"The pictures of one cannot be read: {error}.")
+            continue
+        frames = [
+            (f"{when}, {score:.2f}", picture)
+            for when, score, picture in zip(
+                ("before", "after"), (change.before, change.after), shown, strict=True
+            )
+            if picture is not None
+        ]
+        if frames:
+            pairs.append(Pair(short(change.prompt, TEXT), frames))
+    word = "better" if sign > 0 else "worse"
+    note = (
+        f"Held-out prompts, their first sample from the same noise; the largest {NAMES[sign]} of its score."
+    )
+    return Panel(f"{len(moved)} of {len(changes)} became {word}", "pairs", pairs, " ".join([note, *problems]))
 
 
 def _intervals(run: RunFolder, title: str, keys: Mapping[str, str], ylabel: str, prefix: str = "") -> Drawing:

@@ -24,6 +24,8 @@ TABS: tuple[Tab, ...] = (
         (
             ("Verdict", verdict.verdict),
             ("First curves", verdict.first_figures),
+            ("Better", evaluation.first_better),
+            ("Worse", evaluation.first_worse),
             ("First and last samples", verdict.first_samples),
             ("What is missing", verdict.missing),
         ),
@@ -40,7 +42,16 @@ TABS: tuple[Tab, ...] = (
             ("Doctor", health.doctor),
         ),
     ),
-    Tab("held-out", "Held-out", (("Held-out prompts", evaluation.evaluation), ("Gain", evaluation.gain))),
+    Tab(
+        "held-out",
+        "Held-out",
+        (
+            ("Held-out prompts", evaluation.evaluation),
+            ("Gain", evaluation.gain),
+            ("Better", evaluation.better),
+            ("Worse", evaluation.worse),
+        ),
+    ),
     Tab("samples", "Samples", (("Samples", samples.samples),)),
     Tab("best-worst", "Best, worst", (("Best and worst", gallery.gallery),)),
     Tab("trust", "Trust", (("Trust", trust.trust), ("Groups", trust.pictured))),

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from rlvis.findings import Finding
 from rlvis.observe.history import Series
+from rlvis.report import heldout
 from rlvis.report.folder import RunFolder
 from rlvis.report.judge import STATE_WORDS, Judgement
 from rlvis.report.panels import curves, evaluation, samples
@@ -45,7 +46,7 @@ def verdict(context: Context) -> Panel:
         judgement,
         SIGNS[judgement.verdict],
         WORDS[judgement.verdict],
-        reward_sentence(context.run),
+        " ".join(filter(None, [reward_sentence(context.run), held_out_sentence(context.run)])),
         [(STATE_WORDS[reason.severity], reason) for reason in judgement.reasons],
         facts(context.run),
     )
@@ -75,6 +76,12 @@ def missing(context: Context) -> Panel | None:
         return None
     items = Markup("").join(Markup("<li>{}</li>").format(sentence) for sentence in context.run.missing)
     return Panel("What is missing", "markup", Markup("<ul>{}</ul>").format(items))
+
+
+def held_out_sentence(run: RunFolder) -> str:
+    """What training did to held-out prompts; empty for a run that did not ask them twice."""
+    line = heldout.outcome(run.path)
+    return f"{line[0].upper()}{line[1:]}." if line else ""
 
 
 def reward_sentence(run: RunFolder) -> str:
