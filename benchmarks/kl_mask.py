@@ -1,4 +1,4 @@
-"""A trust region by the KL of each row's step, in place of the clip: the mask of Flow-DPPO, for benchmarks.methods.
+"""A trust region by the KL of each row's step in place of the clip: the mask of Flow-DPPO, a study arm.
 
 A row whose Gaussian step has moved further than a limit from the rollout's, and whose ratio has left 1 in the
 direction that its advantage wants, gives no gradient. KL per dimension: mean (mean - mean_old)^2 / (2 std^2).

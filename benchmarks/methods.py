@@ -1,12 +1,12 @@
-"""Methods beside each other on the embedded policies: held-out accuracy after a run, over learning rates, updates
-a step, trust regions and seeds.
+"""Methods beside each other on the embedded policies: held-out accuracy after a run, over learning rates,
+updates a step, trust regions and seeds.
 
-    python -m benchmarks.methods --study grid --part 0/2      # adds to results/methods.jsonl; two parts beside each other
+    python -m benchmarks.methods --study grid --part 0/2      # adds to results/methods.jsonl; also --part 1/2
     python -m benchmarks.methods --table                      # results/methods.md from it
 
-`grid` searches on seeds that `seeds` does not see; `seeds` runs the chosen arms on 8; `video` on the clips' policy.
-A run is one of the command line in this process, without doctor, sentinels and sheets: held-out prompts, 4 samples
-each, the same noise for all runs, deterministic sampler. Rows that are there already are not run again.
+`grid` searches on a seed that `seeds` does not see; `seeds` runs chosen arms on 8; `video` is on clips.
+A run is one of the command line in this process, without doctor, sentinels and sheets: held-out prompts, 4
+samples each, the same noise for all runs, deterministic sampler. Rows that are there are not run again.
 """
 
 from __future__ import annotations
@@ -64,19 +64,23 @@ STUDIES: dict[str, tuple[list[list[str]], tuple[int, ...]]] = {
         + [masked(m, limit) for limit in MASKS for m in METHODS]
         + [words("vipo", clip=c, scope="position") for c in (1.5e-3, 4e-3, 1e-2)]
         + [words("vipo", clip=c, scope="pooled") for c in (3e-4, 1e-3)]
-        + [
-            words(m, lr, updates, c)
-            for lr, updates in ((3, 2), (1, 4), (3, 4))
-            for c in (1e-4, 1e-3, 0.5)
-            for m in METHODS
-        ]
-        + [words(m, 10, updates, c) for updates in (2, 4) for c in (1e-4, 0.5) for m in METHODS],
+        + [words(m, 3, 2, c) for c in (1e-4, 1e-3, 0.5) for m in METHODS]
+        + [words(m, 1, 4, c) for c in (1e-4, 1e-3, 0.5) for m in METHODS]
+        + [words(m, 3, 4, c) for c in (1e-4, 0.5) for m in METHODS]
+        + [words(m, 10, 2, 1e-4) for m in METHODS],
         (100,),
     ),
+    "seeds": (
+        [words(m, clip=3e-4) for m in ("bpgo", "bpgo_vipo")]
+        + [words(m, 1, 1) for m in METHODS]
+        + [words("vipo", clip=1e-3)]
+        + [words("grpo", clip=0.5)],
+        (0, 1, 2, 3, 4),
+    ),
     "video": (
-        [[*VIDEO, *words(m, clip=c)] for c in (1e-4, 3e-4, 1e-3, 0.5) for m in METHODS]
+        [[*VIDEO, *words(m, clip=c)] for c in (3e-4, 1e-3, 1e-4) for m in METHODS]
         + [[*VIDEO, *words("vipo", clip=c, scope="position")] for c in (None, 1e-2)],
-        (100,),
+        (0, 1),
     ),
 }
 MEANS = ("clip/fraction_high", "clip/fraction_low", "kl/approx", "update/grad_norm", "reward/mean")
