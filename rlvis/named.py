@@ -112,10 +112,13 @@ def one_line(error: BaseException) -> str:
 
 
 def place(error: BaseException) -> str:
-    """FILE:LINE of the code that raised, outside of Python's own import machinery; empty where unknown."""
+    """FILE:LINE of the code that raised, outside of Python's import machinery and, where it can be, of
+    installed packages (which hook what is raised); empty where unknown.
+    """
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{error.filename}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frames = [f for f in frames if "site-packages" not in f.filename] or frames
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 

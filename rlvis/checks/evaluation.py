@@ -36,7 +36,8 @@ def eval_errors(config: Config, *, alone: bool = False) -> Iterator[Finding]:
         yield from _data(config)
     if settings.suite == SHAPES and source not in _world():
         yield mistake(
-            f"eval.suite=shapes with {'data' if settings.source is None else 'eval'}.source={source}: its checker reads the prompts of the shapes world "
+            f"eval.suite=shapes with {'data' if settings.source is None else 'eval'}.source={source}: its "
+            f"checker reads the prompts of the shapes world "
             "alone",
             "eval=none and name a scorer (eval.terms.NAME.scorer=SCORER), or data=shapes",
         )
@@ -77,7 +78,8 @@ def _data(config: Config) -> Iterator[Finding]:
         yield from shapes.kind_errors(source, settings.kinds, "eval.kinds")
     if settings.paraphrase == WORLD and not world:
         yield mistake(
-            f"eval.paraphrase={WORLD} with {key}.source={source}: only the shapes world knows other words for "
+            f"eval.paraphrase={WORLD} with {key}.source={source}: only the shapes world knows other words "
+            f"for "
             "its prompts",
             "eval.paraphrase=FIELD, the column of the file that holds them, or eval.paraphrase=null",
         )

@@ -1,4 +1,5 @@
-"""Whether the folder of a checkpoint holds what its model_index.json lists, by names, sizes and headers of files.
+"""Whether the folder of a checkpoint holds what its model_index.json lists, by names, sizes and headers of
+files.
 
 No weight is read and no library of models is needed, so a missing shard or tokenizer is told at once and not
 by what a library makes of it.
@@ -12,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 INDEX = "model_index.json"
-VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model", "sentencepiece*.model")
+VOCABULARY = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece*.model",
+)
 HEADER = 100 * 2**20  # bytes; the format allows no more
 
 
@@ -45,7 +53,9 @@ def _component(folder: Path, kind: str) -> Iterator[str]:
         yield from _configuration(folder / "tokenizer_config.json")
     elif kind.endswith("Scheduler"):
         yield from _configuration(folder / "scheduler_config.json")
-    elif (folder / "config.json").is_file() or any(folder.glob("*.safetensors*")) or any(folder.glob("*.bin*")):
+    elif (
+        (folder / "config.json").is_file() or any(folder.glob("*.safetensors*")) or any(folder.glob("*.bin*"))
+    ):
         yield from _configuration(folder / "config.json")
         yield from _weights(folder)
     elif not any(folder.iterdir()):
@@ -85,7 +95,9 @@ def _weights(folder: Path) -> Iterator[str]:
                 yield f"{folder.name}/{shard} is missing, which {listing.name} lists"
     found = sorted(folder.glob("*.safetensors"))
     if not found:
-        pickles = sorted(path.name for end in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{end}"))
+        pickles = sorted(
+            path.name for end in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{end}")
+        )
         other = f" (it has {pickles[0]}, a pickle, which is not read)" if pickles else ""
         yield f"{folder.name}/ has no *.safetensors{other}"
     yield from (fault for path in found if (fault := _header(path)))

@@ -41,7 +41,8 @@ def ended_by(error: Exception) -> int:
 
 
 def cut_off() -> int:
-    """Nobody reads what is printed any more (`rlvis list | head`): end as other programs do, without a word."""
+    """Nobody reads what is printed any more (`rlvis list | head`): end as other programs do, without a
+    word."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return CUT_OFF
 
@@ -132,8 +133,10 @@ def _full_disk(error: OSError) -> str:
     except OSError:
         free = ""
     return (
-        f"{error.strerror}: {error.filename or 'a file'} could not be written whole and was left out{free}; free "
-        "some, for a run by rlvis checkpoint prune RUN keep=1, and go on with rlvis train resume=RUN, which writes "
+        f"{error.strerror}: {error.filename or 'a file'} could not be written whole and was left "
+        f"out{free}; free "
+        "some, for a run by rlvis checkpoint prune RUN keep=1, and go on with rlvis train resume=RUN, "
+        "which writes "
         "what is missing"
     )
 

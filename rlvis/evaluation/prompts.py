@@ -54,7 +54,8 @@ def prepare(config: Config) -> HeldOut:
     settings = config.eval
     if not settings.measures:
         raise ValueError(
-            f"eval.suite={settings.suite} and eval.terms is empty, so nothing would be measured; type eval=shapes for the "
+            f"eval.suite={settings.suite} and eval.terms is empty, so nothing would be measured; type "
+            f"eval=shapes for the "
             "shapes world, or name a scorer: eval.terms.NAME.scorer=SCORER"
         )
     terms = [scorer.one(name, term, f"eval.terms.{name}") for name, term in settings.terms.items()]

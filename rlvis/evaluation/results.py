@@ -62,7 +62,8 @@ def frame(held: HeldOut, columns: Mapping[str, Tensor], step: int) -> pd.DataFra
 
 def estimates(table: pd.DataFrame) -> dict[str, Estimate]:
     """Metric -> its mean and standard error over prompts: eval/score, eval/accuracy, eval/accuracy/KIND,
-    eval/right/ATTRIBUTE, eval/TERM, eval/TERM/KIND with their mean eval/TERM/macro, eval/diversity; of the other views eval/VIEW/MEASURE, and what the view
+    eval/right/ATTRIBUTE, eval/TERM, eval/TERM/KIND with their mean eval/TERM/macro, eval/diversity; of the
+    other views eval/VIEW/MEASURE, and what the view
     changes, sample by sample, as eval/VIEW/MEASURE_change. One that has no value is left out.
     """
     prompt = table["index"].to_numpy()
@@ -90,7 +91,7 @@ def estimates(table: pd.DataFrame) -> dict[str, Estimate]:
             add(column.removeprefix(TERM), values(column))
             for kind in kinds:
                 add(f"{column.removeprefix(TERM)}/{kind}", values(column), (table["kind"] == kind).to_numpy())
-            if len(kinds) > 1:
+            if sum(f"eval/{column.removeprefix(TERM)}/{kind}" in means for kind in kinds) > 1:
                 name = f"eval/{column.removeprefix(TERM)}"
                 means[f"{name}/{MACRO}"] = macro(
                     [means[f"{name}/{kind}"] for kind in kinds if f"{name}/{kind}" in means]

@@ -44,7 +44,8 @@ class _Collector(logging.Handler):
 
 
 def require_whole(pipe: Any, path: str, lost: Sequence[str]) -> None:
-    """Refuse weights without storage and tokenizers without a limit; warn of weights that were drawn at random.
+    """Refuse weights without storage and tokenizers without a limit; warn of weights that were drawn at
+    random.
 
     lost: see `lost_weights`. path: model.path, for the message. Raises ValueError.
     """
@@ -53,13 +54,15 @@ def require_whole(pipe: Any, path: str, lost: Sequence[str]) -> None:
             gone = [key for key, value in part.named_parameters() if value.is_meta]
             if gone:
                 raise ValueError(
-                    f"model.path={path}: the files of {name}/ lack {len(gone)} of its weights, the first is {gone[0]}; "
+                    f"model.path={path}: the files of {name}/ lack {len(gone)} of its weights, the first "
+                    f"is {gone[0]}; "
                     f"get {name}/ again, or type another model.path"
                 )
         limit = getattr(part, "model_max_length", 0)
         if limit > LONGEST:
             raise ValueError(
-                f"model.path={path}: {name}/ does not say how many tokens its text encoder takes (model_max_length in "
+                f"model.path={path}: {name}/ does not say how many tokens its text encoder takes "
+                f"(model_max_length in "
                 "tokenizer_config.json): a file of the tokenizer is missing; get the folder again"
             )
     if lost:
@@ -88,6 +91,7 @@ def require_finite(pipe: Any, path: str) -> None:
         bad = (~ends.isfinite().all(1)).tolist()
         if any(bad):
             raise ValueError(
-                f"model.path={path}: {sum(bad)} of {len(weights)} weights of {name}/ hold NaN or infinite numbers in "
+                f"model.path={path}: {sum(bad)} of {len(weights)} weights of {name}/ hold NaN or infinite "
+                f"numbers in "
                 f"the file, first {weights[bad.index(True)][0]}; get {name}/ again"
             )

@@ -95,7 +95,8 @@ class Policy(Family):
 
     def at(self, config: ModelConfig) -> Policy:
         """The same weights at another size and guidance: height, width, frames, cfg, cfg_2, guidance of
-        `config`, whose other keys are those of this one. Nothing is loaded or copied; training goes on with this one.
+        `config`, whose other keys are those of this one. Nothing is loaded or copied; training goes on
+        with this one.
 
         Raises ValueError for a size that the model cannot make.
         """

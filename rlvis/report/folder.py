@@ -191,5 +191,6 @@ def _no_numbers(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     step, key, value = odd[0]
     count = "1 entry" if len(odd) == 1 else f"{len(odd)} entries"
     return [
-        f"Left out of metrics.jsonl: {count} without a number, first {key} at step {step}: {str(value)[:40]!r}."
+        f"Left out of metrics.jsonl: {count} without a number, first {key} at step {step}: "
+        f"{str(value)[:40]!r}."
     ]

@@ -63,10 +63,8 @@ def judge(run: RunFolder) -> Judgement:
         if finding.severity is Severity.failure
     ]
     reasons = worst_first([*_dumps(run), *_crash(run), *symptoms, *foreseen])
-    if reasons:
-        verdict = STATE_WORDS[reasons[0].severity]
-    else:
-        verdict = UNKNOWN if run.blind or problems else HEALTHY
+    quiet = UNKNOWN if run.blind or problems else HEALTHY
+    verdict = STATE_WORDS[reasons[0].severity] if reasons else quiet
     progress, finished = _progress(run)
     return Judgement(verdict, progress, finished, reasons, symptoms, limits, doctor, problems)
 

@@ -79,6 +79,8 @@ def keep_traceback(error: BaseException, path: Path) -> Path | None:
     kept = getattr(error, KEPT, None)
     if isinstance(kept, Path):
         return kept
+    if not path.parent.is_dir():
+        return None
     try:
         writing.text(path, "".join(traceback.format_exception(error)), sync=False)
         setattr(error, KEPT, path)
@@ -103,6 +105,8 @@ def _frame(frame: traceback.FrameSummary) -> str:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     content["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if not path.parent.is_dir():  # somebody removed the run: it is not made anew
+        return
     try:
         writing.text(path, json.dumps(content, indent=1) + "\n")
     except OSError:  # a full disk or a removed folder must not hide why the run ended

@@ -33,7 +33,8 @@ class EvalConfig:
     suite: Annotated[
         str,
         Key(
-            "what it is called; shapes: the shapes world's checker judges every sample, all others are judged "
+            "what it is called; shapes: the shapes world's checker judges every sample, all others are "
+            "judged "
             "by eval.terms alone",
             samples=True,
         ),

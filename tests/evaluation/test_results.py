@@ -65,6 +65,7 @@ def test_metrics_are_means_over_what_was_asked(table: pd.DataFrame) -> None:
         "eval/accuracy/count": 0.0,
         "eval/right/count": 0.5,
         "eval/jpeg": 2.5,
+        "eval/jpeg/single": 2.5,
     }
 
 

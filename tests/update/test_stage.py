@@ -213,7 +213,7 @@ def test_one_optimizer_step_is_the_same_at_sample_and_position(sd3_folder: Path,
             advantage={"ratio_scope": scope, "clip_range": 1e-4},
             advantages=case.advantages.replace(map=maps),
         )
-        states = case.engine.optimizer.state.values()  # Adam's first moment after one step: the gradient's tenth
+        states = case.engine.optimizer.state.values()  # first moment after one step: g / 10
         gradients.append(torch.cat([state["exp_avg"].flatten() for state in states]))
     assert gradients[0].norm() > 0
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5 * float(gradients[0].abs().max()))
