@@ -29,7 +29,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "torch": torch.get_num_threads(),
             "mkl": mkl.is_available(),
         },
-        "precision": f"float32, matmul {torch.get_float32_matmul_precision()}",
+        "precision": f"float32, matmul {'tf32' if torch.backends.cuda.matmul.allow_tf32 else 'full'}",
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},

@@ -1,9 +1,10 @@
 """Does it learn? A short run of the embedded default, judged on fixed prompts and noise by the deterministic
 sampler.
 
-    python -m benchmarks.learning --seeds 10 --sign 1      # writes results/learning_sign+1.json
+    python -m benchmarks.learning --method grpo --sign 1      # writes results/learning_grpo.json
+    python -m benchmarks.learning --method grpo --sign -1     # learning_grpo_against.json: against its reward
 
-tests/training/test_learning.py takes its threshold from that file: mean - 3 sd over the seeds.
+tests/training/test_learning.py takes its thresholds from those files: mean - 3 sd over the seeds.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ from rlvis.training.assemble import assemble
 from rlvis.training.parts import Memory, Parts
 
 RESULTS = Path(__file__).parent / "results"
+METHODS = ("grpo", "bpgo", "vipo", "bpgo_vipo")
 NOISES = 2  # pictures of each prompt in the judgement
 # Short enough for a test: fewer steps than the default's, at a slightly higher learning rate.
 SHORT = ["train.steps=12", "optim.lr=4e-4", "engine.device=cpu", "threads=1"]
 
 
-def rise(seed: int, sign: float) -> tuple[float, float]:
+def rise(seed: int, sign: float = 1.0, method: str = "grpo") -> tuple[float, float]:
     """Mean reward (before, after) a short run, on all training prompts from noise that no step sees."""
-    config = compose([*SHORT, f"seed={seed}", f"advantage.sign={sign}"]).typed()
+    config = compose([*SHORT, f"seed={seed}", f"advantage={method}", f"advantage.sign={sign}"]).typed()
     world = dist.start("cpu")
     try:
         parts = assemble(config, world)
         try:
             before = mean_reward(parts)
-            memory = Memory(PriorState(kind="none"), RewardHistory())
+            memory = Memory(PriorState(kind=config.prior.kind), RewardHistory())
             for step in range(config.train.steps):
                 memory, _ = pipeline.train_step(parts, memory, step)
             return before, mean_reward(parts)
@@ -49,6 +51,11 @@ def rise(seed: int, sign: float) -> tuple[float, float]:
             parts.engine.close()
     finally:
         dist.stop()
+
+
+def file_of(method: str, sign: float = 1.0) -> Path:
+    """Where the results of a method are."""
+    return RESULTS / f"learning_{method}{'' if sign > 0 else '_against'}.json"
 
 
 def mean_reward(parts: Parts) -> float:
@@ -76,11 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--sign", type=float, default=1.0, choices=[1.0, -1.0])
+    parser.add_argument("--method", default="grpo", choices=METHODS)
     args = parser.parse_args()
     start = time.perf_counter()
-    rises = [after - before for before, after in (rise(seed, args.sign) for seed in range(args.seeds))]
+    pairs = (rise(seed, args.sign, args.method) for seed in range(args.seeds))
+    rises = [after - before for before, after in pairs]
     mean, deviation = statistics.mean(rises), statistics.stdev(rises)
     result = {
+        "method": args.method,
         "sign": args.sign,
         "short": SHORT,
         "rises": rises,
@@ -91,9 +101,7 @@ def main() -> None:
         "torch": torch.__version__,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"learning_sign{args.sign:+.0f}.json").write_text(
-        json.dumps(result, indent=1) + "\n", encoding="utf-8"
-    )
+    file_of(args.method, args.sign).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

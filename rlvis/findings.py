@@ -17,6 +17,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rlvis import writing
+
 Number = float | int | str
 
 
@@ -111,11 +113,7 @@ def from_json(values: Mapping[str, Any]) -> Finding:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """A JSON object into `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    aside.replace(path)
-    return path
+    return writing.text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def block(finding: Finding, *, width: int, indent: str = "", hang: str = "") -> list[str]:

@@ -13,14 +13,17 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvis.findings import ConfigError, mistake
+from rlvis.findings import ConfigError, Finding, mistake
 from rlvis.schema.key import Key, argument_marks, text
+
+LETTERS = 500  # of an error
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,7 @@ class Folder:
     def find(self, name: str, key: str = "") -> Any:
         """The function or class that `name` stands for; key: where it was typed, if not at `self.key`.
 
-        Raises ConfigError where there is none; an ImportError raised inside the module is not ours to
-        explain and is passed on.
+        Raises ConfigError where there is none, and for whatever importing the user's module raises.
         """
         if name in self.names():
             return importlib.import_module(f"{self.package}.{name}").ENTRY
@@ -61,15 +63,10 @@ class Folder:
             )
         try:
             module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (module_name + ".").startswith(error.name + "."):
-                raise
-            raise ConfigError(
-                mistake(
-                    f"{typed}: there is no module {error.name!r} on Python's path",
-                    why=f"install it, or start from its folder with PYTHONPATH=.; {self._hint(name)}",
-                )
-            ) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a user's module may raise anything, SystemExit too
+            raise ConfigError(self._unimportable(typed, name, module_name, error)) from error
         target = getattr(module, attribute, None)
         if not callable(target):
             what = "nothing called" if target is None else f"a {type(target).__name__} called"
@@ -79,6 +76,18 @@ class Folder:
             also = f"did you mean {module_name}.{close[0]}?" if close else f"write {self.contract}"
             raise ConfigError(mistake(f"{typed}: {module_name} has {what} {attribute}", why=also))
         return target
+
+    def _unimportable(self, typed: str, name: str, module: str, error: BaseException) -> Finding:
+        """Why a module of the user's cannot be imported."""
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and (module + ".").startswith(missing + "."):
+            return mistake(
+                f"{typed}: there is no module {missing!r} on Python's path",
+                why=f"install it, or start from its folder with PYTHONPATH=.; {self._hint(name)}",
+            )
+        what, where = f"{typed}: importing {module} raised {one_line(error)}", place(error)
+        install = f"pip install {missing.partition('.')[0]}" if missing else ""
+        return mistake(what, install, why=f"raised at {where}" if where else "")
 
     def _hint(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names(), 1)
@@ -91,6 +100,26 @@ class Folder:
     def misfit(self, name: str, why: str, key: str = "") -> ConfigError:
         """The error for one of the user's that does not keep the contract, which it shows."""
         return ConfigError(mistake(f"{key or self.key}={name}: {why}", why=f"wanted {self.contract}"))
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and words of an exception that may be anybody's, in a line."""
+    try:
+        words = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:
+        words = "(its text cannot be had)"
+    return " ".join(f"{type(error).__name__}: {words}".split()).removesuffix(":")[:LETTERS]
+
+
+def place(error: BaseException) -> str:
+    """FILE:LINE of the code that raised, outside of Python's import machinery and, where it can be, of
+    installed packages (which hook what is raised); empty where unknown.
+    """
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{error.filename}:{error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frames = [f for f in frames if "site-packages" not in f.filename] or frames
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 
 
 def bind(

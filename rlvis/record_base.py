@@ -18,6 +18,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlvis import writing
+
 
 def tensor(
     axes: str,
@@ -135,10 +137,10 @@ class Record:
         """Write `path`.safetensors (tensors, on the CPU) and `path`.json (everything else)."""
         path = Path(path)
         tensors, plain = _flatten(self)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(_stand_alone(tensors), path.with_name(path.name + ".safetensors"))
+        with writing.aside(path.with_name(path.name + ".safetensors")) as part:
+            save_file(_stand_alone(tensors), part)
         document = {"record": type(self).__name__, "fields": plain}
-        path.with_name(path.name + ".json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+        writing.text(path.with_name(path.name + ".json"), json.dumps(document, indent=1))
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

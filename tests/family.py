@@ -16,8 +16,8 @@ from tests import kit, sides
 
 
 def policy_of(family: str, folder: Path, **changes: Any) -> Policy:
-    """A policy of 16 x 24 pixels with a LoRA of rank 4 and alpha 6; changes are of `ModelConfig`."""
-    config = ModelConfig(family=family, path=str(folder), height=16, width=24, lora=LoraConfig(4, 6))
+    """A policy of 16 x 24 pixels with a LoRA of rank 4 and alpha 8; changes are of `ModelConfig`."""
+    config = ModelConfig(family=family, path=str(folder), height=16, width=24, lora=LoraConfig(4, 8))
     options = {k: changes.pop(k) for k in ("keep_reference",) if k in changes}
     return load_policy(dataclasses.replace(config, **changes), "cpu", **options)
 
@@ -61,3 +61,16 @@ def both_kinds_of_guidance(make: Callable[..., Policy]) -> None:
         grads.append(torch.cat([w.grad.flatten() for _, w in p.trainable() if w.grad is not None]))
     assert (outs[0] - outs[1]).abs().max() <= 1e-4  # one batch of 6 rows or two of 3
     assert (grads[0] - grads[1]).norm() > 1e-2 * grads[0].norm()
+
+
+def another_size(small: Policy, large: Policy) -> None:
+    """`at` is what a policy loaded at that size is, and leaves the one that is trained as it was."""
+    shape = small.latent_shape
+    other = small.at(large.config)
+    assert (other.latent_shape, small.latent_shape) == (large.latent_shape, shape)
+    assert shape != large.latent_shape
+    for p in (other, large):
+        assert p.schedule(3).sigma.tolist() == large.schedule(3).sigma.tolist()
+    assert torch.equal(*(sides.one_step(p, p.encode(sides.TEXTS)[0]).detach() for p in (other, large)))
+    assert other.trainable()[0][1] is small.trainable()[0][1]
+    assert small.at(small.config) is small

@@ -29,7 +29,7 @@ NEGATIVE = "a green ring"
 GUIDED = 4.5
 LATENTS_BOUND = 1e-5  # float32: prompts are encoded together there and one at a time here
 LEVELS_BOUND = 1.0  # of 255: rounded from values that may differ in their last bits
-SIZES: dict[str, Any] = {"height": 32, "width": 48, "lora": LoraConfig(4, 6), "negative_prompt": NEGATIVE}
+SIZES: dict[str, Any] = {"height": 32, "width": 48, "lora": LoraConfig(4, 8), "negative_prompt": NEGATIVE}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def check(family: str, folder: Path | str, **changes: Any) -> list[Result]:
     """Hold the adapter `family` to the stock pipeline at `folder`, in float32 on the CPU.
 
     Args:
-        changes: of `ModelConfig`; without them 32 x 48 pixels, one frame, a LoRA of rank 4 and alpha 6.
+        changes: of `ModelConfig`; without them 32 x 48 pixels, one frame, a LoRA of rank 4 and alpha 8.
             cfg is the guidance of the guided runs (4.5); 1 for a family without.
 
     Returns:

@@ -54,6 +54,8 @@ def words(name: str, config: Config, folder: Path, stack: ExitStack) -> list[str
     save, sizes = POLICIES[chosen["model"]]
     save(folder / "model")
     typed = [*SMALL, *sizes, f"model.path={folder / 'model'}"]
+    if config.model.lora is not None:
+        typed.append("model.lora.rank=4")
     window = config.sampler.window.kind in (WindowKind.random_window, WindowKind.progressive)
     typed.append(f"sampler.steps={6 if window else 4}")  # 6 hold every recipe's window
     typed.append(f"train.micro_batch={min(config.train.micro_batch, 2)}")  # what the updates' rows divide by

@@ -14,7 +14,8 @@ import pytest
 from tests import tiny, tiny_flux, tiny_flux2, tiny_qwen_image, tiny_sd, tiny_video, tiny_wan, tiny_z_image
 from tests.two_steps import METHODS, two_steps
 
-LORA = ["model.lora.rank=4", "model.lora.alpha=8", "model.gradient_checkpointing=false"]
+RANK = ["model.lora.rank=4", "model.lora.alpha=8"]
+LORA = [*RANK, "model.gradient_checkpointing=false"]
 # One branch a forward: with two, the CPU's last bits depend on a row's place among the others.
 ONE_BRANCH = ["model.cfg_grad=conditional"]
 DDIM = ["sampler=ddim", "sampler.steps=3", "sampler.window.size=2"]  # its window is all steps
@@ -28,13 +29,13 @@ def size(height: int, width: int, frames: int = 1, tokens: int | None = None) ->
 
 # Option of conf/model -> what saves a tiny pipeline of that kind, and the words that a run of it needs.
 FAMILIES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "sd15": (tiny_sd.sd15, [*size(32, 32), *DDIM]),
-    "sdxl": (tiny_sd.sdxl, [*size(32, 32), *DDIM]),
-    "sd3": (tiny.sd3, [*size(16, 24, tokens=16), *ONE_BRANCH]),
-    "flux": (tiny_flux.flux, size(16, 24, tokens=8)),
-    "flux2": (tiny_flux2.flux2, [*size(32, 48, tokens=16), "model.cfg=1"]),
-    "qwen_image": (tiny_qwen_image.qwen_image, [*size(16, 24, tokens=24), "model.cfg=2"]),
-    "z_image": (tiny_z_image.z_image, size(16, 24, tokens=32)),
+    "sd15": (tiny_sd.sd15, [*size(32, 32), *DDIM, *RANK]),
+    "sdxl": (tiny_sd.sdxl, [*size(32, 32), *DDIM, *RANK]),
+    "sd3": (tiny.sd3, [*size(16, 24, tokens=16), *ONE_BRANCH, *RANK]),
+    "flux": (tiny_flux.flux, [*size(16, 24, tokens=8), *RANK]),
+    "flux2": (tiny_flux2.flux2, [*size(32, 48, tokens=16), "model.cfg=1", *RANK]),
+    "qwen_image": (tiny_qwen_image.qwen_image, [*size(16, 24, tokens=24), "model.cfg=2", *RANK]),
+    "z_image": (tiny_z_image.z_image, [*size(16, 24, tokens=32), *RANK]),
     "wan": (tiny.wan, [*size(32, 32, 5, 16), *LORA, *ONE_BRANCH]),
     "wan_i2v": (
         tiny_wan.reading,

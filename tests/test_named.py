@@ -51,9 +51,27 @@ def test_what_is_not_there(folder: Folder, name: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_what_fails_inside_the_user_s_module_is_passed_on(folder: Folder) -> None:
-    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+def test_what_fails_inside_the_user_s_module_is_one_line(folder: Folder) -> None:
+    with pytest.raises(ConfigError, match=r"raised ModuleNotFoundError: No module named 'not_there_at_all'"):
         folder.find("broken_of_the_test.f")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\ndef f(:\n", r"raised SyntaxError: invalid syntax; raised at .*bad_0.py:2$"),
+        ("import sys\nsys.exit(9)\n", r"raised SystemExit: 9; raised at .*bad_1.py:2$"),
+        ("raise type('Own', (BaseException,), {})('a\\nb')", r"raised Own: a b; raised at .*bad_2.py:1$"),
+    ],
+)
+def test_a_module_may_raise_anything(
+    folder: Folder, text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = message.split(".*")[1].split(".py")[0]
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        folder.find(f"{name}.f")
 
 
 def rule(

@@ -14,8 +14,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlvis import writing
 from rlvis.checkpoints import files
 from rlvis.checkpoints.files import COMPLETE, LATEST, META, SUMS
+from rlvis.writing import sync_path
 
 log = logging.getLogger(__name__)
 
@@ -41,28 +43,20 @@ def seal(partial: Path, listed: dict[str, dict[str, Any]], meta: dict[str, Any])
     text = json.dumps({"files": dict(sorted(listed.items()))}, indent=1) + "\n"
     put(partial / SUMS, text)
     for folder in (*(p for p in partial.rglob("*") if p.is_dir()), partial):
-        sync(folder)
+        sync_path(folder)
     put(partial / COMPLETE, files.seal_of(text.encode()).decode())
-    sync(partial)
+    sync_path(partial)
 
 
 def publish(partial: Path, final: Path) -> None:
     """Give a sealed folder its name; one that had it before goes."""
-    replaced = final.with_name(f".replaced_{final.name}")
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    partial.rename(final)
-    sync(final.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    writing.publish(partial, final)
 
 
 def point_latest(folder: Path) -> None:
     """Write `latest` beside a checkpoint: aside, synced, renamed."""
-    aside = folder.with_name(".latest")
-    put(aside, folder.name + "\n")
-    aside.rename(folder.with_name(LATEST))
-    sync(folder.parent)
+    writing.text(folder.with_name(LATEST), folder.name + "\n")
+    sync_path(folder.parent)
 
 
 def tidy(run_dir: Path) -> None:
@@ -82,7 +76,7 @@ def remove(folder: Path) -> None:
     gone = folder.with_name(f".removed_{folder.name}")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    sync(folder.parent)
+    sync_path(folder.parent)
     shutil.rmtree(gone)
 
 
@@ -92,12 +86,3 @@ def put(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def sync(path: Path) -> None:
-    """fsync of a folder (so that a rename in it lasts) or a file."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

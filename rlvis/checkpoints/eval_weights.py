@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 # What a command line may say about the evaluation of a run, as prefixes of dotted keys.
 FREE = ("eval.", "run_dir", "engine.device", "threads", "train.micro_batch", "train.score_retries", "dry_run")
-STEP_FILE = "rlvis.json"  # beside exported weights: the training steps they had
+STEP_FILE = "rlvis.json"  # beside exported weights: what they are
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,10 @@ def find_weights(config: Config) -> Weights:
     return Weights("checkpoint", newest, _step_of(newest), folder)
 
 
-def note_step(folder: Path, step: int) -> None:
-    """Write beside exported weights how many training steps they had."""
-    (folder / STEP_FILE).write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+def note_export(folder: Path, step: int, moved: float) -> None:
+    """Write beside exported weights how many training steps they had, and how far they lie from the start."""
+    content = {"step": step, "moved": moved}
+    (folder / STEP_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def evaluation_config(config: Config, touched: Sequence[str]) -> Config:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from rlvis.checkpoints import eval_weights, files, resume, state
+from rlvis.models.ema import Ema
 from rlvis.models.load import load_policy
 from rlvis.runtime import snapshot
 from rlvis.runtime.deepspeed_setup import quiet_deepspeed
@@ -23,9 +24,9 @@ from rlvis.schema import Config, Dtype
 log = logging.getLogger(__name__)
 
 
-def export(folder: Path, to: Path) -> int:
+def export(folder: Path, to: Path) -> tuple[int, float]:
     """Write the averaged weights of a whole checkpoint, or else its masters, to the folder `to`; return how
-    many tensors.
+    many tensors, and how far they lie from where they began.
 
     Raises:
         ValueError: the checkpoint's configuration or weights do not fit.
@@ -36,20 +37,33 @@ def export(folder: Path, to: Path) -> int:
     names = {name for name, _ in policy.trainable()}
     # Buffers lie beside the weights; a weight that is missing is refused by the policy.
     weights = {name: value for name, value in trained_weights(folder, config).items() if name in names}
-    policy.export(to, weights)
-    eval_weights.note_step(to, int(files.meta(folder)["step"]))
-    return len(weights)
+    distance = policy.export(to, weights)
+    eval_weights.note_export(to, int(files.meta(folder)["step"]), distance)
+    return len(weights), distance
 
 
 def trained_weights(folder: Path, config: Config) -> dict[str, Tensor]:
     """Name -> float32 weight of everything that is trained: the average, if there is one, else the masters.
 
+    The average has the steps since its last turn too, as what a run exports at its end.
+    """
+    if not files.meta(folder)["ema"] or config.model.ema is None:
+        return _masters(folder, config)
+    average = Ema({}, decay=config.model.ema.decay, every=config.model.ema.every)
+    average.steps, average.weights = state.average_of(folder)
+    if average.steps % average.every == 0:
+        return average.weights
+    masters = _masters(folder, config)
+    return dict(average.current({name: masters[name] for name in average.weights}))
+
+
+def _masters(folder: Path, config: Config) -> dict[str, Tensor]:
+    """Name -> float32 master weight, and buffers beside them.
+
     float16 at stage 0 is the exception: its masters lie flat in the optimizer's state, so the rounded working
     copy is taken, and the log says so.
     """
     meta = files.meta(folder)
-    if meta["ema"]:
-        return state.average_of(folder)[1]
     if meta["zero_stage"]:
         return _join_shards(folder)
     if config.model.dtype is Dtype.float16:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 META, SUMS, COMPLETE, LATEST, CONFIG = "meta.json", "SUMS.json", "COMPLETE", "latest", "config.yaml"
+RENAMED = "the folder was renamed"
+NAMED = re.compile(r"step_\d+")
 _known: dict[Path, tuple[Any, list[str]]] = {}  # folder -> what its files looked like, and its damage
 
 
@@ -40,7 +42,7 @@ def name(step: int) -> str:
 
 def folders(run_dir: Path) -> list[Path]:
     """Every checkpoint folder of a run, whole or not, oldest first."""
-    steps = [p for p in root(run_dir).glob("step_*") if re.fullmatch(r"step_\d+", p.name) and p.is_dir()]
+    steps = [p for p in root(run_dir).glob("step_*") if NAMED.fullmatch(p.name) and p.is_dir()]
     return sorted(steps, key=step_of)
 
 
@@ -80,9 +82,14 @@ def whole(run_dir: Path, *, sums: bool = False) -> list[Path]:
 def choose(run_dir: Path) -> Path:
     """The newest checkpoint whose every byte is as it was written; a newer damaged one is named in the log.
 
-    Raises ConfigError that names each one, with what is wrong, when there is none.
+    Raises ConfigError that names each one, with what is wrong, when there is none, and where a newer one
+    bears another step's name.
     """
     folder, bad = search(run_dir)
+    if renamed := [(other, *faults) for other, faults in bad.items() if RENAMED in faults[0]]:
+        raise ConfigError(
+            f"{root(run_dir) / renamed[0][0]}: {renamed[0][1]}; give it its own name back, or move it away"
+        )
     if folder is not None:
         for other, faults in bad.items():
             log.warning(
@@ -133,6 +140,12 @@ def sums(folder: Path) -> dict[str, dict[str, Any]]:
     return listed
 
 
+def is_unaltered(folder: Path, file: str) -> bool:
+    """Whether a checkpoint has this file, as SUMS.json lists it."""
+    entry = sums(folder).get(file)
+    return entry is not None and _altered_fault(folder, file, entry) is None
+
+
 def seal_of(listing: bytes) -> bytes:
     """What COMPLETE holds for the bytes of SUMS.json."""
     return f"{hashlib.sha256(listing).hexdigest()}\n".encode()
@@ -155,7 +168,11 @@ def _listing(folder: Path) -> dict[str, dict[str, Any]]:
     listed = sums(folder)
     if sealed != seal_of((folder / SUMS).read_bytes()):
         raise ValueError(f"{SUMS}: not the file whose sum {COMPLETE} holds; one of the two was changed")
-    meta(folder)
+    step = meta(folder).get("step")
+    if NAMED.fullmatch(folder.name) and step != step_of(folder):
+        raise ValueError(
+            f"{META}: {RENAMED} from step {step}, which it says, to step {step_of(folder)}, as it is called"
+        )
     return listed
 
 

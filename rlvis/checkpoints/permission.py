@@ -54,6 +54,20 @@ def note_changes(folder: Path, step: int, changes: Sequence[tuple[str, Any, Any]
                 file.write(line + "\n")
 
 
+def noted(folder: Path) -> dict[str, Any]:
+    """Key -> the value that RUN/changes.jsonl says it was last changed to."""
+    path = folder / CHANGES
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    values: dict[str, Any] = {}
+    for line in lines:
+        try:
+            change = json.loads(line)
+            values[str(change["key"])] = change["after"]
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s: a line cannot be read and was left out", path)
+    return values
+
+
 def check_known(allowed: Sequence[str], keys: Sequence[str]) -> None:
     """Refuse a permission for what is no key."""
     for name in allowed:

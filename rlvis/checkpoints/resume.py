@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rlvis import schema
 from rlvis.checkpoints import files, permission
 from rlvis.checkpoints.permission import flat, is_named, shown
-from rlvis.findings import ConfigError
+from rlvis.findings import ConfigError, mistake
+from rlvis.runs import manifest
 from rlvis.runs.folder import OUTPUTS
 from rlvis.runs.redact import HIDDEN
 from rlvis.schema import Config
@@ -45,6 +46,8 @@ FREE = (
     "reward.servers",
     "reward.token_env",
     "reward.timeout",
+    "reward.patience",
+    "reward.max_invalid_steps",
     "reward.hedge",
     "reward.actors",
     "run_dir",
@@ -66,11 +69,49 @@ def resume_config(config: Config, touched: Sequence[str]) -> Config:
     folder = find(config)
     if folder is None:
         return replace(config, resume=None, resume_allow=[])
+    require_unchanged(folder)
     before = merge_settings(saved_settings(folder), schema.plain(config), touched, config.resume_allow)
     allowed = list(config.resume_allow)
     return replace(
         to_config(before, folder / "config.yaml"), resume=str(folder), resume_allow=allowed, run_dir=None
     )
+
+
+def require_unchanged(folder: Path) -> None:
+    """Refuse a config.yaml of a run that says something else than its newest checkpoint's copy, apart from
+    what an earlier resumption changed (RUN/changes.jsonl) or may change at any time. Raises ConfigError.
+    """
+    copies = [place for place in files.whole(folder) if files.is_unaltered(place, files.CONFIG)]
+    if not copies:
+        return
+    checkpoint = copies[-1]
+    now, then = (saved_settings(place) for place in (folder, checkpoint))
+    if now == then:
+        return
+    # Versions may differ in the keys that they know: compare what this one reads.
+    new, old = (
+        flat(schema.plain(to_config(values, place / files.CONFIG)))
+        for values, place in ((now, folder), (then, checkpoint))
+    )
+    permitted = permission.noted(folder)
+    edited = [
+        f"{key} is {shown(new.get(key))} there and {shown(old.get(key))} in {checkpoint.name}"
+        for key in sorted({*old, *new})
+        if new.get(key) != old.get(key)
+        and not key.startswith(FREE)
+        and (key not in permitted or permitted[key] != new.get(key))
+    ]
+    if edited:
+        raise ConfigError(
+            mistake(
+                f"resume: {folder / files.CONFIG} was changed by hand since the run wrote it: "
+                f"{'; '.join(edited)}",
+                f"cp {checkpoint / files.CONFIG} {folder / files.CONFIG}, and the new value beside "
+                f"resume= with "
+                "its key in resume_allow",
+                why="a checkpoint keeps the settings that it was trained with, and they must agree",
+            )
+        )
 
 
 def to_config(nested: dict[str, Any], source: Path) -> Config:
@@ -192,5 +233,6 @@ def merge_settings(
 
 
 def _runs(name: str) -> list[Path]:
-    """Run folders of this name, oldest first: their names are dates."""
-    return sorted(f for f in (OUTPUTS / name).glob("*") if (f / "config.yaml").is_file())
+    """Run folders of this name, oldest first."""
+    found = [f for f in (OUTPUTS / name).glob("*") if (f / "config.yaml").is_file()]
+    return sorted(found, key=lambda folder: (manifest.started(folder), folder.name))

@@ -6,7 +6,6 @@ the prompts. A save copies everything to CPU memory and returns; `writer` does t
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +39,8 @@ class Saver:
         self.run_dir, self.engine, self.ema, self.world = run_dir, engine, ema, world
         self.writer = Writer(run_dir, world, keep)
         self.failed = False
+        # As the run began with them: what is edited later must not look as if it had been trained with.
+        self._settings = _bytes(run_dir / files.CONFIG)
         self._news: dict[str, float] = {}
         self._origin: dict[str, Any] | None = None
 
@@ -99,6 +100,7 @@ class Saver:
         average = None if self.ema is None else snapshot.copied(self.ema.state_dict())
         kept = snapshot.copied(dict(memory))
         config = self.run_dir / files.CONFIG
+        settings = self._settings
 
         def write(folder: Path) -> list[str]:
             names = snapshot.write(engine, folder)
@@ -108,7 +110,7 @@ class Saver:
             for name, record in kept.items():
                 record.save(folder / MEMORY / name)
                 names += [f"{MEMORY}/{name}.safetensors", f"{MEMORY}/{name}.json"]
-            shutil.copyfile(config, folder / files.CONFIG)
+            (folder / files.CONFIG).write_bytes(config.read_bytes() if settings is None else settings)
             return [*names, files.CONFIG]
 
         return write
@@ -170,6 +172,10 @@ def average_of(folder: Path) -> tuple[int, dict[str, Any]]:
     with safe_open(folder / EMA, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         return int(file.metadata()["steps"]), weights
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def missing_folder(run_dir: Path) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlvis import writing
 from rlvis.checkpoints import disk, files
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
@@ -146,7 +147,7 @@ class Writer:
             marker.unlink()
         disk.seal(partial, listed, job.meta())
         for lines in self.run_dir.glob("*.jsonl"):
-            disk.sync(lines)  # no checkpoint outlives the metrics of its steps
+            writing.sync_path(lines)  # no checkpoint outlives the metrics of its steps
         final = files.root(self.run_dir) / files.name(job.step)
         disk.publish(partial, final)
         disk.point_latest(final)

@@ -10,32 +10,34 @@ from pathlib import Path
 
 from rlvis.checks.files import FILES
 from rlvis.findings import Finding, mistake
-from rlvis.schema import Config, Suite
+from rlvis.schema import SHAPES, WORLD, Config
 
-TAKEN = ("score", "accuracy", "right")  # metrics below eval/ that are no scorer's
+TAKEN = ("score", "accuracy", "right", "diversity", "reworded", "train_sampler")  # below eval/, no scorer's
 
 
 def eval_errors(config: Config, *, alone: bool = False) -> Iterator[Finding]:
     """Contradictions of `eval`. alone: for `rlvis eval`, where `every` plays no part."""
-    settings, source = config.eval, config.data.source
+    settings = config.eval
+    source = settings.source or config.data.source
     if not alone and settings.run is not None:
         yield mistake(
             f"eval.run={settings.run} names what `rlvis eval` evaluates and does nothing in training",
             f"rlvis eval eval.run={settings.run}, or eval.run=null",
         )
     yield from _terms(config)
-    measures = settings.suite is not Suite.none or bool(settings.terms)
+    measures = settings.measures
     if not measures and (alone or settings.every > 0):
         yield mistake(
-            "eval.suite=none and eval.terms is empty, so "
+            f"eval.suite={settings.suite} and eval.terms is empty, so "
             f"{'' if alone else f'eval.every={settings.every} '}there is nothing to measure",
             "eval=shapes for the shapes world, or name a scorer: eval.terms.jpeg.scorer=jpeg_compressibility",
         )
     if measures and (alone or settings.every > 0):
         yield from _data(config)
-    if settings.suite is Suite.shapes and source not in _world():
+    if settings.suite == SHAPES and source not in _world():
         yield mistake(
-            f"eval.suite=shapes with data.source={source}: its checker reads the prompts of the shapes world "
+            f"eval.suite=shapes with {'data' if settings.source is None else 'eval'}.source={source}: its "
+            f"checker reads the prompts of the shapes world "
             "alone",
             "eval=none and name a scorer (eval.terms.NAME.scorer=SCORER), or data=shapes",
         )
@@ -56,31 +58,42 @@ def _terms(config: Config) -> Iterator[Finding]:
 
 
 def _data(config: Config) -> Iterator[Finding]:
-    settings, data = config.eval, config.data
-    if data.source in _world() and settings.path is not None:
+    settings = config.eval
+    source, key = settings.source or config.data.source, "data" if settings.source is None else "eval"
+    world = source in _world()
+    if world and settings.path is not None:
         yield mistake(
-            f"eval.path={settings.path} does nothing with data.source={data.source}, which needs no file",
+            f"eval.path={settings.path} does nothing with {key}.source={source}, which needs no file",
             "eval.path=null",
         )
-    if data.source not in _world() and settings.kinds is not None:
+    if not world and settings.kinds is not None:
         yield mistake(
-            f"eval.kinds={settings.kinds} does nothing with data.source={data.source}, whose prompts have no "
+            f"eval.kinds={settings.kinds} does nothing with {key}.source={source}, whose prompts have no "
             "kinds",
             "eval.kinds=null",
         )
     elif settings.kinds is not None:
         from rlvis.data import shapes
 
-        yield from shapes.kind_errors(data.source, settings.kinds, "eval.kinds")
+        yield from shapes.kind_errors(source, settings.kinds, "eval.kinds")
+    if settings.paraphrase == WORLD and not world:
+        yield mistake(
+            f"eval.paraphrase={WORLD} with {key}.source={source}: only the shapes world knows other words "
+            f"for "
+            "its prompts",
+            "eval.paraphrase=FIELD, the column of the file that holds them, or eval.paraphrase=null",
+        )
 
 
 def eval_files(config: Config, *, alone: bool = False) -> list[Finding]:
     """The files that an evaluation would read and that are not there or have no such split."""
     settings, data = config.eval, config.data
-    measures = settings.suite is not Suite.none or bool(settings.terms)
-    named = settings.path or data.path
-    if not measures or not (alone or settings.every > 0) or data.source not in FILES or named is None:
+    source = settings.source or data.source
+    named = settings.path or (data.path if source == data.source else None)
+    if not settings.measures or not (alone or settings.every > 0) or source not in FILES:
         return []
+    if named is None:
+        return _no_file(config) if settings.source is not None else []
     path, ours = Path(named).expanduser(), named.startswith("asset:")
     if not ours and not path.exists():
         key = "data" if settings.path is None else "eval"
@@ -102,6 +115,16 @@ def eval_files(config: Config, *, alone: bool = False) -> list[Finding]:
             )
         ]
     return []
+
+
+def _no_file(config: Config) -> list[Finding]:
+    settings = config.eval
+    return [
+        mistake(
+            f"eval.suite={settings.suite} takes its prompts from a file, and eval.path names none",
+            "eval.path=FILE; rlvis list eval says where each suite's prompts come from",
+        )
+    ]
 
 
 def _world() -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlvis.checks import model_folder
+from rlvis.checks.model import adapter_errors, family_of, path_errors
 from rlvis.findings import Finding, mistake
-from rlvis.schema import Config, Dtype, Stage
+from rlvis.schema import Config, Dtype, ModelConfig, Stage
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 FILES = ("txt", "jsonl", "json", "csv", "parquet", "i2v_pairs")  # values of data.source that read data.path
@@ -18,6 +20,9 @@ def files(config: Config) -> list[Finding]:
     return [
         *_prompts(config),
         *_model(config.model.path),
+        *path_errors(config.model.path),
+        *(adapter_errors(config.model) if config.dry_run else ()),  # a run asks the loaded model
+        *_folder(config.model),
         *_engine(config.engine.config, config.model.dtype),
         *_records(config),
     ]
@@ -51,6 +56,21 @@ def _model(path: str) -> Iterator[Finding]:
         known = sorted(f"asset:{index.parent.name}" for index in ASSETS.glob("*/model_index.json"))
         yield mistake(
             f"model.path={path}: rlvis comes with no such model; it has {', '.join(known) or 'none'}"
+        )
+
+
+def _folder(model: ModelConfig) -> Iterator[Finding]:
+    """What a checkpoint's folder lacks of what its model_index.json lists, but for what its family never
+    reads."""
+    folder = Path(model.path).expanduser()
+    family = family_of(model) if (folder / model_folder.INDEX).is_file() else None
+    faults = model_folder.folder_faults(folder, () if family is None else family.unused)
+    if faults:
+        yield mistake(
+            f"model.path={model.path}: {'; '.join(faults[:3])}"
+            + (f"; and {len(faults) - 3} more" if len(faults) > 3 else ""),
+            "model.path=FOLDER with a whole pipeline, as pipe.save_pretrained(FOLDER) or hf download "
+            "writes it",
         )
 
 

@@ -21,6 +21,7 @@ def reward_errors(config: Config, ranks: int) -> Iterator[Finding]:
     reward = config.reward
     if reward.executor is Executor.http:
         yield from _servers(reward)
+    yield from _weights(config)
     yield from _overlap(config, ranks)
     yield from _refill(config)
     yield from _canary(config, ranks)
@@ -74,16 +75,28 @@ def _servers(reward: RewardConfig) -> Iterator[Finding]:
                 f"reward.servers names {plain} twice", "it once: a server scores one batch at a time"
             )
         known.add(plain)
-    if reward.hedge is not None and reward.hedge >= reward.timeout:
+    if reward.hedge is not None and reward.hedge >= reward.call_seconds:
         yield mistake(
-            f"reward.hedge={reward.hedge} with reward.timeout={reward.timeout}: wanted seconds below the "
-            "timeout",
+            f"reward.hedge={reward.hedge} with reward.timeout={reward.call_seconds}: wanted seconds below "
+            "the timeout",
             "reward.hedge=null",
         )
     elif reward.hedge is not None and len(reward.servers) == 1:
         yield mistake(
             f"reward.hedge={reward.hedge} asks a second server, and reward.servers has one",
             "reward.hedge=null, or name another server",
+        )
+
+
+def _weights(config: Config) -> Iterator[Finding]:
+    """Something has to count."""
+    weights = {name: term.weight for name, term in config.reward.terms.items()}
+    if weights and not any(weights.values()) and config.stage is Stage.all:
+        first, others = next(iter(weights)), ", and that of all others" if len(weights) > 1 else ""
+        yield mistake(
+            f"reward.terms.{first}.weight=0{others}: a term of weight 0 is scored and logged, and there is "
+            "nothing to train on",
+            f"reward.terms.{first}.weight=1",
         )
 
 

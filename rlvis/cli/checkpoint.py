@@ -101,9 +101,13 @@ def _export(path: Path, options: dict[str, str]) -> int:
     elif bad := files.damage(folder):
         raise ConfigError(f"{folder} is damaged ({files.shorten(bad)}); nothing was exported")
     from rlvis.checkpoints.export import export
+    from rlvis.models import moved
 
-    count = export(folder, to)
-    print(f"{to}: {count} trained tensors of {folder.name}; README.md there says how to open it")
+    count, distance = export(folder, to)
+    print(
+        f"{to}: {count} trained tensors of {folder.name}, which {moved.words(distance)}; README.md there "
+        "says how to open it"
+    )
     return OK
 
 

@@ -1,30 +1,50 @@
-"""How a verb ends: exit codes, one message for a mistake, a traceback for a failure, the log on stderr."""
+"""How a verb ends: exit codes, one line for a mistake or a failure, the log on stderr.
+
+A traceback goes to a file, RUN/traceback.txt where there is a run, and the line says where it lies.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import rlvis
+from rlvis import writing
 from rlvis.cli.arguments import process
 from rlvis.findings import ConfigError, as_lines, mistake
+from rlvis.named import one_line, place
 
-OK, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, WRONG, INTERRUPTED, CUT_OFF = 0, 1, 2, 130, 141
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Exit code of something heavy: what rlvis complains about is a message, anything else a failure."""
+    """Exit code of something heavy: what rlvis complains about is a mistake, anything else a failure."""
     try:
         return work()
-    except ValueError as error:
-        if isinstance(error, ConfigError) or _is_ours(error):
-            return refuse(error, everywhere=True)
-        return _fail(error)
     except Exception as error:
-        return _fail(error)
+        return ended_by(error)
+
+
+def ended_by(error: Exception) -> int:
+    """Say in a line what ended the program, and return its exit code."""
+    if isinstance(error, BrokenPipeError) and not _can_print():
+        return CUT_OFF
+    if isinstance(error, ConfigError) or (isinstance(error, ValueError) and _is_ours(error)):
+        return refuse(error, everywhere=True)
+    return _fail(error)
+
+
+def cut_off() -> int:
+    """Nobody reads what is printed any more (`rlvis list | head`): end as other programs do, without a
+    word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return CUT_OFF
 
 
 class NewsFormatter(logging.Formatter):
@@ -69,7 +89,61 @@ def refuse(error: ValueError, *, everywhere: bool = False) -> int:
     return WRONG
 
 
-def _fail(error: BaseException) -> int:
-    traceback.print_exception(error)
-    print(f"error: the run failed: {type(error).__name__}: {error}", file=sys.stderr)
+def _fail(error: Exception) -> int:
+    """One line: what happened, where it was raised, where the traceback lies."""
+    lines = " ".join(_words(error).split())
+    from rlvis.runs.exit_state import keep_traceback
+
+    place = keep_traceback(error, Path(tempfile.gettempdir()) / f"rlvis_traceback_{os.getpid()}.txt")
+    if place is None:
+        traceback.print_exception(error)
+    else:
+        lines += f"; its traceback: {place}"
+    print(f"error: the run failed: {lines}", file=sys.stderr)
     return FAILED
+
+
+def _words(error: Exception) -> str:
+    """What happened: a full disk with what to free, an error of ours as it is, another with its place."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and writing.full(cause) is not None:
+            return _full_disk(cause)
+    if _is_ours(error):
+        return f"{type(error).__name__}: {error}"
+    where = place(error)
+    return one_line(error) + (f" (raised at {where})" if where else "")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it came from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _full_disk(error: OSError) -> str:
+    """Which file could not be written, how much is free there, and what to do."""
+    path = Path(error.filename) if isinstance(error.filename, str) else Path.cwd()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    try:
+        free = f", {shutil.disk_usage(path).free / 2**20:.0f} MiB free"
+    except OSError:
+        free = ""
+    return (
+        f"{error.strerror}: {error.filename or 'a file'} could not be written whole and was left "
+        f"out{free}; free "
+        "some, for a run by rlvis checkpoint prune RUN keep=1, and go on with rlvis train resume=RUN, "
+        "which writes "
+        "what is missing"
+    )
+
+
+def _can_print() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return False
+    return True

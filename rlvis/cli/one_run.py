@@ -40,7 +40,28 @@ def one(overrides: Sequence[str], ended: Callable[[Path], None] = lambda run_dir
     log_to_stderr(rank)
     if config.plan:
         return exit_code_of(lambda: _plan(config, size, rank))
+    if done := finished(config):
+        if rank == 0:
+            print(done)
+        return OK
     return exit_code_of(lambda: _train(config, overrides, rank, ended))
+
+
+def finished(config: Config) -> str:
+    """Why there is nothing to do: a run that is resumed has more steps than are asked for; else empty."""
+    from rlvis.checkpoints import files
+    from rlvis.schema import Stage
+
+    if config.resume is None or config.stage is not Stage.all:
+        return ""
+    done = max(map(files.step_of, files.whole(Path(config.resume))), default=0)
+    if done <= config.train.steps:
+        return ""
+    return (
+        f"nothing to do: {config.resume} has {done} training steps done, and "
+        f"train.steps={config.train.steps} "
+        f"asks for no more; type train.steps={done + 1} or more to go on. Its files are as they were"
+    )
 
 
 def _plan(config: Config, size: int, rank: int) -> int:
@@ -55,10 +76,21 @@ def _plan(config: Config, size: int, rank: int) -> int:
 
 
 def _train(config: Config, overrides: Sequence[str], rank: int, ended: Callable[[Path], None]) -> int:
-    outcome = start(config, ["rlvis", "train", *overrides])
+    from rlvis.runs.exit_state import folder_of
+    from rlvis.schema import Stage
+
+    try:
+        outcome = start(config, ["rlvis", "train", *overrides])
+    except Exception as error:
+        if run_dir := folder_of(error):
+            ended(run_dir)
+        raise
     ended(outcome.run_dir)
     if rank == 0:
-        write_report(outcome.run_dir)
+        if config.stage is Stage.all:  # one stage has no curves: what it made lies in `records`
+            write_report(outcome.run_dir)
+        if outcome.remark:
+            print(f"warning: {outcome.remark}", file=sys.stderr)
     return outcome.exit_code
 
 
@@ -118,11 +150,11 @@ def start(config: Config, argv: list[str]) -> Outcome:
 def write_report(run_dir: Path) -> None:
     """The report is worth a word when it fails, but not the run."""
     from rlvis.cli.report import page
-    from rlvis.report import card
+    from rlvis.report import card, heldout
 
     try:
         card.complete(run_dir)
-        print(page(run_dir))
+        print(*filter(None, [heldout.outcome(run_dir), page(run_dir)]), sep="\n")
     except Exception:
         log.exception(
             "the run in %s is done, but its report is not; rlvis report %s tries again", run_dir, run_dir

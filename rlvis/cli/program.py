@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import rlvis
 from rlvis.cli.arguments import require_known
-from rlvis.cli.exit_codes import INTERRUPTED, OK, refuse
+from rlvis.cli.exit_codes import INTERRUPTED, OK, cut_off, ended_by, refuse
 from rlvis.findings import ConfigError, mistake
 
 HELP = """\
@@ -34,7 +34,9 @@ usage: rlvis VERB ...
   -h, --help     this text
   -V, --version  the version
 
-Exit codes: 0 done, 1 the run failed, 2 a mistake in the configuration (nothing was loaded), 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 a mistake in the configuration (nothing was loaded), 3 the run
+saved and
+ended because its steps trained nothing (reward.max_invalid_steps), 130 interrupted.
 """
 
 # Verb -> the module that has `run(words) -> exit code`.
@@ -63,11 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] in ("-V", "--version"):
             print(rlvis.__version__)
             return OK
-        return _verb(words[0])(words[1:])
+        code = _verb(words[0])(words[1:])
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         return refuse(error)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        return cut_off()
+    except Exception as error:
+        return ended_by(error)
 
 
 def entry() -> NoReturn:

@@ -1,9 +1,14 @@
-"""`rlvis train -m`: every combination of the values typed, one run each, by a launcher of Hydra's."""
+"""`rlvis train -m`: every combination of the values typed, one run each, by a launcher of Hydra's, and at the
+end a page that compares them.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,10 @@ from rlvis.cli.arguments import process
 from rlvis.cli.exit_codes import FAILED, INTERRUPTED, OK, refuse
 from rlvis.cli.one_run import checked, one
 from rlvis.findings import ConfigError, mistake
+
+log = logging.getLogger(__name__)
+
+SWEEPS = Path("outputs", "sweeps")
 
 
 def sweep(words: Sequence[str]) -> int:
@@ -44,7 +53,7 @@ def sweep(words: Sequence[str]) -> int:
         for once in combinations:
             print(f"{' '.join(once)}: {summary(checked(compose(once), size), size)}")
         return OK
-    return _launch(encode(overrides), plugins)
+    return _launch(encode(overrides), plugins, rank)
 
 
 def sweep_run(job: Any) -> float | None:
@@ -64,6 +73,8 @@ def sweep_run(job: Any) -> float | None:
         code = one(overrides, ended.append)
     except ConfigError as error:
         code = refuse(error)
+    if ended and "list" in run:
+        _note(Path(str(run["list"])), ended[0])
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:
@@ -80,15 +91,30 @@ def final_reward(run_dir: Path) -> float | None:
     return sum(last) / len(last) if last else None
 
 
-def _launch(encoded: list[str], plugins: list[str]) -> int:
-    """Hydra's launcher on the encoded runs of a sweep."""
+def _note(listing: Path, run_dir: Path) -> None:
+    """Add a run to the list of a sweep, seen from the list; several launched processes may write at once."""
+    with listing.open("a", encoding="utf-8") as file:
+        file.write(os.path.relpath(run_dir, listing.parent) + "\n")
+
+
+def _launch(encoded: list[str], plugins: list[str], rank: int) -> int:
+    """Hydra's launcher on the encoded runs of a sweep, and the page that compares them, however it ends."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.types import Quote, QuotedString
 
+    from rlvis.cli.report import FOLDERS
     from rlvis.compose.files import CONF
 
-    before = sys.argv
-    sys.argv = ["rlvis", "--multirun", *encoded, *plugins]
+    before, own = sys.argv, []
+    folder = SWEEPS / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    if not any(word.startswith("hydra.sweep.dir=") for word in plugins):
+        own.append(f"hydra.sweep.dir={folder}")
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        listing = QuotedString(str((folder / FOLDERS).resolve()), Quote.single).with_quotes()
+        own.append(f"+run.list={listing}")
+    sys.argv = ["rlvis", "--multirun", *encoded, *own, *plugins]
     GlobalHydra.instance().clear()
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="sweep")(sweep_run)()
@@ -97,4 +123,17 @@ def _launch(encoded: list[str], plugins: list[str]) -> int:
     finally:
         sys.argv = before
         GlobalHydra.instance().clear()
+        if rank == 0:
+            _compare(folder)
     return OK
+
+
+def _compare(folder: Path) -> None:
+    """The page of the sweep; when it fails, that is worth a word, but not the runs."""
+    from rlvis.cli.report import of_sweep
+
+    try:
+        if page := of_sweep(folder):
+            print(page)
+    except Exception:
+        log.exception("the runs are done, but their comparison is not; rlvis report %s tries again", folder)

@@ -27,7 +27,7 @@ usage: python train.py [GROUP=OPTION ...] [KEY=VALUE ...] [-m] [--cfg KIND] [--i
   python train.py resume=auto optim.lr=1e-4 resume_allow=[optim.lr]     ... with this one change
   python train.py stage=rollout records=DIR            one stage alone; then score, weigh, build, update
   python train.py stage=reference trust=ras prior=reference     scores for that prior, kept in prior.cache
-  python train.py -m sampler.eta=0.3,0.7 seed=1,2      a sweep: every combination, one after the other
+  python train.py -m sampler.eta=0.3,0.7 seed=1,2      a sweep: every combination, and a page of them all
   torchrun --nproc-per-node 8 train.py experiment=jpeg_sd3 data.path=prompts.txt
 
   -m, --multirun       values such as A,B or range(3) or glob(*) run one after the other (hydra/launcher=...:
@@ -50,7 +50,8 @@ Groups and options (* is the default):
 
 A run writes into outputs/NAME/DATE_TIME (or run_dir=DIR): config.yaml, manifest.json, metrics.jsonl, samples,
 checkpoints, the trained weights for diffusers, report.html. Exit codes: 0 done, 1 failed, 2 a mistake in the
-configuration, 130 interrupted.
+configuration, 3 saved and ended because its steps trained nothing (reward.max_invalid_steps), 130
+interrupted.
 """
 
 

@@ -23,6 +23,7 @@ from rlvis.doctor.diagnosis import Diagnosis, refusal, warning, write
 from rlvis.doctor.probe import Probe, probe
 from rlvis.doctor.ratio import ratio
 from rlvis.findings import ConfigError, Finding, Severity, worst_first
+from rlvis.reward.boundary import set_aside
 from rlvis.runtime import dist
 from rlvis.runtime.dist import World
 from rlvis.schema import Config, Doctor, Stage
@@ -55,7 +56,7 @@ def examine(parts: Parts, memory: Memory, step: int, run_dir: Path | None) -> Di
     Raises ValueError for what would stop that step in the same way.
     """
     start = time.perf_counter()
-    with _untouched():
+    with _untouched(), set_aside([term.boundary for term in parts.terms]):
         findings = tuple(chain.from_iterable(_checks(parts, memory, step, run_dir)))
     agreed = dist.broadcast_object(findings)
     if parts.world.device.type == "cuda":

@@ -28,8 +28,8 @@ def rewards(probe: Probe) -> list[Finding]:
     """A finding for each term, for the reward they make and what a contrast makes of it, and one for the time
     they take; a collective.
     """
-    scores, names = probe.rewards, probe.rewards.names
-    terms = [_term(scores, i) for i in range(len(names))]
+    scores = probe.rewards
+    terms = [_term(scores, i, term.boundary.reason) for i, term in enumerate(probe.parts.terms)]
     return [*terms, *_together(probe), *_order(probe), _latency(probe)]
 
 
@@ -39,7 +39,7 @@ def spread(values: Groups) -> Tensor:
     return values.var[several].mean(0).sqrt() if bool(several.any()) else torch.zeros(values.var.shape[1])
 
 
-def _term(scores: Rewards, i: int) -> Finding:
+def _term(scores: Rewards, i: int, reason: str) -> Finding:
     name, weight = scores.names[i], scores.weights[i]
     column, total = scores.term[..., i], scores.valid.numel()
     good = torch.isfinite(column)
@@ -47,11 +47,11 @@ def _term(scores: Rewards, i: int) -> Finding:
     check = f"reward {name}"
     numbers: dict[str, Number] = {"samples": total, "invalid": bad, "weight": weight}
     if bad:
-        what = f"{bad} of {total} samples have no score"
+        what = f"{bad} of {total} samples have no score{f' ({reason})' if reason else ''}"
         why = "such samples are masked: they are paid for and teach nothing"
         if bad == total:
             why = "no sample could be scored, so nothing can be trained"
-        kind = f"reward.terms.{name}.scorer=SCORER that scores every sample; the log above has its reason"
+        kind = f"reward.terms.{name}.kwargs that mend it, or another reward.terms.{name}.scorer"
         return (failure if bad > total / 2 else warning)(check, what, numbers, why=why, type=kind)
     groups = statistics(column[..., None], good)
     inside = float(spread(groups))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlvis import writing
 from rlvis.data.media_files import Sample
 from rlvis.reward import stage
 from rlvis.reward.contract import Term
@@ -94,9 +94,8 @@ def table_of(samples: Sequence[Sample], names: Sequence[str], columns: Columns) 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write the table aside, and put it in its place."""
-    aside = path.with_name(path.name + ".tmp")
-    if path.suffix == ".csv":
-        table.to_csv(aside, index=False)
-    else:
-        table.to_parquet(aside, index=False)
-    os.replace(aside, path)
+    with writing.aside(path) as part:
+        if path.suffix == ".csv":
+            table.to_csv(part, index=False)
+        else:
+            table.to_parquet(part, index=False)

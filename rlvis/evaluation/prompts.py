@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rlvis.models.policy import Policy
 from rlvis.records import PromptBatch
 from rlvis.reward import scorer
 from rlvis.reward.contract import Term
-from rlvis.schema import Config, DataConfig, EvalConfig, Suite
+from rlvis.schema import SHAPES, WORLD, Config, DataConfig, EvalConfig
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,9 @@ OTHER = ""  # the kind of prompts that no suite sorts
 class HeldOut:
     """What an evaluation needs beside the policy: P prompts with their kinds, and scorers.
 
-    batch: index is the position in the held-out prompts. embeds are empty until `encode`.
+    batch: index is the position in the held-out prompts. embeds are empty until `encode`. reworded: the same
+    prompts in other words, those without any as they are, with whether they have some; None where nobody
+    asks.
     """
 
     settings: EvalConfig
@@ -41,6 +43,7 @@ class HeldOut:
     kinds: tuple[str, ...]
     terms: list[Term]
     source: str
+    reworded: tuple[PromptBatch, tuple[bool, ...]] | None = None
 
 
 def prepare(config: Config) -> HeldOut:
@@ -49,17 +52,46 @@ def prepare(config: Config) -> HeldOut:
     Raises ValueError on whatever prompts or scorers have to complain about, and where nothing is measured.
     """
     settings = config.eval
-    if settings.suite is Suite.none and not settings.terms:
+    if not settings.measures:
         raise ValueError(
-            "eval.suite=none and eval.terms is empty, so nothing would be measured; type eval=shapes for the "
+            f"eval.suite={settings.suite} and eval.terms is empty, so nothing would be measured; type "
+            f"eval=shapes for the "
             "shapes world, or name a scorer: eval.terms.NAME.scorer=SCORER"
         )
     terms = [scorer.one(name, term, f"eval.terms.{name}") for name, term in settings.terms.items()]
-    prompts = load_prompts(data_of(config), (config.model.height, config.model.width))
-    kinds = [kind_of(settings.suite, text) for text in prompts.texts]
+    model = settings.model(config.model)
+    prompts = load_prompts(data_of(config), (model.height, model.width))
+    pairs = zip(prompts.texts, prompts.metadata, strict=True)
+    kinds = [kind_of(settings, text, metadata) for text, metadata in pairs]
+    if settings.by is not None and not any(kinds):
+        known = sorted({name for metadata in prompts.metadata for name in metadata})
+        raise ValueError(
+            f"eval.by={settings.by}: no prompt of {prompts.source} has such a field; it has "
+            f"{', '.join(known) or 'none'}; type eval.by=null, or one of these"
+        )
     positions = spread(kinds, settings.prompts)
     batch = sampler.select(prompts, positions)
-    return HeldOut(settings, batch, tuple(kinds[i] for i in positions), terms, prompts.source)
+    held = HeldOut(settings, batch, tuple(kinds[i] for i in positions), terms, prompts.source)
+    return replace(held, reworded=_reworded(settings, batch))
+
+
+def _reworded(settings: EvalConfig, batch: PromptBatch) -> tuple[PromptBatch, tuple[bool, ...]] | None:
+    """Raises ValueError where no prompt has other words."""
+    field = settings.paraphrase
+    if field is None:
+        return None
+    if field == WORLD:
+        other = [language.paraphrase(text) for text in batch.texts]
+    else:
+        other = [metadata.get(field) for metadata in batch.metadata]
+    has = tuple(isinstance(text, str) and bool(text.strip()) for text in other)
+    if not any(has):
+        raise ValueError(
+            f"eval.paraphrase={field}: none of the {batch.rows} held-out prompts has such a field with text; "
+            "type eval.paraphrase=null, or name the column that holds each prompt in other words"
+        )
+    pairs = zip(other, batch.texts, has, strict=True)
+    return batch.replace(texts=tuple(str(new) if known else old for new, old, known in pairs)), has
 
 
 def data_of(config: Config) -> DataConfig:
@@ -68,6 +100,10 @@ def data_of(config: Config) -> DataConfig:
     """
     settings = config.eval
     data = replace(config.data, split=settings.split, kinds=settings.kinds)
+    other = {name: getattr(settings, name) for name in ("source", "column", "quoted")}
+    data = replace(data, **{name: value for name, value in other.items() if value is not None})
+    if settings.source is not None and settings.source != config.data.source:
+        data = replace(data, path=None, keep=None, heldout=0.0)  # what the training's file has
     if settings.path is not None:
         whole = settings.path.startswith("asset:") or not Path(settings.path).expanduser().is_dir()
         data = replace(data, path=settings.path, split="train" if whole else settings.split, heldout=0.0)
@@ -76,20 +112,30 @@ def data_of(config: Config) -> DataConfig:
 
 
 def encode(held: HeldOut, policy: Policy) -> HeldOut:
-    """The same with text conditions (and those of condition frames) for `policy`."""
-    embeds, truncated = policy.encode(held.batch.texts, held.batch.frames)
+    """The same with text conditions (and those of condition frames) for `policy` as it is evaluated."""
+    policy = policy.at(held.settings.model(policy.config))
+    if held.reworded is not None:
+        batch, has = held.reworded
+        held = replace(held, reworded=(_encoded(batch, policy), has))
+    return replace(held, batch=_encoded(held.batch, policy))
+
+
+def _encoded(batch: PromptBatch, policy: Policy) -> PromptBatch:
+    embeds, truncated = policy.encode(batch.texts, batch.frames)
     if truncated:
         log.warning(
             "%d of %d held-out prompts are longer than the text encoders take: their ends are ignored",
             truncated,
-            held.batch.rows,
+            batch.rows,
         )
-    return replace(held, batch=held.batch.replace(embeds=embeds))
+    return batch.replace(embeds=embeds)
 
 
-def kind_of(suite: Suite, text: str) -> str:
-    """The kind of a prompt in its suite."""
-    return language.parse(text).kind if suite is Suite.shapes else OTHER
+def kind_of(settings: EvalConfig, text: str, metadata: Mapping[str, Any]) -> str:
+    """The kind of a prompt: what its metadata say (eval.by), or what the shapes world calls it."""
+    if settings.by is not None:
+        return str(metadata.get(settings.by, OTHER))
+    return language.parse(text).kind if settings.suite == SHAPES else OTHER
 
 
 def spread(kinds: Sequence[str], count: int | None) -> list[int]:

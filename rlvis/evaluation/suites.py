@@ -12,18 +12,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlvis.schema import Suite
+from rlvis.schema import SHAPES
 
 SCORE, HARD, DEGREE, RIGHT = "score", "hard", "degree/", "right/"
 
 
-def judge(suite: Suite, media: Tensor, texts: Sequence[str], first: Tensor | None) -> dict[str, Tensor]:
-    """Columns float64 [B] of samples uint8 [B,M,3,Y,X]; none for suite=none.
+def judge(suite: str, media: Tensor, texts: Sequence[str], first: Tensor | None) -> dict[str, Tensor]:
+    """Columns float64 [B] of samples uint8 [B,M,3,Y,X]; none for any suite but shapes.
 
     first: the condition frames uint8 [B,3,Y,X] of image-to-video. score: how far the sample does what the
     prompt says, in [0, 1]; hard: 1 when everything is right; degree/A and right/A: the same for attribute A.
     """
-    if suite is Suite.none:
+    if suite != SHAPES:
         return {}
     from rlvis.data.world import motion
 

@@ -1,7 +1,8 @@
 """Exponential moving average of the trained weights, in float32 on the CPU, and a swap into the policy.
 
-decay at optimizer step n (from 0) is min(decay, (1 + n)/(10 + n)), applied at every `every`-th step, as
-Flow-GRPO does; unlike there, n counts optimizer steps, not batches.
+The n-th average (from 0), at every `every`-th optimizer step, has the decay min(decay, (1 + n)/(10 + n)). In
+Flow-GRPO n counts steps instead, so that with an average each 8 steps a third of the start is left after 16.
+What is read (`current`) has the steps since the last average too; the average goes on as if nobody looked.
 """
 
 from __future__ import annotations
@@ -48,19 +49,41 @@ class Ema:
 
         Raises ValueError when the names are not those of the start.
         """
-        step = self.steps
+        done = self.steps // self.every
         self.steps += 1
         if self.steps % self.every:
             return
-        decay = min(self.decay, (1 + step) / (10 + step))
         names = set()
         for name, value in _pairs(masters):
-            if name not in self.weights:
-                raise ValueError(f"the average has no weight named {name}")
-            self.weights[name].lerp_(value.detach().to("cpu", torch.float32), 1 - decay)
+            self._named(name).lerp_(value.detach().to("cpu", torch.float32), self._new(done))
             names.add(name)
         if names != set(self.weights):
             raise ValueError(f"the average got {len(names)} of {len(self.weights)} weights")
+
+    def current(self, masters: Named) -> Iterator[tuple[str, Tensor]]:
+        """(name, average) as if its turn had come now, where steps were counted since the last one.
+
+        Nothing is changed, so that a run that is looked at goes on as one that is not. Do not write to the
+        tensors.
+
+        Raises ValueError for a name that is not of the start.
+        """
+        return ((name, self._now(name, value)) for name, value in _pairs(masters))
+
+    def _now(self, name: str, master: Tensor) -> Tensor:
+        average = self._named(name)
+        if self.steps % self.every == 0:
+            return average
+        return average.lerp(master.detach().to("cpu", torch.float32), self._new(self.steps // self.every))
+
+    def _new(self, done: int) -> float:
+        """Weight of the masters in the average that follows `done` others."""
+        return 1 - min(self.decay, (1 + done) / (10 + done))
+
+    def _named(self, name: str) -> Tensor:
+        if name not in self.weights:
+            raise ValueError(f"the average has no weight named {name}")
+        return self.weights[name]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: steps (int) and weights (name -> float32 CPU tensor). Shares the
@@ -89,8 +112,8 @@ class Ema:
         read: Callable[[], Iterable[tuple[str, Tensor]]] | None = None,
         write: Callable[[Callable[[str], Tensor]], None] | None = None,
     ) -> Iterator[None]:
-        """Inside it the policy's module holds the average; afterwards it holds its weights again, bit for
-        bit.
+        """Inside it the policy's module holds the average (`current`); afterwards it holds its weights again,
+        bit for bit.
 
         read, write: for weights that are not whole in the module (ZeRO-3), the engine's `masters` and
         `set_masters`; both or neither. Without them the module's parameters are exchanged in place and the
@@ -108,7 +131,7 @@ class Ema:
         source = parameters.items() if read is None else read()
         before = {name: value.detach().clone() for name, value in source}
         put = set_parameters if write is None else write
-        put(self.weights.__getitem__)
+        put(lambda name: self._now(name, before[name]))
         try:
             yield
         finally:

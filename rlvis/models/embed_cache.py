@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlvis import writing
 from rlvis.models.source import resolve
 from rlvis.schema import ModelConfig
 
@@ -136,13 +137,8 @@ def _write(path: Path, embeds: Embeds, text: str) -> None:
     """Written aside and renamed, so that another process never reads half a file."""
     from safetensors.torch import save
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(save(embeds, metadata={SUM: _checksum(embeds), "text": text}))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing.aside(path, sync=False, shared=True) as part:
+        part.write_bytes(save(embeds, metadata={SUM: _checksum(embeds), "text": text}))
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

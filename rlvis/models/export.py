@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlvis.models import comfy, lora, moved
 from rlvis.models.family import Family
 from rlvis.models.source import ASSET
 from rlvis.schema import Condition
@@ -62,14 +63,34 @@ def _twin(module: Any, state: Mapping[str, Tensor]) -> Any:
     return twin
 
 
-def write_card(policy: Family, folder: Path, waiting: Sequence[str] = ()) -> None:
+def write_card(
+    policy: Family, folder: Path, distance: float, waiting: Sequence[str] = (), *, lacking: str = ""
+) -> None:
     """Write folder/README.md: the lines that open the weights, with the settings they were trained at.
 
-    The base checkpoint is named only where it is needed for that. waiting: components that the pipeline may
-    lack for now, and the checkpoint has.
+    The base checkpoint is named only where it is needed for that.
+
+    Args:
+        distance: how far the weights lie from where they began.
+        waiting: components that the pipeline may lack for now, and the checkpoint has.
+        lacking: why there is no file for ComfyUI.
     """
-    pipe, config, name = policy.pipe, policy.config, policy.stock_name
+    config = policy.config
+    call = ", ".join(f"{key}={value!r}" for key, value in policy.call_settings().items())
     start = "YOUR_FRAME, " if config.condition is Condition.first_frame else ""
+    code = "\n".join([*_opening(policy, waiting), f'pipe({start}"YOUR PROMPT", {call})'])
+    rank = None if config.lora is None else config.lora.rank
+    what = "A whole model" if rank is None else f"A LoRA of rank {rank}"
+    parts = [f"{what}, trained by reinforcement learning with rlvis. To open it:", f"```python\n{code}\n```"]
+    if rank is not None:
+        parts.append(_programs(policy, lacking))
+    parts.append(f"The exported weights {moved.words(distance)}.")
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _opening(policy: Family, waiting: Sequence[str]) -> list[str]:
+    """Lines of Python that make `pipe`."""
+    pipe, config, name = policy.pipe, policy.config, policy.stock_name
     # Stock from_pretrained refuses a null component that nobody named.
     absent = [
         key
@@ -79,20 +100,33 @@ def write_card(policy: Family, folder: Path, waiting: Sequence[str] = ()) -> Non
     options = "".join([f", dtype=torch.{config.dtype}", *(f", {key}=None" for key in absent)])
     lines = ["import torch", f"from diffusers import {name}"]
     if config.lora is None:
-        what = "A whole model"
-        lines += ["", f'pipe = {name}.from_pretrained("THIS_FOLDER"{options})']
+        return [*lines, "", f'pipe = {name}.from_pretrained("THIS_FOLDER"{options})']
+    base = repr(config.path)
+    if config.path.startswith(ASSET):
+        lines.append("from rlvis.models.source import resolve")
+        base = f"resolve({config.path!r})"
+    revision = f", revision={config.revision!r}" if config.revision else ""
+    lines += ["", f"pipe = {name}.from_pretrained({base}{revision}{options})"]
+    for keywords in policy.lora_settings():
+        more = "".join(f", {key}={value!r}" for key, value in keywords.items())
+        lines.append(f'pipe.load_lora_weights("THIS_FOLDER"{more})')
+    return lines
+
+
+def _programs(policy: Family, lacking: str) -> str:
+    """What opens the files of a LoRA, and at which strength."""
+    several = len(policy.denoisers()) > 1
+    first = " and ".join(lora.FILES[: 1 + several])
+    if lacking:
+        other = f"There is no file for ComfyUI: {lacking}."
+    elif several:
+        other = (
+            f"ComfyUI takes {comfy.FILES[0]} for the model of high noise and {comfy.FILES[1]} for low noise."
+        )
     else:
-        what = f"A LoRA (rank {config.lora.rank}, alpha {config.lora.alpha})"
-        base = repr(config.path)
-        if config.path.startswith(ASSET):
-            lines.append("from rlvis.models.source import resolve")
-            base = f"resolve({config.path!r})"
-        revision = f", revision={config.revision!r}" if config.revision else ""
-        lines += ["", f"pipe = {name}.from_pretrained({base}{revision}{options})"]
-        for keywords in policy.lora_settings():
-            more = "".join(f", {key}={value!r}" for key, value in keywords.items())
-            lines.append(f'pipe.load_lora_weights("THIS_FOLDER"{more})')
-    call = ", ".join(f"{key}={value!r}" for key, value in policy.call_settings().items())
-    code = "\n".join([*lines, f'pipe({start}"YOUR PROMPT", {call})'])
-    text = f"{what}, trained by reinforcement learning with rlvis. To open it:\n\n```python\n{code}\n```\n"
-    (folder / "README.md").write_text(text, encoding="utf-8")
+        other = f"ComfyUI takes {comfy.FILES[0]}."
+    return (
+        "Strength 1 is what was trained and 0 the base model, in every program: the scale is in the weights, "
+        f"with alpha = rank. diffusers takes {first} (0.32 and later, where it has this pipeline; any peft). "
+        f"{other}"
+    )

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvis.flow.kernel import Prediction
+from rlvis.models import comfy, lora
 from rlvis.models.sizes import Tokens
 from rlvis.records import Schedule
 from rlvis.schema import Condition, ModelConfig
@@ -40,6 +41,7 @@ class Family(ABC):
     prediction: Prediction = "flow"  # what the denoiser returns; a checkpoint may say another
     variance_preserving: ClassVar[bool] = False  # alpha^2 + sigma^2 = 1 (DDIM's levels); else a flow's line
     lora_targets: tuple[str, ...]  # ends of module names, for model.lora.targets=null
+    comfy_names: ClassVar[comfy.Names | None] = None  # where ComfyUI keeps its layers; None: nobody knows
     takes_frames: ClassVar[bool] = False  # whether it can start from a condition frame (then see `condition`)
     takes_guidance: ClassVar[bool] = False  # whether the denoiser takes a guidance scale (model.guidance)
     usual_guidance: ClassVar[float] = 1.0  # that scale where model.guidance=null: of the stock call
@@ -114,8 +116,11 @@ class Family(ABC):
         return module
 
     def lora_settings(self) -> list[dict[str, Any]]:
-        """Keyword arguments of the stock `load_lora_weights`, for each call that opens an exported LoRA."""
-        return [{}]
+        """Keyword arguments of the stock `load_lora_weights`, for each call that opens an exported LoRA.
+
+        The file is named because older diffusers look for it on the hub otherwise.
+        """
+        return [{"weight_name": lora.FILES[0]}]
 
     def shared_tokens(self) -> Tokens | None:
         """The tokens that ranks can share (engine.sequence_parallel) by the plan of the denoiser's class.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from rlvis.findings import ConfigError
 from rlvis.flow import transition
 from rlvis.flow.transition import StepTable, Transition
-from rlvis.models import decoding, export, lora, options, source
+from rlvis.models import comfy, decoding, export, loading, lora, options, source
 from rlvis.models.embed_cache import EmbedCache
 from rlvis.models.encoders import Encoders
 from rlvis.models.family import Family
+from rlvis.models.moved import Start
 from rlvis.models.prompt_encoder import PromptEncoder, negative_of, split
 from rlvis.schema import CfgGrad, ModelConfig
 
@@ -77,6 +79,7 @@ class Policy(Family):
         for component in self.pipe.components.values():
             if isinstance(component, nn.Module):
                 component.requires_grad_(False).eval().to(self.device)
+        loading.require_finite(self.pipe, config.path)
         self._frozen: nn.Module | None = None
         self._reference = False
         if config.lora is not None:
@@ -85,9 +88,26 @@ class Policy(Family):
         else:
             self._frozen = copy.deepcopy(self.module) if keep_reference else None
             self.module.requires_grad_(True)
+        self.beginning = Start(self.denoisers().values(), self.trainable())
         if config.gradient_checkpointing:
             for denoiser in self.denoisers().values():
                 denoiser.enable_gradient_checkpointing()
+
+    def at(self, config: ModelConfig) -> Policy:
+        """The same weights at another size and guidance: height, width, frames, cfg, cfg_2, guidance of
+        `config`, whose other keys are those of this one. Nothing is loaded or copied; training goes on
+        with this one.
+
+        Raises ValueError for a size that the model cannot make.
+        """
+        if config == self.config:
+            return self
+        other = copy.copy(self)
+        other.config = config
+        other._prompts = PromptEncoder(other, self._encoders)
+        other.latent_shape = other.geometry()
+        other.given = other.free.to(self.device) == 0
+        return other
 
     @property
     def copies(self) -> list[nn.Module]:
@@ -228,21 +248,47 @@ class Policy(Family):
         """(name, parameter) of everything that is trained, in a fixed order."""
         return [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
 
-    def export(self, folder: Path | str, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write what stock diffusers opens: a LoRA (`load_lora_weights`) or a pipeline (`from_pretrained`).
+    def export(self, folder: Path | str, weights: Mapping[str, Tensor] | None = None) -> float:
+        """Write what stock diffusers opens: a LoRA (`load_lora_weights`), and one for ComfyUI, or a pipeline
+        (`from_pretrained`). Return how far the weights lie from where they began (see `moved`).
 
         weights: trained parameters by their names in `trainable()` (float32 masters, or an average); None
         takes the module's. Raises ValueError when names are missing or unknown.
         """
-        states = self.by_denoiser(export.checked(self.trainable(), weights))
-        if self.config.lora is not None:
-            for (name, denoiser), file in zip(self.denoisers().items(), lora.FILES, strict=False):
-                lora.save(type(self.pipe), denoiser, self.denoiser_name, Path(folder) / file, states[name])
-        else:
+        whole = export.checked(self.trainable(), weights)
+        states, folder = self.by_denoiser(whole), Path(folder)
+        if self.config.lora is None:
             if self._encoders is not None:
                 self._encoders.load()
-            export.save_pipeline(self.pipe, states, Path(folder))
-        export.write_card(self, Path(folder), () if self._encoders is None else self._encoders.names)
+            export.save_pipeline(self.pipe, states, folder)
+            distance, lacking = self.beginning.of_weights(whole), ""
+        else:
+            factors = [
+                lora.exported(denoiser, states[name], self.config.lora)
+                for name, denoiser in self.denoisers().items()
+            ]
+            distance, lacking = self.beginning.of_lora(factors), self._save_lora(folder, factors)
+        waiting = () if self._encoders is None else self._encoders.names
+        export.write_card(self, folder, distance, waiting, lacking=lacking)
+        return distance
+
+    def load_lora(self, folder: Path) -> None:
+        """Put an exported LoRA into the adapters. Raises ValueError when it is of other layers."""
+        assert self.config.lora is not None, "only a policy with adapters takes a LoRA"
+        for denoiser, file in zip(self.denoisers().values(), lora.FILES, strict=False):
+            lora.load(denoiser, self.denoiser_name, folder / file, self.config.lora)
+
+    def _save_lora(self, folder: Path, factors: Sequence[Mapping[str, Tensor]]) -> str:
+        """Write `factors` of each denoiser; why there is none for ComfyUI, or ""."""
+        folder.mkdir(parents=True, exist_ok=True)
+        denoisers = self.denoisers().values()
+        for denoiser, file, each in zip(denoisers, lora.FILES, factors, strict=False):
+            lora.save(type(self.pipe), denoiser, self.denoiser_name, folder / file, each)
+        beside = {
+            folder / file: (each, partial(lora.outputs, denoiser))
+            for denoiser, file, each in zip(denoisers, comfy.FILES, factors, strict=False)
+        }
+        return comfy.write(self.comfy_names, beside)
 
     def has(self, encoder: str) -> bool:
         """Whether the checkpoint has this text encoder, be it in memory or still on the disk."""

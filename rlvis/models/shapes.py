@@ -7,8 +7,10 @@ be run for their memory, and no weight is downloaded or read. Tokenizers and sch
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +52,20 @@ def open_shapes(
         if key in index and key not in parts
     }
     return kind(**parts, **options)
+
+
+def denoiser(where: str, part: str) -> nn.Module | None:
+    """One of the diffusers models of the folder `where`, without weights; None where it has no such model.
+
+    Raises ValueError for a class that the installed diffusers does not have.
+    """
+    folder = Path(where)
+    if not (folder / part / "config.json").is_file() or not (folder / "model_index.json").is_file():
+        return None
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    library, name = index[part]
+    module: nn.Module = _component(_class(library, name, part), where, None, part, torch.float32)
+    return module
 
 
 def _class(library: str, name: str, part: str) -> Any:

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from rlvis.models import loading
 from rlvis.models.shapes import open_shapes
+from rlvis.named import one_line
 
 ASSET = "asset:"
 
@@ -56,7 +58,8 @@ def open_pipeline(
         shapes: make every module on the meta device from its configuration; no weight is read.
 
     Raises:
-        ValueError: nothing there, no access, or a pipeline of another class.
+        ValueError: nothing there, no access, files that cannot be read or do not fit each other, or a
+            pipeline of another class.
     """
     import diffusers
     import transformers
@@ -70,7 +73,7 @@ def open_pipeline(
     try:
         index: Any = diffusers.DiffusionPipeline.load_config(where, revision=revision)
         kind = index.get("_class_name")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(failure(path, where, revision, error)) from error
     if kind not in wanted:
         raise ValueError(
@@ -89,17 +92,19 @@ def open_pipeline(
     try:
         if shapes:
             return open_shapes(kind, where, revision, index, absent, dtypes)
-        pipe = getattr(diffusers, kind).from_pretrained(
-            where, revision=revision, use_safetensors=True, dtype=dtypes, **absent
-        )
-    except OSError as error:
+        with loading.lost_weights() as lost:
+            pipe = getattr(diffusers, kind).from_pretrained(
+                where, revision=revision, use_safetensors=True, dtype=dtypes, **absent
+            )
+    except Exception as error:  # libraries raise anything at files that do not fit each other
         raise ValueError(failure(path, where, revision, error)) from error
+    loading.require_whole(pipe, path, lost)
     return pipe
 
 
 def failure(path: str, where: str, revision: str | None, error: Exception) -> str:
     """What went wrong at `path`, and what to do about it."""
-    reason = " ".join(str(error).split())[:300]
+    reason = " ".join(str(error).split())[:300] if isinstance(error, OSError) else one_line(error)[:300]
     folder = Path(where)
     if folder.exists():
         return (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from rlvis import writing
 from rlvis.observe import overlay, video
 from rlvis.observe.lines import json_number, plain
 from rlvis.observe.metrics import weighted_sum
@@ -78,10 +78,7 @@ def write(
         picture(panels, folder / show.map_file(place), fps)
     barrier()
     if is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / "index.json.tmp"
-        aside.write_text(json.dumps(index, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(aside, folder / "index.json")
+        writing.text(folder / "index.json", json.dumps(index, allow_nan=False) + "\n", sync=False)
     return folder
 
 
@@ -173,7 +170,5 @@ def picture(clip: Tensor, path: Path, fps: float) -> None:
     if path.suffix != ".png":
         video.write(clip, path, fps, min_side=SIDE)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    Image.fromarray(_enlarged(clip)[0].permute(1, 2, 0).contiguous().numpy()).save(aside, format="PNG")
-    os.replace(aside, path)
+    with writing.aside(path, sync=False) as part:
+        Image.fromarray(_enlarged(clip)[0].permute(1, 2, 0).contiguous().numpy()).save(part, format="PNG")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
+
+from rlvis import writing
 
 GAP = 12  # pixels between tiles
 INK, SOFT, PAPER = (31, 35, 40), (101, 109, 118), (250, 250, 248)
@@ -159,8 +160,6 @@ def _save(page: Image.Image, texts: Mapping[str, Any], path: Path) -> Path:
     notes = PngImagePlugin.PngInfo()
     for name, value in texts.items():
         notes.add_itxt(name, json.dumps(value))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    page.save(aside, format="PNG", pnginfo=notes, optimize=True)
-    os.replace(aside, path)
+    with writing.aside(path, sync=False) as part:
+        page.save(part, format="PNG", pnginfo=notes, optimize=True)
     return path

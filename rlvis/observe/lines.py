@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlvis import writing
+
 log = logging.getLogger(__name__)
+
+LAST_STEP = 10**9  # what is above is no training step
 
 
 def steps(path: Path) -> Iterator[dict[str, Any]]:
@@ -30,8 +33,9 @@ def parsed(text: str) -> Iterator[dict[str, Any] | None]:
     for line in text.splitlines():
         try:
             row = json.loads(line)
-            yield row | {"step": int(row["step"])}
-        except (ValueError, KeyError, TypeError, OverflowError):
+            step = int(row["step"])
+            yield row | {"step": step} if 0 <= step <= LAST_STEP else None
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             yield None
 
 
@@ -46,22 +50,18 @@ def append(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def keep_before(path: Path, step: int) -> None:
     """Rewrite metrics.jsonl, or another file with a `step` in each line, without what the resumed run will
-    write again: steps >= `step`, and a line cut off by a crash.
+    write again: steps >= `step`, and lines that cannot be read, such as one cut off by a crash.
     """
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            log.warning("%s: left out a line that is not JSON (cut off when the run stopped)", path)
-            continue
-        if row["step"] < step:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, (line, row) in enumerate(zip(text.splitlines(), parsed(text), strict=True), 1):
+        if row is None:
+            log.warning("%s: line %d cannot be read and was left out (cut off by a crash?)", path, number)
+        elif row["step"] < step:
             kept.append(line + "\n")
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text("".join(kept), encoding="utf-8")
-    os.replace(aside, path)
+    writing.text(path, "".join(kept))
 
 
 def json_number(value: float) -> float | str:

@@ -42,6 +42,20 @@ KEYS: dict[str, Key] = {
         "share of one scorer's scores that came from reward.cache, on rank 0",
         "0; 1 where a run is repeated",
     ),
+    "reward/<term>/retried": Key(
+        "calls",
+        "calls of one scorer that were repeated because they failed, while it was waited for too "
+        "(reward.patience), all ranks",
+        "0: the key is missing",
+    ),
+    "reward/<term>/alone": Key(
+        "samples",
+        "samples that one scorer was asked about one by one, as the call with all of them failed, all ranks",
+        "0: the key is missing",
+    ),
+    "reward/<term>/extra/<name>": Key(
+        "", "mean of a further number that a function returned beside its scores, on rank 0", "as it says"
+    ),
     "group/std_mean": Key(
         "reward", "standard deviation of the reward inside a prompt's group, mean over prompts", "above 0"
     ),
@@ -144,6 +158,29 @@ KEYS: dict[str, Key] = {
     "eval/right/<attribute>": Key(
         "", "held-out prompts that ask for it: share of samples in which this attribute is right", "rises"
     ),
+    "eval/<term>/<kind>": Key(
+        "score",
+        "the same for the prompts of one kind (eval.by); macro: the mean over kinds, each counting the same",
+        "none falls for long",
+    ),
+    "eval/diversity": Key(
+        "",
+        "held-out prompts: mean distance between 8 x 8 thumbnails of a prompt's samples, in shares of the "
+        "full range; with eval.samples above 1",
+        "does not fall towards 0",
+    ),
+    "eval/reworded/<measure>": Key(
+        "score",
+        "accuracy, score or a scorer of held-out prompts drawn from other words that say the same "
+        "(eval.paraphrase); MEASURE_change: minus the same of the prompts as they are",
+        "near the prompts' own",
+    ),
+    "eval/train_sampler/<measure>": Key(
+        "score",
+        "accuracy, score or a scorer of held-out prompts drawn by the sampler of training "
+        "(eval.train_sampler); MEASURE_change: minus the same by the deterministic sampler",
+        "near the deterministic sampler's",
+    ),
     "eval/<term>": Key(
         "score", "held-out prompts: mean of an extra scorer of eval.terms", "as that scorer says"
     ),
@@ -183,6 +220,12 @@ KEYS: dict[str, Key] = {
     "time/refill": Key(
         "s",
         "fresh samples in place of failed ones and their scores, a part of time/rollout and time/score",
+        "0: the key is missing",
+    ),
+    "time/recovery": Key(
+        "s",
+        "repeated calls of scorers, samples asked one by one and waiting for scorers that are away, on the "
+        "slowest rank; a part of time/score or time/scorers",
         "0: the key is missing",
     ),
     "time/scorers": Key(

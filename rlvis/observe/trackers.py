@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import urlparse
 
+from rlvis import writing
 from rlvis.observe import metric_table
-from rlvis.observe.lines import json_number, keep_before
+from rlvis.observe.lines import json_number, keep_before, steps
 from rlvis.schema import TrackerConfig
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,12 @@ class JsonlTracker:
         path.parent.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
             keep_before(path, resume_step)
+            if resume_step > 1 and all(row["step"] != resume_step - 1 for row in steps(path)):
+                log.warning(
+                    "%s has no line of step %d, after which the run goes on: its curves will have a gap",
+                    path,
+                    resume_step - 1,
+                )
         elif path.exists() and path.stat().st_size:
             raise ValueError(
                 f"{path} already holds the metrics of a run ({path.stat().st_size} bytes), and a new run "
@@ -167,7 +174,7 @@ class WandbTracker:
                 silent=True, console="off"
             ),  # rlvis has its own log; stdout is left alone
         )
-        known.write_text(json.dumps({"id": self.run.id}) + "\n")
+        writing.text(known, json.dumps({"id": self.run.id}) + "\n")
         where = self.run.url if mode == "online" else f"{Path(self.run.dir).parent} (`wandb sync` uploads it)"
         log.info("wandb is %s: %s", mode, where)
 

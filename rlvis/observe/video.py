@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from rlvis import writing
 
 CRF = "18"  # H.264's constant quality: visually lossless
 
@@ -41,10 +42,8 @@ def write(frames: Tensor, path: Path, fps: float, *, min_side: int = 128) -> Pat
         raise ValueError(f"{path}: a clip is written as {' or '.join(writers)}, name it so")
     factor = math.ceil(min_side / max(frames.shape[-2:])) if max(frames.shape[-2:]) < min_side else 1
     pixels = frames.detach().cpu().permute(0, 2, 3, 1).numpy().repeat(factor, axis=1).repeat(factor, axis=2)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    writers[path.suffix](pixels, aside, fps)
-    os.replace(aside, path)
+    with writing.aside(path, sync=False) as part:
+        writers[path.suffix](pixels, part, fps)
     return path
 
 

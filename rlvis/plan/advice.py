@@ -210,7 +210,7 @@ def _offloaded(setup: Setup) -> Setup:
 def _lora(setup: Setup) -> Iterator[Step]:
     if setup.config.model.lora is None:
         usual = LoraConfig()
-        words = f"'model.lora={{rank: {usual.rank}, alpha: {usual.alpha}}}'"
+        words = f"'model.lora={{rank: {usual.rank}, alpha: {usual.alpha:g}}}'"
         yield partial(_model, words=words, lora=usual)
 
 

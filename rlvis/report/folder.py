@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import yaml
 
 from rlvis.findings import Finding, from_json
 from rlvis.observe import lines
-from rlvis.observe.history import RunHistory
+from rlvis.observe.history import RunHistory, number
 
+READ = ("reward/mean", "update/loss", "update/grad_norm", "time/step")  # one of them is in every step
 STEP_NAME = re.compile(r"step_(\d+)\.png")
 DOCTOR = "doctor.json"
 
@@ -40,15 +41,35 @@ class RunFolder(RunHistory):
         """The last training step that was written."""
         return int(self.rows[-1]["step"]) if self.rows else 0
 
+    @property
+    def blind(self) -> str:
+        """Why its metrics say nothing about the run; empty where they can be judged."""
+        if not any(row["step"] for row in self.rows):
+            gone = [sentence for sentence in self.missing if "metrics.jsonl" in sentence]
+            return gone[0] if gone else "metrics.jsonl has no training step."
+        if not any(len(self.series(key)) for key in READ):
+            return f"No line of metrics.jsonl has a number under {', '.join(READ[:-1])} or {READ[-1]}."
+        return ""
+
 
 def is_run(path: Path) -> bool:
     """Whether a folder is that of a run."""
-    return (path / "config.yaml").is_file() or (path / "metrics.jsonl").is_file()
+    return any((path / name).is_file() for name in ("config.yaml", "metrics.jsonl", "exit.json"))
 
 
 def runs_below(path: Path) -> list[Path]:
     """The run folders directly in a folder, by name: the runs of one name, or of a sweep."""
     return sorted(child for child in path.iterdir() if child.is_dir() and is_run(child))
+
+
+def stage_of(path: Path) -> str:
+    """The one stage that a folder is of, as in rollout; empty for a training or where it is not known."""
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return ""
+    stage = config.get("stage") if isinstance(config, Mapping) else None
+    return stage if isinstance(stage, str) and stage != "all" else ""
 
 
 def read(run_dir: Path) -> RunFolder:
@@ -132,7 +153,7 @@ def _parsed(text: str, parse: Any, name: str, missing: list[str]) -> dict[str, A
 def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
     """The steps of metrics.jsonl by step; a step that was written twice counts as written last."""
     written = list(lines.parsed(_text(path, missing)))
-    lost = [number for number, row in enumerate(written, 1) if row is None]
+    lost = [line for line, row in enumerate(written, 1) if row is None]
     if lost and lost[-1] == len(written):
         missing.append("The last line of metrics.jsonl is cut off and was left out.")
         lost.pop()
@@ -141,8 +162,35 @@ def _rows(path: Path, missing: list[str]) -> list[dict[str, Any]]:
         what = f"Line {named} of metrics.jsonl" if len(lost) == 1 else f"Lines {named} of metrics.jsonl"
         missing.append(f"{what} cannot be read and {'was' if len(lost) == 1 else 'were'} left out.")
     rows = {row["step"]: row for row in written if row is not None}
+    missing += [*_gaps(sorted(rows)), *_no_numbers(rows.values())]
     if not rows:
         missing.append("No training step was written to metrics.jsonl: there are no curves to show.")
     elif len(rows) == 1:
         missing.append("Only one training step was written: curves are single points, and there is no trend.")
     return [rows[step] for step in sorted(rows)]
+
+
+def _gaps(steps: Sequence[int]) -> list[str]:
+    """A sentence about training steps that are not there although a later one is."""
+    inner = zip([0, *steps], steps, strict=False)
+    gaps = [(before + 1, step - 1) for before, step in inner if step > before + 1]
+    if not gaps:
+        return []
+    named = ", ".join(f"{a} to {b}" if b > a else str(a) for a, b in gaps[:3])
+    more = f" and {len(gaps) - 3} more stretches" if len(gaps) > 3 else ""
+    return [
+        f"metrics.jsonl has no line of steps {named}{more}: they were removed, or lost before a resumption."
+    ]
+
+
+def _no_numbers(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence about entries that are no numbers."""
+    odd = [(row["step"], key, value) for row in rows for key, value in row.items() if number(value) is None]
+    if not odd:
+        return []
+    step, key, value = odd[0]
+    count = "1 entry" if len(odd) == 1 else f"{len(odd)} entries"
+    return [
+        f"Left out of metrics.jsonl: {count} without a number, first {key} at step {step}: "
+        f"{str(value)[:40]!r}."
+    ]

@@ -15,15 +15,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlvis.evaluation import pictures, results, statistics
-from rlvis.evaluation.run import TERM
+from rlvis.evaluation.run import REWORDED, TERM, TRAINED
 from rlvis.evaluation.suites import HARD, RIGHT, SCORE
 from rlvis.observe.history import Series
+from rlvis.report import wording
 from rlvis.report.plots import Spread
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+VIEWS = (
+    (REWORDED, "paraphrased"),
+    (TRAINED, "by the sampler of training"),
+)  # ways to look at the same prompts
+PerPrompt = Mapping[tuple[int, str], float]  # (index, prompt) -> result
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,12 @@ def measures(table: pd.DataFrame) -> dict[str, str]:
             columns[column.removeprefix(RIGHT) + " right"] = column
         elif column.startswith(TERM):
             columns[column.removeprefix(TERM)] = column
-    return columns
+        elif column == results.DIVERSITY:
+            columns[column] = column
+    views = {
+        f"{name}, {words}": f"{view}{column}" for view, words in VIEWS for name, column in columns.items()
+    }
+    return columns | {name: column for name, column in views.items() if column in table}
 
 
 def per_prompt(tables: Sequence[pd.DataFrame], column: str) -> dict[tuple[int, str], float]:
@@ -107,11 +118,16 @@ def per_prompt(tables: Sequence[pd.DataFrame], column: str) -> dict[tuple[int, s
     return {(int(index), str(prompt)): float(value) for (index, prompt), value in means.items()}
 
 
-def difference(
-    a: Mapping[tuple[int, str], float], b: Mapping[tuple[int, str], float]
-) -> statistics.Comparison | None:
-    """b - a prompt by prompt; None where their prompts are not the same."""
-    return statistics.paired(b, a) if a and a.keys() == b.keys() else None
+def difference(a: Sequence[PerPrompt], b: Sequence[PerPrompt]) -> statistics.Comparison | None:
+    """b - a, run by run (of the same seeds) and prompt by prompt, on the prompts that all of them have; None
+    where there are none.
+    """
+    assert len(a) == len(b) > 0, (len(a), len(b))
+    shared = [key for key in a[0] if all(key in each for each in (*a, *b))]
+    if not shared:
+        return None
+    before, after = (np.array([[each[key] for each in arm] for key in shared]) for arm in (a, b))
+    return statistics.paired(before, after)
 
 
 def first_and_last(evaluations: Evaluations) -> tuple[int, int, pd.DataFrame, pd.DataFrame] | None:
@@ -127,19 +143,18 @@ def first_and_last(evaluations: Evaluations) -> tuple[int, int, pd.DataFrame, pd
 
 def outcome(run_dir: Path) -> str:
     """What training did to the first measure of its held-out prompts, in a line: "held-out accuracy 0.5 ->
-    0.77 (+0.27, 95 % +0.19 .. +0.35 over 48 prompts)"; empty where no two evaluations can be compared.
+    0.77 (+0.271, 95 % +0.188 .. +0.354, 48 prompts)"; empty where no two evaluations can be compared.
     """
     pair = first_and_last(read(run_dir))
     named = pair and next(iter(measures(pair[2]).items()), None)
     if not pair or not named or named[1] not in pair[3]:
         return ""
     old, new = (per_prompt([table], named[1]) for table in pair[2:])
-    compared = difference(old, new)
+    compared = difference([old], [new])
     if compared is None:
         return ""
     means = " -> ".join(f"{np.mean(list(part.values())):.3g}" for part in (old, new))
-    interval = f", 95 % {compared.low:+.2g} .. {compared.high:+.2g}" if compared.n > 1 else ""
-    return f"held-out {named[0]} {means} ({compared.difference:+.2g}{interval} over {compared.n} prompts)"
+    return f"held-out {named[0]} {means} ({wording.change(compared)})"
 
 
 def changes(evaluations: Evaluations) -> list[Change]:

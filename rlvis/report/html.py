@@ -8,12 +8,12 @@ and a page that would be too large is made again with less room for pictures.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlvis import writing
 from rlvis.report import folder
 from rlvis.report.folder import RunFolder
 from rlvis.report.judge import judge
@@ -89,10 +89,7 @@ def render(page: Page) -> str:
 
 def save(text: str, path: Path) -> Path:
     """Write a page aside and rename it; returns its path."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8", errors="replace")
-    os.replace(aside, path)
-    return path
+    return writing.text(path, text, sync=False)
 
 
 def _panel(title: str, make: Callable[[Any], Panel | None], context: Any) -> Panel | None:

@@ -52,6 +52,8 @@ def judge(run: RunFolder) -> Judgement:
     except Exception as error:  # a metrics file with anything in it must not cost the page
         log.exception("the health of %s could not be judged", run.path)
         problems.append(f"The metrics could not be judged: {type(error).__name__}: {error}.")
+    if run.rows and run.blind:
+        problems.append(run.blind)
     doctor = folder.doctor_findings(run.path)
     if doctor is None and (run.path / DOCTOR).is_file():
         problems.append(f"{DOCTOR} cannot be read.")
@@ -61,10 +63,8 @@ def judge(run: RunFolder) -> Judgement:
         if finding.severity is Severity.failure
     ]
     reasons = worst_first([*_dumps(run), *_crash(run), *symptoms, *foreseen])
-    if reasons:
-        verdict = STATE_WORDS[reasons[0].severity]
-    else:
-        verdict = HEALTHY if run.steps and not problems else UNKNOWN
+    quiet = UNKNOWN if run.blind or problems else HEALTHY
+    verdict = STATE_WORDS[reasons[0].severity] if reasons else quiet
     progress, finished = _progress(run)
     return Judgement(verdict, progress, finished, reasons, symptoms, limits, doctor, problems)
 

@@ -19,6 +19,7 @@ from rlvis.report.svg import COLORS, INK, SIZE, render
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.2, 1.2)))  # the second and third round of the colours
 MOST = len(COLORS) * len(DASHES)  # curves that can be told apart
 POINTS = 500  # drawn points of a curve; more are averaged into bins
+SHARES = (-0.04, 1.04)  # ends of an axis of shares, clear of lines at 0 and 1
 NEAR = 0.6  # a limit is drawn if it widens a linear axis by at most this share, and a log axis by 30 times
 
 
@@ -38,12 +39,13 @@ def lines(
     ylabel: str = "",
     log: bool = False,
     limits: Sequence[float] = (),
+    share: bool = False,
 ) -> str:
     """Curves by label as an SVG element, without the values that are not finite; at most MOST of them.
 
     log: a logarithmic axis if no value is negative; where there are zeros it is linear below the smallest
     power of ten, so that zero is shown as zero. limits: levels drawn as dashed lines where they are near the
-    values. Returns "" when there is nothing to draw.
+    values. share: the axis goes from 0 to 1. Returns "" when there is nothing to draw.
     """
     shown = {label: series.finite for label, series in curves.items() if len(series.finite)}
     shown = dict(list(shown.items())[:MOST])
@@ -61,6 +63,8 @@ def lines(
             axes.set_ylim(-0.04 * top, 1.04 * top)
         for limit in near(limits, list(shown.values()), log=logarithmic):
             axes.axhline(limit, color=INK, linewidth=1.0, linestyle=(0, (2, 2)), alpha=0.75)
+        if share:
+            axes.set_ylim(*SHARES)
         if len(shown) > 1:
             _legend(axes)
         axes.set_ylabel(ylabel)
@@ -89,11 +93,12 @@ def spreads(
     bars: bool = False,
     log: bool = False,
     legend: bool = True,
+    share: bool = False,
 ) -> str:
     """Curves with their ranges as an SVG element ("" if empty): bands, or with `bars` a bar at each step.
 
     An empty curve keeps its colour free, so that figures of the same arms agree. log: a logarithmic axis, if
-    all values are positive.
+    all values are positive. share: the axis goes from 0 to 1.
     """
     shown = {
         label: (i, s) for i, (label, s) in enumerate(curves.items()) if len(s.middle.finite) and i < MOST
@@ -116,8 +121,8 @@ def spreads(
             axes.plot(middle.step, middle.value, label=label, **style, **_marker(middle))
         if log and (values > 0).all():
             _log_axis(axes, float(values.min()), False)
-        elif not values.any():
-            axes.set_ylim(-0.04, 1.04)
+        elif share or not values.any():
+            axes.set_ylim(*SHARES)
         if legend and len(shown) > 1:
             _legend(axes)
         axes.set_ylabel(ylabel)

@@ -127,6 +127,7 @@ class Cached:
             self._hits += len(keys) - len(missing)
         table = torch.tensor([known.get(key, (math.nan,) * 3) for key in keys], dtype=torch.float64)
         table, valid = table.reshape(-1, 3), torch.ones(len(keys), dtype=torch.bool)
+        reason, extras = "", dict[str, Tensor]()
         if missing:
             fresh = self.scorer(
                 images[missing], [prompts[i] for i in missing], [metadata[i] for i in missing]
@@ -140,11 +141,12 @@ class Cached:
                     f"{list(fresh.value.shape)}"
                 )
             table[missing], valid[missing] = _rows(fresh), fresh.valid.cpu().bool()
+            reason, extras = fresh.reason, dict(fresh.extras)
             usable = [i for i in missing if valid[i] and table[i, 0].isfinite()]
             if usable:
                 self.store.put({keys[i]: (*table[i].tolist(),) for i in usable})
-        stated = [None if bool(column.isnan().all()) else column for column in table[:, 1:].unbind(1)]
-        return Scores(table[:, 0], valid, *stated)
+        var, dof = (None if bool(column.isnan().all()) else column for column in table[:, 1:].unbind(1))
+        return Scores(table[:, 0], valid, var, dof, reason, extras)
 
     def key(self, image: Tensor, prompt: str, metadata: Mapping[str, Any]) -> bytes:
         """The name of one sample's score, from its pixels uint8 [M, 3, Y, X], prompt and metadata."""

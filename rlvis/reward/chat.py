@@ -40,18 +40,21 @@ Part = dict[str, Any]
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of an answer, or why there is none."""
+    """The text of an answer, or why there is none. away: the endpoint is not there, or has no time."""
 
     text: str | None
     reason: str = ""
+    away: bool = False
 
 
 class _AgainError(RuntimeError):
-    """An attempt that failed in a way that may pass. after: seconds that the endpoint asked for."""
+    """An attempt that failed in a way that may pass. after: seconds that the endpoint asked for. away: nobody
+    answered, or that there is no answer now.
+    """
 
-    def __init__(self, message: str, after: float = 0.0) -> None:
+    def __init__(self, message: str, after: float = 0.0, *, away: bool = True) -> None:
         super().__init__(message)
-        self.after = after
+        self.after, self.away = after, away
 
 
 class Chat:
@@ -138,9 +141,7 @@ class Chat:
             doubled: float = 2.0 ** (state.attempt_number - 1)
             return min(LONGEST_PAUSE, max(after, doubled))
 
-        content = question()
-        message = {"model": self.model, "messages": [{"role": "user", "content": content}], **self.fields}
-        body = json.dumps(message).encode()
+        message = {"model": self.model, "messages": [{"role": "user", "content": question()}]}
         insisting = Retrying(
             stop=stop_after_attempt(self.attempts),
             wait=pause,
@@ -149,16 +150,18 @@ class Chat:
             reraise=True,
         )
         try:
-            answer: Answer = insisting(self._post, body)
+            answer: Answer = insisting(self._post, message)
         except _AgainError as error:
-            return Answer(None, f"{error}, {self.attempts} times")
+            return Answer(None, f"{error}, {self.attempts} times", error.away)
         return answer
 
-    def _post(self, body: bytes) -> Answer:
+    def _post(self, message: Mapping[str, Any]) -> Answer:
         """One attempt. Raises _AgainError where another may help."""
         import httpx
 
         assert self._client is not None
+        fields = self.fields
+        body = json.dumps({**message, **fields}).encode()
         try:
             response = self._client.post(self.url, content=body, headers={"content-type": "application/json"})
         except httpx.TimeoutException as error:
@@ -166,23 +169,57 @@ class Chat:
         except httpx.TransportError as error:
             raise _AgainError(f"{type(error).__name__}") from error
         status = response.status_code
+        if status == 400 and "max_tokens" in fields and "max_completion_tokens" in response.text:
+            self._rename_limit()
+            return self._post(message)
         if status in PASSING or status >= 500:
-            raise _AgainError(f"status {status}", _seconds(response.headers.get("retry-after", "")))
+            words = f"status {status}: {self._shown(response.text)}".removesuffix(": ")
+            raise _AgainError(words, _seconds(response.headers.get("retry-after", "")))
         if status in (401, 403):  # whose text may repeat the key
             source = "a request without a key" if self.key_env is None else f"the key in {self.key_env}"
             return Answer(None, f"the endpoint refuses {source} (status {status})")
         if status != 200:
             return Answer(None, f"status {status}: {self._shown(response.text)}")
         try:
-            text = json.loads(response.content)["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-            raise _AgainError("an answer that is no chat completion") from None
-        return Answer(text) if isinstance(text, str) else Answer(None, "an answer without text")
+            choice = json.loads(response.content)["choices"][0]
+            return self._read(choice["message"], choice.get("finish_reason"))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            raise _AgainError("an answer that is no chat completion", away=False) from None
+
+    def _rename_limit(self) -> None:
+        """The endpoint takes the limit under its newer name alone."""
+        fields = dict(self.fields)
+        limit = fields.pop("max_tokens", None)
+        if limit is not None:
+            self.fields = {"max_completion_tokens": limit, **fields}
+            log.info("vlm: %s wants max_completion_tokens in place of max_tokens, and gets it", self.url)
+
+    def _read(self, message: Mapping[str, Any], finish: str | None) -> Answer:
+        """The text of a message; what a model thought aloud counts where it said nothing else and came to an
+        end.
+        """
+        said = _plain_text(message.get("content"))
+        if said:
+            return Answer(said)
+        thought = _plain_text(message.get("reasoning_content")) or _plain_text(message.get("reasoning"))
+        if finish == "length":
+            limit = next(v for k, v in [*self.fields.items(), ("", "?")] if k.startswith("max_") or not k)
+            doing = "thinking" if thought else "silent"
+            return Answer(None, f"still {doing} after {limit} tokens: max_tokens is too small")
+        return Answer(thought) if thought else Answer(None, "an answer without text")
 
     def _shown(self, text: str) -> str:
         key = self._key()
         short = " ".join(text.split())[:200]
         return short.replace(key, "***") if key else short
+
+
+def _plain_text(content: Any) -> str:
+    """Of a message's content, which may be a list of parts; empty where there is none."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        content = "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) and content.strip() else ""
 
 
 def text(words: str) -> Part:

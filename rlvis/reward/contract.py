@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from rlvis.reward.boundary import Boundary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,13 +17,16 @@ class Scores:
     """Scores of B samples by one scorer: value float64 [B], valid bool [B] (False: it could not judge).
 
     noise_var: estimated variance of the scorer's noise [B], with noise_dof, the degrees of freedom of
-    that estimate [B] (repeated calls less one); None where a scorer says nothing about its noise.
+    that estimate [B] (repeated calls less one); None where a scorer says nothing about its noise. reason:
+    why some are not valid, for the log. extras: further numbers [n] by name, whose means become metrics.
     """
 
     value: Tensor
     valid: Tensor
     noise_var: Tensor | None = None
     noise_dof: Tensor | None = None
+    reason: str = ""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def or_nan(column: Tensor | None, like: Tensor) -> Tensor:
@@ -56,8 +61,19 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A named scorer and its weight in the combined reward. Weight 0: scored and logged, not trained on."""
+    """A named scorer and its weight in the combined reward. Weight 0: scored and logged, not trained on.
+
+    boundary: what stands between the scorer and everything else, and remembers between calls.
+    """
 
     name: str
     scorer: Scorer
     weight: float
+    boundary: Boundary = field(default_factory=Boundary)
+
+    def ask(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[dict[str, Any]]) -> Scores:
+        """Scores of images uint8 [B, M, 3, Y, X], behind the boundary. Raises an Exception whatever the
+        scorer raised, but for a Ctrl-C of the user's.
+        """
+        scores: Scores = self.boundary.call(self.name, self.scorer, images, prompts, metadata)
+        return scores

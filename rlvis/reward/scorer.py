@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from rlvis.reward import function
+from rlvis.reward.boundary import Boundary
 from rlvis.reward.cache import Store, wrap
 from rlvis.reward.contract import Scorer, Term
 from rlvis.reward.facts import SCORERS
@@ -12,6 +13,8 @@ from rlvis.reward.frames import Chosen
 from rlvis.schema import Executor, RewardConfig, RewardTerm
 
 log = logging.getLogger(__name__)
+
+PATIENT = 15.0  # seconds that a server rests at most where a step waits for it
 
 
 def build(config: RewardConfig) -> list[Term]:
@@ -29,15 +32,22 @@ def build(config: RewardConfig) -> list[Term]:
     terms = []
     for name, term in config.terms.items():
         where = f"reward.terms.{name}"
-        terms.append(one(name, term, where, store, _elsewhere(config, name, term, where)))
+        elsewhere = _elsewhere(config, name, term, where)
+        timeout = config.call_seconds if elsewhere is None else None  # else the client has its own
+        terms.append(one(name, term, where, store, elsewhere, timeout))
     return terms
 
 
 def one(
-    name: str, term: RewardTerm, where: str, store: Store | None = None, scorer: Scorer | None = None
+    name: str,
+    term: RewardTerm,
+    where: str,
+    store: Store | None = None,
+    scorer: Scorer | None = None,
+    timeout: float | None = None,
 ) -> Term:
     """A term of `terms.NAME`, its scores kept in `store` if there is one; scorer: takes the place of one that
-    is made here. Raises ValueError as `build` does.
+    is made here; timeout: seconds for a call. Raises ValueError as `build` does.
     """
     if scorer is None:
         scorer = function.load(term.scorer, term.kwargs, where)
@@ -45,7 +55,7 @@ def one(
         scorer = wrap(scorer, name, store, SCORERS.path(term.scorer), term.kwargs)
     if term.frames != "all":
         scorer = Chosen(scorer, term.frames)
-    return Term(name, scorer, float(term.weight))
+    return Term(name, scorer, float(term.weight), Boundary(timeout))
 
 
 def _elsewhere(config: RewardConfig, name: str, term: RewardTerm, where: str) -> Scorer | None:
@@ -53,7 +63,9 @@ def _elsewhere(config: RewardConfig, name: str, term: RewardTerm, where: str) ->
     if config.executor is Executor.http:
         from rlvis.reward.serving.client import Remote
 
-        remote = Remote(config.servers, name, config.token_env, config.timeout, config.hedge)
+        remote = Remote(config.servers, name, config.token_env, config.call_seconds, config.hedge)
+        if config.patience:
+            remote.servers.longest = PATIENT
         if remote.scorer != term.scorer:
             log.warning("%s.scorer=%s here, and %s at the servers", where, term.scorer, remote.scorer)
         return remote
@@ -65,7 +77,7 @@ def _elsewhere(config: RewardConfig, name: str, term: RewardTerm, where: str) ->
             dict(term.kwargs),
             where=where,
             actors=config.actors,
-            timeout=config.timeout,
+            timeout=config.call_seconds,
             terms=len(config.terms),
         )
     return None

@@ -2,7 +2,8 @@
 
 The contract: a score is a finite number that the scorer gave for that very sample, or the sample is invalid
 and counted. Nothing is ever replaced by 0. A call that raises is retried, then scored row by row, so that one
-bad image costs one sample.
+bad image costs one sample; one that fails because what it needs is away is repeated for as long as patience
+lasts. Every call goes through the term's boundary, on a copy of the pictures.
 """
 
 from __future__ import annotations
@@ -13,21 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from rlvis.reward.contract import Scores, Term, concatenate, or_nan
+from rlvis.reward.calls import Columns, Insisting, Metadata, Samples
+from rlvis.reward.contract import Term, concatenate
+from rlvis.reward.lent import Lent
 
 log = logging.getLogger(__name__)
-
-Metadata = Sequence[dict[str, Any]]
-# What went wrong with samples of one term: kind -> (how many, the first reason).
-Faults = dict[str, tuple[int, str]]
-Columns = (
-    Tensor  # of one term: value, noise_var, noise_dof, float64 [3, N], NaN where it failed or was not said
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +30,8 @@ class LocalScores:
     """Scores of this rank's rows: value float64 [N, R] (NaN: failed), valid bool [N] (no term failed).
 
     noise_var, noise_dof: float64 [N, R], NaN where a scorer says nothing; None when none does. latency:
-    seconds for each term. failures: "TERM/KIND" -> samples, KIND one of raised, shape, not_finite, refused,
-    noise. retried: calls that were repeated.
+    seconds for each term. failures: "TERM/KIND" -> samples, KIND one of raised, late, shape, not_finite,
+    refused, noise. retried: calls that were repeated.
     """
 
     value: Tensor
@@ -76,11 +71,14 @@ def score(
     media: Tensor,
     retries: int = 2,
     clock: Callable[[], float] = time.perf_counter,
+    patience: float = 0.0,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> LocalScores:
     """Score N samples with every term.
 
     Args: texts, metadata, those of each row (N); media, uint8 [N, M, 3, Y, X] on the CPU; retries, further
-    calls after one that raised. Kinds of failure: raised (the scorer raised on that row alone too), shape (it
+    calls after one that raised; patience, seconds to wait for a scorer that is away (`is_away`). Kinds of
+    failure: raised (the scorer raised on that row alone too), late (it gave no scores in time), shape (it
     returned another number of scores or another shape), not_finite (NaN, inf, None), refused (valid is
     False), noise (its noise estimate is not usable; the sample itself stays valid). One log line for each
     kind. Raises ValueError when rows of the inputs do not match.
@@ -93,19 +91,22 @@ def score(
         )
     if not terms:
         raise ValueError("score got no terms; type reward=NAME")
+    samples = Samples(texts, metadata, Lent(media), Insisting(retries, patience, clock, sleep))
     columns: list[Columns] = []
     latency: list[float] = []
     failures: dict[str, int] = {}
     retried = 0
     for term in terms:
         start = clock()
-        scored, faults, repeats = _term(term, texts, metadata, media, retries)
+        scored, faults, repeats = samples.term(term, start)
         latency.append(clock() - start)
         retried += repeats
         columns.append(scored)
         for kind, (count, reason) in faults.items():
             failures[f"{term.name}/{kind}"] = count
             effect = "have no noise estimate" if kind == "noise" else "are masked"
+            if kind != "noise":
+                term.boundary.reason = reason
             log.warning(
                 "reward %s: %d of %d samples %s (%s): %s", term.name, count, len(texts), effect, kind, reason
             )
@@ -130,82 +131,3 @@ def unasked(terms: Sequence[Term], rows: int) -> LocalScores:
     """Scores of rows that another rank has scored: none, and nobody reads them."""
     nothing = torch.full((rows, len(terms)), math.nan, dtype=torch.float64)
     return LocalScores(nothing, torch.zeros(rows, dtype=torch.bool), None, None, (0.0,) * len(terms), {})
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A call that gave no usable scores: its kind, and the reason as text."""
-
-    kind: str
-    reason: str
-
-
-def _term(
-    term: Term, texts: Sequence[str], metadata: Metadata, media: Tensor, retries: int
-) -> tuple[Columns, Faults, int]:
-    """The columns of one term, what failed, and how often a call was repeated."""
-    n, repeats = len(texts), 0
-    if n == 0:
-        return *_join([]), repeats
-    result = _call(term, texts, metadata, media)
-    # A wrong shape does not get better by asking again.
-    while isinstance(result, _Failure) and result.kind == "raised" and repeats < retries:
-        repeats += 1
-        result = _call(term, texts, metadata, media)
-    parts = [(n, result)]
-    if n > 1 and isinstance(result, _Failure):
-        single = [slice(i, i + 1) for i in range(n)]
-        parts = [(1, _call(term, texts[i], metadata[i], media[i])) for i in single]
-    return *_join(parts), repeats
-
-
-def _call(term: Term, texts: Sequence[str], metadata: Metadata, media: Tensor) -> Scores | _Failure:
-    """One call, with its scores as float64 on the CPU."""
-    wanted = (len(texts),)
-    try:
-        scores = term.scorer(media, texts, metadata)
-        columns: dict[str, Any] = {}
-        for name in ("value", "valid", "noise_var", "noise_dof"):
-            column = getattr(scores, name)
-            if column is not None and tuple(column.shape) != wanted:
-                reason = (
-                    f"wanted {name} of shape {list(wanted)}, one for each image, got {list(column.shape)}"
-                )
-                return _Failure("shape", reason)
-            dtype = torch.bool if name == "valid" else torch.float64
-            columns[name] = None if column is None else column.detach().to("cpu", dtype)
-        return Scores(**columns)
-    except Exception as error:  # whatever a scorer raises costs its samples, not the run
-        return _Failure("raised", f"{type(error).__name__}: {error}")
-
-
-def _join(parts: Sequence[tuple[int, Scores | _Failure]]) -> tuple[Columns, Faults]:
-    """Put pieces of (rows, result) together, with NaN for what is not usable, and count that by kind."""
-    faults: Faults = {}
-
-    def count(kind: str, number: int, reason: str) -> None:
-        if number:
-            before, first = faults.get(kind, (0, reason))
-            faults[kind] = (before + number, first)
-
-    columns: list[Columns] = [torch.empty(3, 0, dtype=torch.float64)]
-    for rows, part in parts:
-        if isinstance(part, _Failure):
-            count(part.kind, rows, part.reason)
-            columns.append(torch.full((3, rows), math.nan, dtype=torch.float64))
-            continue
-        finite = torch.isfinite(part.value)
-        good = finite & part.valid
-        bad = part.value[~finite].tolist()
-        count("not_finite", len(bad), f"the scorer gave {bad[:1]}")
-        count("refused", int((finite & ~part.valid).sum()), "the scorer called its own score invalid")
-        var, dof = (or_nan(noise, part.value) for noise in (part.noise_var, part.noise_dof))
-        # Degrees of freedom without a variance say nothing; a variance without them is one that is known.
-        known = torch.isfinite(var) & (var >= 0) & (dof.isnan() | (dof >= 0))
-        if part.noise_var is not None or part.noise_dof is not None:
-            wrong = good & ~known
-            reason = f"noise_var {var[wrong][:1].tolist()}, noise_dof {dof[wrong][:1].tolist()}"
-            count("noise", int(wrong.sum()), reason)
-        usable = torch.stack([good, good & known, good & known])
-        columns.append(torch.where(usable, torch.stack([part.value, var, dof]), math.nan))
-    return torch.cat(columns, dim=1), faults

@@ -8,6 +8,8 @@ Every failure is a ValueError in one line that says what to type.
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from rlvis.reward import hub
 if TYPE_CHECKING:
     from torch import nn
 
+GLOBAL = re.compile(r"GLOBAL ([\w.]+)")  # what the reader of pickles refuses, in its error
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -111,17 +114,22 @@ def state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     damaged, holds anything that could run code, or something else than tensors.
     """
     place = Path(path)
+    if what := _no_weights(place):
+        raise ValueError(f"{place} is {what}, and no file of tensors; fetch it again")
     try:
         if place.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             held: object = load_file(place)
         else:
-            held = torch.load(place, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # that a pickle is not of torch's usual protocol
+                held = torch.load(place, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = GLOBAL.search(str(error))
         raise ValueError(
-            f"{place} is no file of tensors, or holds Python objects beside them, which could run code and "
-            f"are not read; save its state dict as safetensors where you trust it: {hub.line(error)[:120]}"
+            f"{place} is no file of tensors by torch.save, or holds Python objects beside them"
+            f"{f' ({found.group(1)})' if found else ''}, which could run code and are not read; where you "
+            "trust it, save its state dict as safetensors"
         ) from error
     except Exception as error:  # the readers of both formats raise what they like on a damaged file
         raise ValueError(f"{place} cannot be read: {hub.line(error)}; fetch it again") from error
@@ -134,6 +142,20 @@ def state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
         raise ValueError(f"{place} is no state dict: {wrong[:3] or 'nothing in it'} is no tensor")
     assert isinstance(held, dict)
     return held
+
+
+def _no_weights(place: Path) -> str:
+    """What a file is by its first bytes, where that is something that often lies in the place of weights."""
+    try:
+        with place.open("rb") as file:
+            begin = file.read(64)
+    except OSError:
+        return ""
+    if not begin:
+        return "empty"
+    if begin.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS (git lfs pull fetches what it stands for)"
+    return "a web page" if begin.lstrip().startswith(b"<") else ""
 
 
 def load(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from rlvis import writing
 from rlvis.findings import ConfigError
 from rlvis.runs import lock
 from rlvis.runs.redact import public
@@ -48,9 +49,7 @@ def refuse_taken(folder: Path) -> None:
 def write_config(folder: Path, config: Config) -> None:
     """config.yaml, in one piece or not at all; keys that name this one start are left at their defaults."""
     content = public(plain(config)) | {"resume": None, "resume_allow": [], "dry_run": False}
-    aside = folder / ".config.yaml"
-    aside.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    aside.rename(folder / "config.yaml")
+    writing.text(folder / "config.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _make(folder: Path, *, exist_ok: bool) -> bool:

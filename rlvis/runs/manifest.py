@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import rlvis
+from rlvis import writing
 from rlvis.runs.redact import public_word
 from rlvis.schema import Config
 
@@ -48,10 +49,23 @@ def write(run_dir: Path, config: Config, argv: Sequence[str], world_size: int, d
     if path.exists():
         before = _read(path)
         content["earlier"] = [*before.pop("earlier", []), before]
-    aside = run_dir / ".manifest.json"
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    aside.rename(path)
-    return path
+    return writing.text(path, json.dumps(content, indent=1) + "\n")
+
+
+def started(run_dir: Path) -> str:
+    """When a run was first started, UTC in ISO format; where no manifest tells, the local time that its
+    folder's name is; "" where that is none.
+    """
+    content = _read(run_dir / "manifest.json")
+    earlier = content.get("earlier")
+    first = earlier[0] if isinstance(earlier, list) and earlier else content
+    if isinstance(first, dict) and isinstance(first.get("started"), str):
+        return str(first["started"])
+    try:
+        local = datetime.strptime(run_dir.name[:19], "%Y-%m-%d_%H-%M-%S")
+    except ValueError:
+        return ""
+    return local.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def collect(config: Config, argv: Sequence[str], world_size: int, device: str) -> dict[str, Any]:

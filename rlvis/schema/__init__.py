@@ -23,7 +23,7 @@ from rlvis.schema.advantage import (
 from rlvis.schema.common import Dtype, Reduction
 from rlvis.schema.data import DataConfig
 from rlvis.schema.engine import Device, EngineConfig, LrSchedule, OptimConfig
-from rlvis.schema.evaluation import EvalConfig, Suite
+from rlvis.schema.evaluation import SHAPES, WORLD, EvalConfig
 from rlvis.schema.maps import (
     Aggregation,
     ApplyTo,
@@ -34,7 +34,7 @@ from rlvis.schema.maps import (
     PcaFit,
     PcaSign,
 )
-from rlvis.schema.model import CfgGrad, Condition, EmaConfig, LoraConfig, ModelConfig
+from rlvis.schema.model import ALL_LINEAR, CfgGrad, Condition, EmaConfig, LoraConfig, ModelConfig
 from rlvis.schema.observe import SentinelAction, SentinelConfig, TrackerConfig
 from rlvis.schema.prior import PriorConfig, PriorScope
 from rlvis.schema.reward import CanaryConfig, Executor, RewardConfig, RewardTerm

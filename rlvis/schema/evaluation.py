@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from rlvis.schema.key import Key
+from rlvis.schema.model import MOST_PIXELS, ModelConfig
 from rlvis.schema.reward import RewardTerm
 
+OtherSide = Annotated[
+    int | None,
+    Key(
+        "of its samples; null: as in training",
+        "pixels",
+        least=1,
+        most=MOST_PIXELS,
+        usual=512,
+        relation="what the checkpoint takes",
+    ),
+]
 
-class Suite(StrEnum):
-    none = "none"
-    shapes = "shapes"
+
+WORLD = "world"  # eval.paraphrase: other words of the shapes world
+SHAPES = "shapes"  # the suite whose samples the shapes world's checker judges
 
 
 @dataclass
 class EvalConfig:
     """Held-out evaluation: prompts never trained on, noise of its own, the deterministic sampler."""
 
-    suite: Annotated[Suite, Key("shapes: the shapes world's checker judges every sample", samples=True)] = (
-        Suite.none
-    )
+    suite: Annotated[
+        str,
+        Key(
+            "what it is called; shapes: the shapes world's checker judges every sample, all others are "
+            "judged "
+            "by eval.terms alone",
+            samples=True,
+        ),
+    ] = "none"
     every: Annotated[
         int,
         Key(
@@ -53,8 +70,57 @@ class EvalConfig:
             usual=1,
         ),
     ] = None
+    paraphrase: Annotated[
+        str | None,
+        Key(
+            "also draw each prompt from other words that say the same: a metadata field that holds them, or "
+            "`world` for those of the shapes world; null: not",
+            samples=True,
+        ),
+    ] = None
+    train_sampler: Annotated[
+        bool,
+        Key(
+            "also draw each prompt as training does (sampler: its steps, noise and shift), to see what is "
+            "lost on the way to the deterministic sampler",
+            samples=True,
+        ),
+    ] = False
+    height: OtherSide = None
+    width: OtherSide = None
+    frames: Annotated[
+        int | None,
+        Key(
+            "of its samples; null: as in training",
+            "frames",
+            least=1,
+            most=4096,
+            usual=1,
+            relation="what the checkpoint takes",
+        ),
+    ] = None
+    cfg: Annotated[
+        float | None,
+        Key("classifier-free guidance of its samples; null: as in training", least=1, usual=4.5),
+    ] = None
+    guidance: Annotated[
+        float | None,
+        Key("embedded guidance of its samples; null: as in training", least=0, usual=3.5),
+    ] = None
     path: Annotated[
         str | None, Key("a file of held-out prompts in place of data.path", path=True, samples=True)
+    ] = None
+    source: Annotated[
+        str | None,
+        Key("what that file is: txt, jsonl, json, csv, parquet; hub; null: as data.source", samples=True),
+    ] = None
+    column: Annotated[str | None, Key("of its prompts; null: as data.column")] = None
+    quoted: Annotated[
+        str | None, Key("metadata field for what its prompts have in double quotes; null: as data.quoted")
+    ] = None
+    by: Annotated[
+        str | None,
+        Key("metadata field whose values are kinds with results of their own; null: none", samples=True),
     ] = None
     split: Annotated[str, Key("in place of data.split", samples=True)] = "heldout"
     kinds: Annotated[list[str] | None, Key("of the shapes world's prompts; null: all", samples=True)] = None
@@ -89,3 +155,13 @@ class EvalConfig:
         str | None,
         Key("rlvis eval: a run folder or one of its checkpoints; null: the bare policy", path=True),
     ] = None
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is anything to measure."""
+        return self.suite == SHAPES or bool(self.terms)
+
+    def model(self, trained: ModelConfig) -> ModelConfig:
+        """The policy of an evaluation: the trained one, at the size and guidance that are set here."""
+        ours = {name: getattr(self, name) for name in ("height", "width", "frames", "cfg", "guidance")}
+        return replace(trained, **{name: value for name, value in ours.items() if value is not None})

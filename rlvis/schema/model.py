@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
@@ -12,6 +12,7 @@ from rlvis.schema.common import Dtype
 from rlvis.schema.key import Key
 
 MOST_PIXELS = 16384  # a side
+ALL_LINEAR = "all-linear"  # of model.lora.targets
 Side = Annotated[
     int,
     Key(
@@ -44,10 +45,24 @@ class Condition(StrEnum):
 class LoraConfig:
     """Low-rank adapters."""
 
-    rank: Annotated[int, Key("of the two factors", least=1, most=MOST_PIXELS)] = 32
-    alpha: Annotated[int, Key("the adapter counts alpha / rank", least=1, most=10**6)] = 64
+    rank: Annotated[
+        int,
+        Key(
+            "of the two factors",
+            least=1,
+            most=MOST_PIXELS,
+            relation="at most the smaller side of the widest layer that gets one",
+        ),
+    ] = 32
+    alpha: Annotated[
+        float, Key("the adapter counts alpha / rank, which exported weights contain", above=0, most=1e6)
+    ] = 64.0
     targets: Annotated[
-        list[str] | None, Key("ends of the names of layers that get one; null: the family's own")
+        Any,
+        Key(
+            "layers that get one: a list of ends of their names; all-linear: every linear layer; null: the "
+            "family's own"
+        ),
     ] = None
 
 
@@ -57,9 +72,21 @@ class EmaConfig:
 
     decay: Annotated[
         float,
-        Key("weight of the old average; capped by (1 + updates) / (10 + updates) early on", above=0, below=1),
+        Key(
+            "weight of the old average; at most (1 + n) / (10 + n), n being the averages before this one",
+            above=0,
+            below=1,
+        ),
     ] = 0.9
-    every: Annotated[int, Key("between two averages", "optimizer steps", least=1, most=10**7)] = 1
+    every: Annotated[
+        int,
+        Key(
+            "between two averages; what is exported and evaluated has the steps since the last one too",
+            "optimizer steps",
+            least=1,
+            most=10**7,
+        ),
+    ] = 1
 
 
 @dataclass

@@ -11,6 +11,10 @@ from omegaconf import MISSING
 from rlvis.schema.key import Key
 
 SERVERS = ("reward.executor=http",)
+FAR, HERE = (
+    120.0,
+    3600.0,
+)  # seconds that reward.timeout=null leaves to servers and actors, and to this process
 CANARIES = ("reward.canary.every=set",)
 
 
@@ -87,15 +91,37 @@ class RewardConfig:
         str | None, Key("environment variable with the servers' token; null: none", only=SERVERS)
     ] = "RLVIS_TOKEN"
     timeout: Annotated[
-        float,
+        float | None,
         Key(
-            "until an answer counts as lost",
+            f"until an answer counts as lost; null: {FAR:g} of servers and actors, {HERE:g} in this process",
             "seconds",
             above=0,
             most=10**6,
-            only=("reward.executor=http|ray",),
+            usual=FAR,
         ),
-    ] = 120.0
+    ] = None
+    patience: Annotated[
+        float,
+        Key(
+            "that a step waits, its samples kept, for a scorer that is away: no connection, a server's 5xx, "
+            "a dead process",
+            "seconds",
+            least=0,
+            most=10**6,
+            usual=600,
+        ),
+    ] = 0.0
+    max_invalid_steps: Annotated[
+        int,
+        Key(
+            "in a row without one valid reward (or that train nothing for another reason), after which the "
+            "run saves and ends with exit code 3; 0: never",
+            "training steps",
+            least=0,
+            most=10**7,
+            usual=3,
+        ),
+    ] = 3
     hedge: Annotated[
         float | None,
         Key(
@@ -122,3 +148,9 @@ class RewardConfig:
     ] = 0
     cache: Annotated[str | None, Key("folder of scores by content; null: none", path=True)] = None
     canary: CanaryConfig = field(default_factory=CanaryConfig)
+
+    @property
+    def call_seconds(self) -> float:
+        """What `timeout` is where it is null."""
+        far = self.executor in (Executor.http, Executor.ray)
+        return (FAR if far else HERE) if self.timeout is None else self.timeout

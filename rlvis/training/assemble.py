@@ -58,15 +58,17 @@ def build_policy(config: Config, world: World) -> tuple[Policy, Engine, Ema | No
         config.model, world.device, keep_reference=whole and needs_reference(config), seed=config.seed
     )
     share_tokens(policy, world)
+    # Counted here, as an engine of stage 3 leaves shards.
+    trained = sum(p.numel() for _, p in policy.trainable())
+    total = sum(p.numel() for p in policy.module.parameters())
     engine = Engine(policy.module, config.engine, config.optim, config.model.dtype, world)
     average = config.model.ema
     ema = None if average is None else Ema(engine.masters(), decay=average.decay, every=average.every)
-    trained = sum(p.numel() for _, p in policy.trainable())
     log.info(
         "policy: %s, %.2f M trained of %.2f M, %s, on %s",
         config.model.path,
         trained / 1e6,
-        sum(p.numel() for p in policy.module.parameters()) / 1e6,
+        total / 1e6,
         config.model.dtype,
         world.device,
     )

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,21 @@ from torch import Tensor
 from rlvis.checkpoints import eval_weights, state
 from rlvis.checkpoints.eval_weights import Weights
 from rlvis.evaluation import pictures, results
+from rlvis.evaluation.drawn import Drawn
 from rlvis.evaluation.prompts import HeldOut, encode, prepare
 from rlvis.evaluation.run import evaluate, ode_steps
+from rlvis.models import sequence
 from rlvis.models.load import load_policy
 from rlvis.models.policy import Policy
 from rlvis.records import PriorState, RewardHistory
+from rlvis.rollout import plan as sampling
+from rlvis.rollout.generate import FIXED
 from rlvis.runs import manifest
 from rlvis.runs.redact import public
 from rlvis.runtime import dist
 from rlvis.runtime.deepspeed_setup import quiet_deepspeed
 from rlvis.runtime.dist import World
-from rlvis.schema import Config, sample_values
+from rlvis.schema import Config, plain, sample_values
 from rlvis.training import assemble
 from rlvis.training.parts import Parts
 
@@ -113,8 +117,10 @@ def settings(config: Config, held: HeldOut, steps: int) -> dict[str, Any]:
         "number_of_prompts": held.batch.rows,
         "shift": config.sampler.shift,
         "grid": config.sampler.grid,
-        "model": sample_values(config.model),
+        "model": sample_values(config.eval.model(config.model)),
     }
+    if config.eval.train_sampler:
+        values["sampler"] = plain(config)["sampler"]
     return {key: public(value) for key, value in values.items()}
 
 
@@ -148,14 +154,18 @@ def _evaluate(
             f"{folder} already holds an evaluation of step {source.step} with other settings ({lost}); type "
             f"{'run_dir=DIR for another folder' if source.run or config.run_dir else 'name=NAME'}"
         )
-    columns, summary = _draw(config, policy, module, held, world, folder, source.step)
     masters = module.masters() if hasattr(module, "masters") else policy.trainable()
-    summary["weights"] = fingerprint(policy, masters)
+    weights = fingerprint(policy, masters)
+    depends = {"settings": wanted, "weights": weights, "step": source.step, "seed": config.seed}
+    drawn = Drawn(folder, depends, world, config.eval.micro_batch or config.train.micro_batch)
+    columns, summary = _draw(config, policy, module, held, world, folder, source.step, drawn)
+    summary["weights"] = weights
     table = results.frame(held, columns, source.step)
     path = folder / f"step_{source.step:06d}.parquet"
     if world.is_main:
         results.write(folder, table, source.step, summary)
     dist.barrier()
+    drawn.remove()
     return Evaluated(folder, path, results.listing(table) if world.is_main else "")
 
 
@@ -167,10 +177,18 @@ def _draw(
     world: World,
     folder: Path,
     step: int,
+    drawn: Drawn | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The columns of an evaluation, and what its summary says beside them; keeps pictures in its folder."""
-    fps = policy.frame_rate if config.model.frames > 1 else pictures.FPS
+    policy = policy.at(config.eval.model(policy.config))
+    if world.sequence > 1:
+        sequence.check(policy, world.sequence)
+    fps = policy.frame_rate if policy.config.frames > 1 else pictures.FPS
     rows = config.eval.micro_batch or config.train.micro_batch
+    plan = None
+    if config.eval.train_sampler:
+        plan = sampling.make(policy, config, FIXED)
+        plan = replace(plan, seed=config.eval.seed, samples_per_prompt=1, micro_batch=rows)
     columns = evaluate(
         policy,
         module,
@@ -180,6 +198,8 @@ def _draw(
         world=world,
         retries=config.train.score_retries,
         keep=pictures.keeper(folder, step, held.batch.index, config.eval.pictures, fps),
+        trained=plan,
+        drawn=drawn,
     )
     summary = {
         "settings": settings(config, held, ode_steps(policy, config.eval.steps)),

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlvis.checkpoints import eval_weights, state
+from rlvis.checkpoints import state
 from rlvis.checkpoints.open_run import open_run
 from rlvis.checkpoints.state import Saver
 from rlvis.checks import sequence as sequence_checks
@@ -23,8 +23,9 @@ from rlvis.runs.redact import public
 from rlvis.runtime import dist, interrupt
 from rlvis.runtime.progress import Progress
 from rlvis.schema import Config, Stage, TrainConfig, plain
-from rlvis.training import evaluate, reference, single_stage
+from rlvis.training import closing, escalation, evaluate, reference, single_stage
 from rlvis.training.assemble import assemble
+from rlvis.training.escalation import Escalation
 from rlvis.training.guard import Guard, end_where_halted, memory_kinds
 from rlvis.training.parts import MEMORY_KINDS, Gate, Memory, Parts
 from rlvis.training.run_step import run_step
@@ -37,10 +38,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: exit code (0 done, 1 failed, 130 interrupted) and its folder."""
+    """How a run ended: exit code (0 done, 1 failed, 3 it trained nothing, 130 interrupted), its folder, and
+    what it has to say last, if anything.
+    """
 
     exit_code: int
     run_dir: Path
+    remark: str = ""
 
 
 def train(config: Config, argv: list[str], gate: Gate | None = None) -> Outcome:
@@ -69,16 +73,22 @@ def train(config: Config, argv: list[str], gate: Gate | None = None) -> Outcome:
                 gate.ahead(config, world)
             parts = assemble(config, world)
             try:
-                exit_code.code = _run(parts, folder.path, folder.checkpoint, gate)
+                exit_code.code = _run(parts, folder.path, folder.checkpoint, gate, exit_code)
+                remark = ""
+                if world.is_main and exit_code.code == 0 and config.stage is Stage.all:
+                    remark = escalation.remark(folder.path)
+                    exit_code.message = exit_code.message or remark
                 dist.barrier()  # nobody leaves while another still talks
-                return Outcome(exit_code.code, folder.path)
+                return Outcome(exit_code.code, folder.path, remark)
             finally:
                 parts.engine.close()
     finally:
         dist.stop()
 
 
-def _run(parts: Parts, run_dir: Path, resumed: Path | None, gate: Gate | None) -> int:
+def _run(
+    parts: Parts, run_dir: Path, resumed: Path | None, gate: Gate | None, ended: exit_state.ExitCode
+) -> int:
     config, world = parts.config, parts.world
     memory, first = Memory(PriorState(kind=config.prior.kind), RewardHistory()), 0
     if resumed is not None:
@@ -94,7 +104,7 @@ def _run(parts: Parts, run_dir: Path, resumed: Path | None, gate: Gate | None) -
         done = single_stage.update_only(parts, _records(config))
         with _saver(parts, run_dir) as saver:
             _save(saver, memory, done)
-            return _finish(parts, saver, done)
+            return closing.finish(parts, saver, done, ended)
     if gate is not None:
         gate.admit(parts, memory, first, run_dir)
     tracker = trackers.build(config.tracker, name=config.name, main=world.is_main)
@@ -102,7 +112,7 @@ def _run(parts: Parts, run_dir: Path, resumed: Path | None, gate: Gate | None) -
     code = 1
     try:
         with interrupt.listen() as stop_request, _saver(parts, run_dir) as saver:
-            code = _loop(parts, saver, memory, first, tracker, stop_request)
+            code = _loop(parts, saver, memory, first, tracker, stop_request, ended)
     finally:
         tracker.finish(code)
     return code
@@ -115,8 +125,9 @@ def _loop(
     first: int,
     tracker: Trackers,
     stop_request: interrupt.Interrupt,
+    ended: exit_state.ExitCode,
 ) -> int:
-    """Steps until the end, an interruption, or an alarm that stops; the exit code."""
+    """Steps until the end, an interruption, or an alarm that stops; the exit code. ended: gets a message."""
     config, world, run_dir = parts.config, parts.world, saver.run_dir
     ready = reference.prepare(parts, memory.prior, first, lambda: stop_request.requested)
     if ready is None:
@@ -126,14 +137,17 @@ def _loop(
     watch = DriftWatch(
         parts.config.reward.canary, parts.terms, parts.config.train.score_retries, world, run_dir
     )
-    sheet = SampleSheet(parts, run_dir, tracker)
+    sheet, lasting = (
+        SampleSheet(parts, run_dir, tracker),
+        Escalation(config, parts.terms, run_dir, world.is_main),
+    )
     if first == 0:
         memory = _before_first_step(parts, run_dir, sheet, memory, guard, tracker)
     else:
         if world.is_main:
             step_files.drop_from(run_dir, first + 1)
         watch.resumed(first)
-    step, last = first, config.train.steps
+    step, last, learned = first, config.train.steps, False
     with Progress(last, first=first, enabled=world.is_main) as progress:
         while step < last:
             start = time.perf_counter()
@@ -143,6 +157,7 @@ def _loop(
             step += 1
             saver.require_folder()
             metrics = step_metrics(parts, records, seconds) | saver.news()
+            learned = learned or closing.has_learned(metrics)
             if parts.held_out is not None and (step % config.eval.every == 0 or step == last):
                 metrics |= evaluate.in_loop(parts, run_dir, step)
             memory, alarms = guard.judge(memory, records, metrics, step)
@@ -156,15 +171,19 @@ def _loop(
             sheet.after(parts, step)
             acted = guard.act(parts, memory, saver, step)
             parts, memory = acted.parts, acted.memory
-            stop = dist.any_true(stop_request.requested)
-            if stop or acted.save or _due(config.train, step):
+            stop, why = dist.any_true(stop_request.requested), lasting.look(metrics, step)
+            if stop or why or acted.save or _due(config.train, step):
                 _save(saver, memory, step)
             end_where_halted(acted, saver)
+            if why:
+                ended.message = lasting.told(step, why)
+                saved = closing.finish(parts, saver, step, ended) == 0 if step == last else saver.settle()
+                return exit_state.NOTHING_TRAINED if saved else 1
             if stop:
                 saved = saver.settle()
                 log.warning("stopped after step %d of %d; go on with resume=%s", step, last, run_dir)
                 return interrupt.EXIT_CODE if saved else 1
-    return _finish(parts, saver, step)
+    return closing.finish(parts, saver, step, ended, learned=learned)
 
 
 def _before_first_step(
@@ -195,24 +214,6 @@ def _saver(parts: Parts, run_dir: Path) -> Saver:
 
 def _save(saver: Saver, memory: Memory, step: int) -> None:
     saver.save(step, {name: getattr(memory, name) for name in MEMORY_KINDS})
-
-
-def _export(parts: Parts, run_dir: Path, step: int) -> None:
-    """Write what stock diffusers opens, from averaged weights if there are some, else from the masters, after
-    `step` training steps.
-    """
-    weights = dict(parts.engine.masters()) if parts.ema is None else parts.ema.weights
-    if parts.world.is_main:
-        folder = run_dir / ("model" if parts.config.model.lora is None else "lora")
-        parts.policy.export(folder, weights)
-        eval_weights.note_step(folder, step)
-    dist.barrier()
-
-
-def _finish(parts: Parts, saver: Saver, step: int) -> int:
-    """Export while the last checkpoint is written; exit code 1 where that fails."""
-    _export(parts, saver.run_dir, step)
-    return 0 if saver.settle() else 1
 
 
 def _records(config: Config) -> Path:

@@ -181,7 +181,8 @@ def frame_lookup(config: Config, world: World, terms: Sequence[Term]) -> Lookup:
         if dist.is_duplicate():
             scores = unasked(terms, len(local))
         else:
-            scores = score(terms, texts, metadata, media, config.train.score_retries)
+            retries, patience = config.train.score_retries, config.reward.patience
+            scores = score(terms, texts, metadata, media, retries, patience=patience)
         place = torch.tensor(list(world.rows(len(wanted))), dtype=torch.int64)
         first = torch.zeros_like(place)
         rewards = gather([scores], place, first, terms, len(wanted), 1, dist.all_gather_rows)

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rlvis import writing
 from rlvis.flow.kernel import KERNELS
 from rlvis.models.load import FAMILIES
 from rlvis.models.source import resolve
@@ -82,9 +83,8 @@ def open_table(config: Config) -> Table:
     content = settings(config)
     folder = Path(config.prior.cache).expanduser() / _hash(content)[:32]
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".settings.{os.getpid()}"
-    aside.write_text(json.dumps(public(content), indent=1) + "\n", encoding="utf-8")
-    aside.rename(folder / "settings.json")
+    with writing.aside(folder / "settings.json", shared=True) as part:
+        part.write_text(json.dumps(public(content), indent=1) + "\n", encoding="utf-8")
     terms = config.reward.terms
     return Table(folder, tuple(terms), tuple(float(term.weight) for term in terms.values()))
 

@@ -144,7 +144,8 @@ def score_shard(
     texts, metadata = [prompts.texts[p] for p in rows], [prompts.metadata[p] for p in rows]
     if dist.is_duplicate():
         return unasked(terms, len(rows))
-    return score_media(terms, texts, metadata, trajectories.media, config.train.score_retries)
+    retries, patience = config.train.score_retries, config.reward.patience
+    return score_media(terms, texts, metadata, trajectories.media, retries, patience=patience)
 
 
 def map_shard(psm: PerceptualMap, trajectories: Trajectories) -> Allocation:

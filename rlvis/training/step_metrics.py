@@ -30,6 +30,7 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
     return {
         **metrics,
         **cache.metrics(parts.terms),
+        **_news(parts),
         **records.update.metrics,
         **{f"time/{name}": value for name, value in records.seconds.items()},
         **{f"memory/{name}": value / 2**30 for name, value in records.peak.items()},
@@ -41,3 +42,20 @@ def step_metrics(parts: Parts, records: StepRecords, seconds: float) -> dict[str
         "throughput/samples_per_second": samples / seconds,
         "memory/max_gib": float(dist.all_reduce(torch.tensor([memory]), "max")[0]),
     }
+
+
+def _news(parts: Parts) -> dict[str, float]:
+    """What happened to the calls of each term: repeated ones and samples asked alone (all ranks), the seconds
+    that took (the slowest rank), and means of what functions returned beside scores (rank 0). A collective.
+    """
+    terms = parts.terms
+    news = [term.boundary.take() for term in terms]
+    counts = torch.tensor([[one.retried, one.alone] for one in news], dtype=torch.float64)
+    seconds = torch.tensor([sum(one.seconds for one in news)], dtype=torch.float64)
+    counts, longest = dist.all_reduce(counts, "sum"), float(dist.all_reduce(seconds, "max")[0])
+    metrics = {"time/recovery": longest} if bool(counts.any()) else {}
+    for term, one, (retried, alone) in zip(terms, news, counts.tolist(), strict=True):
+        found = {"retried": retried, "alone": alone}
+        metrics |= {f"reward/{term.name}/{name}": value for name, value in found.items() if value}
+        metrics |= {f"reward/{term.name}/extra/{name}": value for name, value in one.means().items()}
+    return metrics

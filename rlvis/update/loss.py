@@ -171,7 +171,7 @@ def resolve_clip(
 ) -> tuple[float, float]:
     """How far the ratio may fall below and rise above 1: (low, high).
 
-    clip_range: a number for both, or [low, high], taken as it is; None for 1e-4 on the scalar ratio
+    clip_range: a number for both, or [low, high], taken as it is; None for 3e-4 on the scalar ratio
     (`sample`, `pooled`) and, at `position`, what pulls the policy back as hard as that does where it binds on
     a tenth of the samples a side: log-ratios that are mostly independent noise shrink by sqrt(F H W) when
     averaged over positions (a sum over C channels is sqrt(C) * sqrt(C F H W) times their mean over

@@ -82,6 +82,16 @@ def test_a_later_format_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "format 2" in files.damage(folder)[0]
 
 
+def test_a_folder_under_another_steps_name_is_refused_with_both(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 2)
+    checkpoint(tmp_path, 4).rename(files.root(tmp_path) / files.name(9))
+    with pytest.raises(ConfigError, match=r"step_000009: meta\.json: .*renamed from step 4.* to step 9"):
+        files.choose(tmp_path)
+    assert files.whole(tmp_path) == [files.root(tmp_path) / files.name(2)]
+    checkpoint(tmp_path, 6).rename(tmp_path / "best")  # a copy elsewhere may be called as one likes
+    assert files.damage(tmp_path / "best") == []
+
+
 def test_harm_is_seen_after_a_first_look(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, 1, **PARTS)
     assert files.damage(folder) == []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
-from rlvis.checkpoints import files, resume
+from rlvis.checkpoints import files, permission, resume
 from rlvis.checkpoints.open_run import open_run
 from rlvis.compose.command import compose
 from rlvis.findings import ConfigError
 from rlvis.schema import plain
-from tests.whole import alone, settings
+from tests.whole import alone, checkpoint, settings
 from tests.whole import run as whole
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -97,3 +99,36 @@ def test_a_key_that_is_gone_is_left_out_of_old_settings(tmp_path: Path) -> None:
         "sentinels: {kl: 0.01, patience: 3}\nadvantage: {map: {pca_solver: exact}}\n", encoding="utf-8"
     )
     assert resume.saved_settings(tmp_path) == {"sentinels": {"patience": 3}, "advantage": {"map": {}}}
+
+
+def test_auto_goes_by_the_start_in_utc_not_by_the_name_of_the_folder() -> None:
+    for name, started in (("2001-01-01_03-00-00", "2001-01-01T02:00:00"), ("z", "2001-01-01T01:00:00")):
+        folder = whole(Path("outputs/a") / name)
+        first = {"started": f"{started}+00:00"}
+        (folder / "manifest.json").write_text(
+            json.dumps({"started": "2002-01-01T00:00:00+00:00", "earlier": [first]})
+        )
+    assert resume.find(settings(resume="auto", name="a")) == Path("outputs/a/2001-01-01_03-00-00")
+
+
+def edited(folder: Path, key: str, value: object) -> Path:
+    """The same run after somebody wrote another value into its config.yaml."""
+    nested = resume.saved_settings(folder)
+    permission.put(nested, key, value)
+    (folder / "config.yaml").write_text(yaml.safe_dump(nested), encoding="utf-8")
+    return folder
+
+
+def test_settings_that_were_edited_by_hand_are_refused_with_both_values() -> None:
+    text = yaml.safe_dump(plain(settings())).encode()
+    checkpoint(Path("here"), **{"config.yaml": text})
+    Path("here/config.yaml").write_bytes(text)
+    assert resume.resume_config(settings(resume="here"), []).optim.lr == settings().optim.lr
+    edited(Path("here"), "train.steps", 7)  # what may change at any time
+    assert resume.resume_config(settings(resume="here"), []).train.steps == 7
+    edited(Path("here"), "optim.lr", 0.25)
+    message = rf"here/config\.yaml was changed by hand.*optim\.lr is 0\.25 there and {settings().optim.lr} in"
+    with pytest.raises(ConfigError, match=message):
+        resume.resume_config(settings(resume="here"), [])
+    permission.note_changes(Path("here"), 3, [("optim.lr", settings().optim.lr, 0.25)])
+    assert resume.resume_config(settings(resume="here"), []).optim.lr == 0.25

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlvis import writing
 from rlvis.checkpoints import disk, files, writer
 from rlvis.checkpoints.writer import Job, Writer
 from rlvis.runtime import snapshot
@@ -205,8 +206,8 @@ def test_lines_of_the_run_are_synced_before_the_checkpoint_counts(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     order: list[str] = []
-    sync, publish = disk.sync, disk.publish
-    monkeypatch.setattr(disk, "sync", lambda path: (order.append(path.name), sync(path)))
+    sync, publish = writing.sync_path, disk.publish
+    monkeypatch.setattr(writing, "sync_path", lambda path: (order.append(path.name), sync(path)))
     monkeypatch.setattr(disk, "publish", lambda a, b: (order.append("publish"), publish(a, b)))
     assert saved(Writer(tmp_path, World(), keep=2), part("weights")).error is None
     assert order.index("metrics.jsonl") < order.index("publish")

@@ -53,7 +53,12 @@ def test_what_fits(reward: dict[str, Any]) -> None:
         ({"executor": Executor.http}, "type reward.servers=[http://127.0.0.1:8700]"),
         ({"servers": [URL]}, f"reward.servers=[{URL}] does nothing with reward.executor=inline"),
         ({"hedge": 3.0}, "type reward.executor=http, or reward.hedge=null"),
-        ({"timeout": 3.0}, "type reward.executor=http, or reward.timeout=120"),
+        (
+            {"terms": {"a": RewardTerm("checker", 0.0), "b": RewardTerm("intact", 0.0)}},
+            "and that of all others",
+        ),
+        ({"terms": {"a": RewardTerm("checker", -0.0)}}, "nothing to train on; type reward.terms.a.weight=1"),
+        ({"patience": -1.0}, "type reward.patience=600"),
         ({"actors": 3}, "type reward.executor=ray, or reward.actors=1"),
         (HTTP | {"actors": 3}, "does nothing with reward.executor=http"),
         ({"token_env": "X"}, "does nothing with reward.executor=inline"),

@@ -249,6 +249,19 @@ def test_a_resumed_run_refuses_other_settings_with_both_values(
     assert len(trainings.configs) == 1
 
 
+def test_a_run_with_more_steps_than_are_asked_for_has_nothing_to_do(
+    trainings: Trainings, elsewhere: Path, capsys: Any
+) -> None:
+    checkpoint(write_config(elsewhere / "old", "seed=7"), 5)
+    before = (elsewhere / "old" / "config.yaml").read_bytes()
+    assert cli.main(["train", "resume=old", "train.steps=4"]) == 0
+    assert "nothing to do: old has 5 training steps done, and train.steps=4" in capsys.readouterr().out
+    assert trainings.configs == []
+    assert (elsewhere / "old" / "config.yaml").read_bytes() == before
+    assert cli.main(["train", "resume=old", "train.steps=5"]) == 0  # its export is made again
+    assert len(trainings.configs) == 1
+
+
 def test_resume_auto_without_a_checkpoint_starts_anew_and_says_so(trainings: Trainings, capsys: Any) -> None:
     assert cli.main(["train", "resume=auto"]) == 0
     assert "this is a new run" in capsys.readouterr().err

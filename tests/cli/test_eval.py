@@ -10,7 +10,7 @@ import pytest
 from rlvis import cli
 from rlvis.checkpoints import eval_weights
 from rlvis.cli import evaluate
-from rlvis.schema import Config, Suite
+from rlvis.schema import Config
 from rlvis.training import evaluate as evaluation
 from tests.cli.helpers import examples, refusal, write_config
 from tests.whole import checkpoint
@@ -33,14 +33,14 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
 def finished(folder: Path, *words: str) -> Path:
     """A run folder with exported weights."""
     (folder / "model").mkdir(parents=True)
-    eval_weights.note_step(folder / "model", 5)
+    eval_weights.note_export(folder / "model", 5, 0.1)
     return write_config(folder, *words)
 
 
 def test_the_table_and_the_path_are_printed(evaluated: list[Config], capsys: Any) -> None:
     assert cli.main(["eval", "eval=shapes", "eval.prompts=9", "name=base"]) == 0
     assert capsys.readouterr().out == "all 48\noutputs/eval/base/step_000000.parquet\n"
-    assert (evaluated[0].eval.suite, evaluated[0].eval.prompts) == (Suite.shapes, 9)
+    assert (evaluated[0].eval.suite, evaluated[0].eval.prompts) == ("shapes", 9)
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,12 @@ def test_a_folder_of_runs_and_several_runs_are_compared(capsys: Any) -> None:
     ("words", "message"),
     [
         (["nowhere"], "nowhere is not a folder; type rlvis report"),
+        (["empty"], "empty is no run folder and holds none: no config.yaml"),
         ([], "no run was named; type rlvis report"),
         (["run", "to=x.html"], "to=x.html is for comparisons"),
+        (["run", "base=grpo"], "base=grpo is for comparisons"),
+        (["run", "other", "threshold=high"], "threshold=high is no number; type threshold=0.5"),
+        (["run", "other", "base=nothing"], "base=nothing is no arm"),
         (["run", "--fast"], "--fast is not known here"),
         (["run", "run"], "two different runs or more"),
         (["run", "other", "to=nowhere/x.html"], "type to=FILE.html"),
@@ -48,6 +52,7 @@ def test_a_folder_of_runs_and_several_runs_are_compared(capsys: Any) -> None:
 def test_mistakes(words: list[str], message: str, capsys: Any) -> None:
     folder(Path("run"), 1)
     folder(Path("other"), 1)
+    Path("empty").mkdir()
     assert message in refusal(capsys, "report", *words)
 
 

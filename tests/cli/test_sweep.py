@@ -13,7 +13,12 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 
 from rlvis import cli
+from rlvis.cli import one_run
+from rlvis.runs.exit_state import keep_traceback
+from rlvis.schema import Config
+from rlvis.training.loop import Outcome
 from tests.cli.helpers import Trainings, refusal
+from tests.report.making import folder
 
 
 def test_a_sweep_runs_every_combination_in_this_process(trainings: Trainings, elsewhere: Path) -> None:
@@ -23,7 +28,9 @@ def test_a_sweep_runs_every_combination_in_this_process(trainings: Trainings, el
     assert [(run.sampler.eta, run.seed) for run in runs] == [(0.3, 0), (0.3, 1), (0.7, 0), (0.7, 1)]
     assert all(run.model.lora is not None and run.model.lora.rank == 8 for run in runs)
     assert all(run.name == "two words" for run in runs)
-    assert [path.name for path in elsewhere.rglob("*") if path.is_file()] == ["multirun.yaml"]
+    left = {path.name: path for path in elsewhere.rglob("*") if path.is_file()}
+    assert sorted(left) == ["multirun.yaml", "runs.txt"]
+    assert left["runs.txt"].read_text().splitlines() == ["../../run/DATE_TIME"] * 4
     assert cli.main(["train"]) == 0  # and nothing of the sweep is left over
 
 
@@ -105,3 +112,46 @@ def test_a_sweeper_that_draws_from_intervals_is_handed_them_and_gets_the_reward(
     (config,) = trainings.configs
     assert (config.optim.lr, config.name) == (pytest.approx(2e-4), "two words")
     assert "returned 0.385" in capsys.readouterr().out  # the mean of the last tenth
+
+
+def test_a_sweep_ends_with_the_page_that_compares_its_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quick_figures: None
+) -> None:
+    """Also where one of the runs failed, which is on it."""
+
+    def start(config: Config, argv: list[str]) -> Outcome:
+        path = Path("outputs/run") / f"{config.optim.lr:g}_{config.seed}"
+        folder(path, 2, optim__lr=config.optim.lr, seed=config.seed)
+        (path / "manifest.json").write_text(json.dumps({"command": " ".join(argv)}))
+        if config.seed == 1 and config.optim.lr == 0.5:
+            error = RuntimeError("no luck")
+            keep_traceback(error, path / "traceback.txt")
+            raise error
+        return Outcome(0, path)
+
+    monkeypatch.setattr(one_run, "start", start)
+    monkeypatch.setattr(one_run, "write_report", lambda run_dir: None)
+    assert cli.main(["train", "-m", "optim.lr=0.25,0.5", "seed=0,1"]) == 1
+    (sweep,) = Path("outputs/sweeps").iterdir()
+    assert capsys.readouterr().out.splitlines()[-1] == f"{sweep}/report.html"
+    text = (sweep / "report.html").read_text()
+    assert "4 runs in 2 arms;" in text
+    assert "lr=0.5, seed 1" in text
+    (sweep / "report.html").unlink()
+    assert cli.main(["report", str(sweep)]) == 0
+    assert (sweep / "report.html").is_file()
+
+
+def test_one_stage_alone_is_no_run_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = folder(tmp_path / "rollout", 1, stage="rollout")
+    written: list[Path] = []
+    monkeypatch.setattr(one_run, "start", lambda config, argv: Outcome(0, run))
+    monkeypatch.setattr(one_run, "write_report", written.append)
+    assert cli.main(["train", "stage=rollout", "records=here"]) == 0
+    assert written == []
+    assert "ran one stage alone (stage=rollout)" in refusal(capsys, "report", str(run))
+    folder(tmp_path / "whole", 1)
+    assert cli.main(["report", str(tmp_path)]) == 0  # of the two the training alone
+    assert capsys.readouterr().out == f"{tmp_path}/whole/report.html\n"

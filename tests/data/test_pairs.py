@@ -159,6 +159,7 @@ def test_two_training_steps_from_pictures(
     run = tmp_path_factory.mktemp("run") / "run"
     words = ["model=wan", f"model.path={wan_folder}", "model.condition=first_frame", "model.frames=5"]
     words += ["model.height=32", "model.width=32", "model.dtype=float32", "model.max_tokens=8"]
+    words += ["model.lora.rank=4"]
     words += ["data=i2v_pairs", f"data.path={folder}", "reward=jpeg", "engine.device=cpu", "threads=1"]
     words += ["data.prompts_per_step=2", "data.samples_per_prompt=2", "train.micro_batch=4"]
     words += [

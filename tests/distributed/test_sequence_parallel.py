@@ -35,7 +35,7 @@ from tests import setting, tiny, tiny_flux, tiny_flux2, tiny_qwen_image, tiny_vi
 from tests.distributed.launch import launch
 from tests.two_steps import METHODS, WORDS
 
-LORA = LoraConfig(4, 6)
+LORA = LoraConfig(4, 8)
 FIRST = {"condition": Condition.first_frame}
 WAN = {"family": "wan", "frames": 5}
 BOTH = {"wan": {"model": WAN | {"lora": LORA}}, "flux": {"model": {"family": "flux"}, "engine": {"stage": 2}}}

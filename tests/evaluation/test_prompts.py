@@ -16,7 +16,7 @@ from tests import setting
 
 def config(tmp_path: Path, **eval: object) -> S.Config:
     settings = setting.config(tmp_path)
-    settings.eval = S.EvalConfig(**{"suite": S.Suite.shapes, **eval})  # type: ignore[arg-type]
+    settings.eval = S.EvalConfig(**{"suite": "shapes", **eval})  # type: ignore[arg-type]
     return settings
 
 
@@ -58,7 +58,7 @@ def test_noise_is_named_by_prompt_and_sample_alone() -> None:
 
 def test_a_file_of_its_own_is_read_whole_and_a_folder_by_its_split(tmp_path: Path) -> None:
     (tmp_path / "own.txt").write_text("one\ntwo\n")
-    settings = config(tmp_path, suite=S.Suite.none, path=str(tmp_path / "own.txt"))
+    settings = config(tmp_path, suite="none", path=str(tmp_path / "own.txt"))
     settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
     settings.data.source, settings.data.path = "txt", "train.txt"
     assert prepare(settings).batch.texts == ("one", "two")
@@ -69,7 +69,7 @@ def test_a_file_of_its_own_is_read_whole_and_a_folder_by_its_split(tmp_path: Pat
 def test_the_held_out_share_of_a_file_is_what_training_leaves_out(tmp_path: Path) -> None:
     lines = [f"a thing number {i}" for i in range(300)]
     (tmp_path / "all.txt").write_text("\n".join(lines))
-    settings = config(tmp_path, suite=S.Suite.none)
+    settings = config(tmp_path, suite="none")
     settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
     settings.data = S.DataConfig(source="txt", path=str(tmp_path / "all.txt"), heldout=0.1, drop="7")
     held, trained = prepare(settings).batch.texts, load_prompts(settings.data).texts
@@ -81,7 +81,7 @@ def test_the_held_out_share_of_a_file_is_what_training_leaves_out(tmp_path: Path
 
 def test_an_evaluation_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="type eval=shapes"):
-        prepare(config(tmp_path, suite=S.Suite.none))
+        prepare(config(tmp_path, suite="none"))
     wrong = config(tmp_path)
     wrong.eval.terms["x"] = S.RewardTerm("jpeg_compresibility")
     with pytest.raises(ValueError, match=r"eval\.terms\.x\.scorer.*did you mean jpeg_compressibility"):

@@ -17,7 +17,7 @@ from rlvis.records import PromptBatch
 
 TEXTS = ("a red circle", "a blue square", "two red rings")
 HELD = HeldOut(
-    settings=S.EvalConfig(suite=S.Suite.shapes, samples=2),
+    settings=S.EvalConfig(suite="shapes", samples=2),
     batch=PromptBatch(texts=TEXTS, index=torch.tensor([0, 3, 8]), metadata=({},) * 3),
     kinds=("single", "single", "count"),
     terms=[],
@@ -65,6 +65,7 @@ def test_metrics_are_means_over_what_was_asked(table: pd.DataFrame) -> None:
         "eval/accuracy/count": 0.0,
         "eval/right/count": 0.5,
         "eval/jpeg": 2.5,
+        "eval/jpeg/single": 2.5,
     }
 
 
@@ -103,9 +104,9 @@ def test_the_listing_has_a_line_for_each_kind(table: pd.DataFrame) -> None:
     lines = [line.split() for line in results.listing(table).splitlines()]
     assert lines[1][:4] == ["all", "3", "6", "0.500"]
     assert lines[2][:4] == ["single", "2", "4", "0.750"]
-    assert lines[2][4:7] == ["0.500", "..", "1.000"]
+    assert lines[2][4:7] == ["-", "0.750", "-"]  # two prompts bear no interval, ".." of nothing is none
     assert lines[3][:4] == ["count", "1", "2", "0.000"]
-    assert lines[3][4:7] == ["-", "..", "-"]  # one prompt has no interval
+    assert ".." not in lines[3]
     assert len({len(line) for line in results.listing(table).splitlines()}) == 1
 
 
@@ -114,3 +115,5 @@ def test_the_line_for_the_log(table: pd.DataFrame) -> None:
     assert text.startswith("score 0.5667 +- ")
     assert text.endswith("(6 samples of 3 prompts, 4.2 s)")
     assert "accuracy/" not in text
+    alone = table[table["index"] == 0]  # one prompt has no error: not +- nan
+    assert results.line(results.estimates(alone), 1.0).count("+-") == 0

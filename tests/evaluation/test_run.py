@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from rlvis import schema as S
+from rlvis.evaluation.drawn import Drawn
 from rlvis.evaluation.prompts import encode, prepare
 from rlvis.evaluation.run import _gather, evaluate, ode_steps
 from rlvis.models.policy import Policy
+from rlvis.rollout import plan as sampling
+from rlvis.rollout.generate import FIXED
 from rlvis.runtime.dist import World
 from tests import setting
 from tests.distributed.launch import launch
@@ -23,7 +26,7 @@ ROWS = 4  # of a forward
 
 def config(folder: Path, **eval: Any) -> S.Config:
     settings = setting.config(folder)
-    settings.eval = S.EvalConfig(**{"suite": S.Suite.shapes, "prompts": 5, "samples": 2, "steps": 2, **eval})
+    settings.eval = S.EvalConfig(**{"suite": "shapes", "prompts": 5, "samples": 2, "steps": 2, **eval})
     settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
     return settings
 
@@ -105,7 +108,7 @@ def test_clips_that_start_from_a_frame(wan_folder: Path) -> None:
     """The frame reaches the policy and the checker: the latter then says whether clips begin with it."""
     model = {"family": "wan", "frames": 5, "condition": S.Condition.first_frame}
     settings = setting.config(wan_folder, model=model, data={"source": "shapes_i2v"})
-    settings.eval = S.EvalConfig(suite=S.Suite.shapes, prompts=3, steps=2)
+    settings.eval = S.EvalConfig(suite="shapes", prompts=3, steps=2)
     columns = run(setting.policy(settings), settings)
     assert bool(columns["degree/first_frame"].isfinite().all())
     assert bool(columns["degree/direction"].isfinite().any())
@@ -130,3 +133,73 @@ def test_two_processes_gather_the_same_table() -> None:
     columns = launch(on_ranks, 2)
     wanted = {"a": column(1, 2, 3), "b": column(-9, -9, 4), "c d": column(-9, -9, -9)}
     assert all(same(part, wanted) for part in columns)
+
+
+def test_other_words_have_columns_of_their_own(sd3_folder: Path, policy: Policy) -> None:
+    settings = config(sd3_folder, paraphrase="world")
+    columns = run(policy, settings)
+    own = {name: column for name, column in columns.items() if not name.startswith("reworded/")}
+    assert same(run(policy, config(sd3_folder)), own)
+    held = prepare(settings)
+    assert held.reworded is not None
+    batch, has = held.reworded
+    assert [new != old for new, old in zip(batch.texts, held.batch.texts, strict=True)] == list(has)
+    known = columns["reworded/score"].isfinite().reshape(-1, 2)
+    assert known.all(1).tolist() == list(has)
+    assert not torch.equal(columns["reworded/term/jpeg"], columns["term/jpeg"])
+
+
+def test_other_words_that_nobody_wrote_are_said(sd3_folder: Path) -> None:
+    with pytest.raises(ValueError, match="none of the 5 held-out prompts has such a field"):
+        prepare(config(sd3_folder, paraphrase="recaption"))
+
+
+def test_the_sampler_of_training_starts_from_the_same_noise(sd3_folder: Path, policy: Policy) -> None:
+    """Without noise of its own, and with the steps and levels of the evaluation, it draws the same."""
+    settings = config(sd3_folder)
+    held = encode(prepare(settings), policy)
+    found = {}
+    for eta in (1e-6, 0.7):
+        sampler = replace(settings.sampler, steps=2, eta=eta, window=S.WindowConfig(kind=S.WindowKind.all))
+        plan = replace(
+            sampling.make(policy, replace(settings, sampler=sampler), FIXED),
+            seed=settings.eval.seed,
+            samples_per_prompt=1,
+            micro_batch=ROWS,
+        )
+        found[eta] = evaluate(
+            policy, policy.module, held, settings.sampler, micro_batch=ROWS, world=World(), trained=plan
+        )
+    change = {
+        eta: (f["train_sampler/term/jpeg"] / f["term/jpeg"] - 1).abs().max() for eta, f in found.items()
+    }
+    assert change[1e-6] < 2e-3  # a byte of a file
+    assert change[0.7] > 1e-2
+
+
+def test_what_was_drawn_is_not_drawn_again(sd3_folder: Path, policy: Policy, tmp_path: Path) -> None:
+    settings = config(sd3_folder)
+    held = encode(prepare(settings), policy)
+    calls = []
+
+    def module(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return policy.module(*args, **kwargs)
+
+    def again(depends: dict[str, Any]) -> dict[str, Tensor]:
+        drawn = Drawn(tmp_path, depends, World(), ROWS)
+        return evaluate(policy, module, held, settings.sampler, micro_batch=ROWS, world=World(), drawn=drawn)
+
+    stop = 5  # two steps for each of three micro-batches: inside of the last
+    with pytest.raises(KeyboardInterrupt):
+        again({"weights": "a"})
+    stop, calls[:] = 0, []
+    assert same(again({"weights": "a"}), run(policy, settings))
+    assert len(calls) == 2
+    calls.clear()
+    again({"weights": "b"})
+    assert len(calls) == 6
+    Drawn(tmp_path, {}, World(), ROWS).remove()
+    assert list(tmp_path.iterdir()) == []

@@ -36,12 +36,12 @@ def test_three_steps_by_hand() -> None:
     assert float(average.weights["w"]) == pytest.approx(0.12975, abs=1e-7)
 
 
-def test_every_second_step_uses_that_steps_decay() -> None:
+def test_an_average_each_other_step_warms_up_by_averages() -> None:
     average = Ema(weights(1.0), decay=0.9, every=2)
     average.update(weights(5.0))  # not its turn
     assert float(average.weights["w"]) == 1.0
-    average.update(weights(0.0))  # step 1: 2/11
-    assert float(average.weights["w"]) == pytest.approx(2 / 11, abs=1e-7)
+    average.update(weights(0.0))  # the first average: 1/10
+    assert float(average.weights["w"]) == pytest.approx(0.1, abs=1e-7)
 
     def unread() -> Any:
         raise AssertionError("masters are gathered only when they are used")
@@ -49,6 +49,33 @@ def test_every_second_step_uses_that_steps_decay() -> None:
 
     average.update(unread())
     assert average.steps == 3
+    average.update(weights(1.0))  # the second: 2/11 of 0.1
+    assert float(average.weights["w"]) == pytest.approx(0.1 * 2 / 11 + 9 / 11, abs=1e-6)
+
+
+def test_what_is_read_has_the_steps_since_the_last_average() -> None:
+    """4 steps of an average each 8: what they learned is read, and the average goes on as if it were not."""
+    read, unread = Ema(weights(1.0), decay=0.9, every=8), Ema(weights(1.0), decay=0.9, every=8)
+    for step in range(11):
+        for average in (read, unread):
+            average.update(weights(step / 10))
+        now = float(dict(read.current(weights(step / 10)))["w"])
+        if step == 3:
+            assert now == pytest.approx(0.1 * 1.0 + 0.9 * 0.3, abs=1e-7)
+        if step == 7:
+            assert now == float(read.weights["w"]) == pytest.approx(0.1 + 0.9 * 0.7, abs=1e-6)
+        if step == 10:
+            assert now == pytest.approx(0.73 * 2 / 11 + 1.0 * 9 / 11, abs=1e-6)
+    assert torch.equal(read.weights["w"], unread.weights["w"])
+    holder: Any = Holder()
+    start = {name: p.detach().clone() for name, p in holder.trainable()}
+    average = Ema(start, decay=0.9, every=8)
+    for _, parameter in holder.trainable():
+        parameter.data.add_(1)
+    average.update({})
+    with average.swapped(holder):
+        assert all(torch.allclose(p, start[n] + 0.9, atol=1e-6) for n, p in holder.trainable())
+    assert all(torch.allclose(p, start[n] + 1, atol=1e-6) for n, p in holder.trainable())
 
 
 def test_the_start_is_a_copy_in_float32() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import tiny_flux, tiny_flux2, tiny_qwen_image, tiny_video, tiny_z_image
-from tests.family import both_kinds_of_guidance, policy_of, reference_and_checkpointing
+from tests.family import another_size, both_kinds_of_guidance, policy_of, reference_and_checkpointing
 from tests.two_steps import two_steps
 
 
@@ -33,16 +33,17 @@ class Case:
 
 
 FRAMES = {"frames": 5, "max_tokens": 16}
-LORA = "model.lora.rank=4 model.lora.alpha=8 model.gradient_checkpointing=false"
+RANK = "model.lora.rank=4"  # that of the options is above the width of these
+LORA = f"{RANK} model.lora.alpha=8 model.gradient_checkpointing=false"
 DDIM = "sampler=ddim sampler.steps=3 sampler.window.size=2 model.cfg_grad=conditional"
 IMAGES = [
-    Case("flux", tiny_flux.flux, (1, 4, 6), {"max_tokens": 16}, "model.max_tokens=8"),
+    Case("flux", tiny_flux.flux, (1, 4, 6), {"max_tokens": 16}, f"{RANK} model.max_tokens=8"),
     Case(
         *("flux2", tiny_flux2.flux2, (1, 4, 6), {"max_tokens": 16}),
-        words="model.height=32 model.width=48 model.cfg=1",
+        words=f"{RANK} model.height=32 model.width=48 model.cfg=1",
         guided=partial(tiny_flux2.flux2, klein=True),
     ),
-    Case("qwen_image", tiny_qwen_image.qwen_image, (1, 4, 6), {"max_tokens": 24}, "model.cfg=2"),
+    Case("qwen_image", tiny_qwen_image.qwen_image, (1, 4, 6), {"max_tokens": 24}, f"{RANK} model.cfg=2"),
     Case("z_image", tiny_z_image.z_image, (1, 4, 6), {"max_tokens": 32}, ""),
 ]
 CLIPS = [
@@ -68,6 +69,13 @@ def test_reference_and_checkpointing(case: Case, lora: bool, tmp_path: Path) -> 
 def test_cfg_grad(case: Case, tmp_path: Path) -> None:
     folder = (case.guided or case.build)(tmp_path)
     both_kinds_of_guidance(partial(policy_of, case.name, folder, **case.options))
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.name)
+def test_the_same_weights_at_another_size(case: Case, tmp_path: Path) -> None:
+    make = partial(policy_of, case.name, (case.guided or case.build)(tmp_path))
+    size = {"height": 2 * case.options.get("height", 16), "width": 2 * case.options.get("width", 24)}
+    another_size(make(**case.options), make(**case.options | size, cfg=2.0))
 
 
 @pytest.mark.parametrize("case", [*IMAGES, *CLIPS], ids=lambda case: case.name)

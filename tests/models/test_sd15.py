@@ -34,7 +34,7 @@ def ddim(folder: Path, **changes: Any) -> Path:
 
 
 def policy(folder: Path, **changes: Any) -> Policy:
-    config = ModelConfig(family="sd15", path=str(folder), height=16, width=40, lora=LoraConfig(4, 6))
+    config = ModelConfig(family="sd15", path=str(folder), height=16, width=40, lora=LoraConfig(4, 8))
     options = {k: changes.pop(k) for k in ("keep_reference", "seed") if k in changes}
     return load_policy(dataclasses.replace(config, **changes), "cpu", **options)
 

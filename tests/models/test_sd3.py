@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rlvis.models.load import load_policy
@@ -37,7 +37,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def policy(folder: Path, **changes: Any) -> Policy:
     config = ModelConfig(
-        family="sd3", path=str(folder), height=16, width=24, lora=LoraConfig(4, 6), max_tokens=16
+        family="sd3", path=str(folder), height=16, width=24, lora=LoraConfig(4, 8), max_tokens=16
     )
     options = {k: changes.pop(k) for k in ("keep_reference", "seed") if k in changes}
     return load_policy(dataclasses.replace(config, **changes), "cpu", **options)
@@ -196,13 +196,14 @@ def test_lora_opens_in_the_stock_pipeline(plain: Path, tmp_path: Path) -> None:
 
     assert torch.equal(after, theirs())
     assert all(torch.equal(value, p.module.state_dict()[name]) for name, value in base.items())
-    # And a control: at alpha = rank, which diffusers assumes without metadata, it would not be equal.
-    assert p.config.lora is not None
-    for module in pipe.transformer.modules():
-        if hasattr(module, "scaling"):
-            assert module.scaling == {"default_0": 1.5}
-            module.scaling["default_0"] = 1.0
+    # As programs open it that read no metadata, and take alpha to be the rank.
+    name = "pytorch_lora_weights.safetensors"
+    (tmp_path / "bare").mkdir()
+    save_file(load_file(tmp_path / name), tmp_path / "bare" / name)
+    pipe.unload_lora_weights()
     assert not torch.equal(after, theirs())
+    pipe.load_lora_weights(tmp_path / "bare")
+    assert torch.equal(after, theirs())
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "load_lora_weights" in card
     assert "guidance_scale=2.0" in card

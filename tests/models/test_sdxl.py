@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def policy(folder: Path, **changes: Any) -> Policy:
-    config = ModelConfig(family="sdxl", path=str(folder), height=16, width=40, lora=LoraConfig(4, 6))
+    config = ModelConfig(family="sdxl", path=str(folder), height=16, width=40, lora=LoraConfig(4, 8))
     return load_policy(dataclasses.replace(config, **changes), "cpu")
 
 
@@ -115,7 +115,14 @@ def test_two_training_steps_by_the_command_line(folder: Path, tmp_path: Path) ->
     run = tmp_path / "run"
     words = ["model=sdxl", "sampler=ddim", "engine=zero1", "reward=jpeg", "data=txt", "advantage=grpo"]
     words += [f"data.path={ASSETS / 'scenes.txt'}", f"model.path={folder}", f"run_dir={run}"]
-    words += ["model.height=32", "model.width=32", "model.dtype=float32", "engine.device=cpu", "threads=1"]
+    words += [
+        "model.height=32",
+        "model.width=32",
+        "model.lora.rank=4",
+        "model.dtype=float32",
+        "engine.device=cpu",
+        "threads=1",
+    ]
     words += ["data.prompts_per_step=2", "data.samples_per_prompt=2", "train.micro_batch=4"]
     words += ["sampler.steps=3", "train.steps=2", "tracker.samples_every=0"]
     assert main(["train", *words]) == 0

@@ -38,7 +38,7 @@ def expand(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def policy(folder: Path, **changes: Any) -> Policy:
     config = ModelConfig(
-        family="wan", path=str(folder), height=32, width=48, frames=9, lora=LoraConfig(4, 6), max_tokens=16
+        family="wan", path=str(folder), height=32, width=48, frames=9, lora=LoraConfig(4, 8), max_tokens=16
     )
     options = {k: changes.pop(k) for k in ("keep_reference", "seed") if k in changes}
     return load_policy(dataclasses.replace(config, **changes), "cpu", **options)

@@ -19,7 +19,6 @@ from rlvis.records import Advantages, PolicyUpdate
 from rlvis.rollout import plan
 from rlvis.rollout.stage import rollout
 from rlvis.runtime.dist import World
-from rlvis.training.evaluate import _load_lora
 from rlvis.update.stage import UpdateSettings, update
 from tests import kit, setting, sides, tiny, tiny_wan
 from tests.family import holds, policy_of
@@ -102,7 +101,7 @@ def test_only_the_expert_that_ran_gets_a_gradient(folder: Path, mixed: bool) -> 
     assert {w.grad is None for name, w in p.trainable() if not name.startswith(FIRST)} == {not mixed}
 
 
-@pytest.mark.parametrize("adapters", [S.LoraConfig(4, 6), None])
+@pytest.mark.parametrize("adapters", [S.LoraConfig(4, 8), None])
 def test_reference_and_checkpointing(folder: Path, adapters: S.LoraConfig | None) -> None:
     p = policy(folder, lora=adapters, keep_reference=True, gradient_checkpointing=True, cfg=2.0, cfg_2=1.5)
     plain = policy(folder, lora=adapters, cfg=2.0, cfg_2=1.5)
@@ -125,7 +124,7 @@ class Case:
     """A rollout of two experts over four steps, of which two belong to the first, and its update."""
 
     def __init__(self, folder: Path, window: S.WindowConfig, **model: Any) -> None:
-        sizes = SIZE | {"width": 32, "lora": S.LoraConfig(4, 6), "family": "wan"} | model
+        sizes = SIZE | {"width": 32, "lora": S.LoraConfig(4, 8), "family": "wan"} | model
         self.config = setting.config(folder, model=sizes, sampler={"steps": 5, "window": window})
         self.policy = setting.policy(self.config, keep_reference=True)
         self.engine = setting.PlainEngine(self.policy.module)
@@ -189,7 +188,7 @@ def test_exports_open_again(folder: Path, tmp_path: Path) -> None:
     assert f'weight_name="{lora.FILES[1]}", load_into_transformer_2=True)' in card.replace("'", '"')
     assert "guidance_scale=3.0, max_sequence_length=16, num_frames=5, guidance_scale_2=2.0" in card
     again = policy(folder)
-    _load_lora(again, tmp_path)
+    again.load_lora(tmp_path)
     for (name, ours), (_, theirs) in zip(p.trainable(), again.trainable(), strict=True):
         assert torch.equal(ours, theirs), name
     load = load_file(tmp_path / lora.FILES[1])
@@ -197,7 +196,7 @@ def test_exports_open_again(folder: Path, tmp_path: Path) -> None:
     (tmp_path / lora.FILES[1]).unlink()
     save_file({k: v for k, v in load.items() if k != name}, tmp_path / lora.FILES[1])
     with pytest.raises(ValueError, match=r"weights_2.*1 are missing"):
-        _load_lora(again, tmp_path)
+        again.load_lora(tmp_path)
 
 
 def test_a_whole_export_keeps_the_boundary(folder: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_lower_precision_keeps_encoders_of_the_frame_in_float32(pictured: Path) 
     assert torch.isfinite(sides.ode(p, sides.noise(p, 2), embeds)).all()
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(4, 6), None])
+@pytest.mark.parametrize("lora", [LoraConfig(4, 8), None])
 def test_the_reference_and_a_gradient_in_every_parameter(pictured: Path, lora: LoraConfig | None) -> None:
     p = policy(pictured, lora=lora, keep_reference=True, gradient_checkpointing=True)
     embeds, _ = sides.embedded(p)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import torch
 import yaml
 
 from rlvis import schema as S
-from rlvis.report import autopsy
+from rlvis.report import autopsy, folder
 from rlvis.report.autopsy import Autopsy, changes
+from rlvis.report.judge import judge
 from rlvis.training import loop, pipeline, run_step, sampling
 from tests import setting
 from tests.observe.curves import CONFIG, healthy
@@ -95,6 +97,52 @@ def test_a_healthy_run_is_left_in_peace(tmp_path: Path) -> None:
     assert result.healthy
     assert (result.state, result.first_bad, result.moved, result.commands) == ("finished", None, [], [])
     assert autopsy.to_text(result).splitlines()[-1] == "Nothing suspicious."
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        None,
+        b"",
+        bytes(range(256)) * 9,
+        b'{"step": 1, "reward/mean": "abc"}\n',
+        b'{"step": 1, "something": 0.5}\n{"step": 2, "something": 0.5}\n',
+        b'{"step": 1e30, "reward/mean": 1}\n{"step": -5, "reward/mean": 1}\n',
+    ],
+)
+def test_metrics_that_say_nothing_are_not_called_healthy(tmp_path: Path, metrics: bytes | None) -> None:
+    path = run(tmp_path, healthy(40)) / "metrics.jsonl"
+    path.unlink()
+    if metrics is not None:
+        path.write_bytes(metrics)
+    result = examined(tmp_path)
+    assert not result.healthy
+    text = autopsy.to_text(result)
+    assert "metrics.jsonl" in text
+    assert text.endswith("Whether it is healthy cannot be said: its metrics say nothing.")
+    assert judge(folder.read(tmp_path)).verdict == "unknown"
+
+
+def test_what_is_beyond_any_measure_counts_as_not_finite(tmp_path: Path) -> None:
+    rows = healthy(40)
+    for row in rows[20:]:
+        row |= {"update/loss": 1e300, "update/grad_norm": 10**400, "group/std_mean": -1e300}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = examined(run(tmp_path, rows))
+    assert {"loss-not-finite", "gradient-not-finite"} <= {s.name for s in result.symptoms}
+    assert result.first_bad == 20
+
+
+def test_lines_of_another_kind_do_not_cost_the_rest(tmp_path: Path) -> None:
+    odd = [{"step": 3, "prompts": "abc"}, {"step": 4, "layers": [1]}, {"step": 5, "transitions": [{"kl": 1}]}]
+    assert examined(run(tmp_path, healthy(40), odd)).healthy
+
+
+def test_steps_that_are_gone_are_named(tmp_path: Path) -> None:
+    run(tmp_path, [row for row in healthy(40) if row["step"] not in (1, 2, 3, 20)])
+    assert "metrics.jsonl has no line of steps 1 to 3, 20:" in autopsy.to_text(examined(tmp_path))
+    assert any("no line of steps 1 to 3, 20:" in what for what in folder.read(tmp_path).missing)
 
 
 def test_nothing_of_a_run(tmp_path: Path) -> None:

@@ -145,6 +145,14 @@ def test_a_comparison_works(browser: Any, report: Path, tmp_path: Path, quick_fi
     runs = [run(tmp_path / name, optim__lr=lr) for name, lr in (("b", 0.2), (LONG[-200:], 0.3))]
     view, wrong = opened(browser, comparison.write([report.parent, *runs], tmp_path / "c.html"), 360)
     assert widest(view) <= 0
+    view.click("#tab-overview")
+    # On a phone a row is a list of its cells, each with the name of its column: none is out of sight.
+    table = "#overview .scroll"
+    assert view.eval_on_selector(table, "box => box.scrollWidth - box.clientWidth") <= 0
+    assert (
+        view.eval_on_selector(f"{table} td", "cell => getComputedStyle(cell, '::before').content")
+        == '"verdict"'
+    )
     view.click("#tab-samples")
     assert view.locator("#samples img:visible").count() == 6
     assert wrong == []

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from rlvis.report import folder, heldout, judge
+from rlvis.observe.history import Series
+from rlvis.report import folder, heldout, judge, plots
 from rlvis.report.panels import evaluation, verdict
 from rlvis.report.panels.base import Context
 from tests.report import making
@@ -56,17 +58,51 @@ def test_intervals_are_students_over_prompts(tmp_path: Path) -> None:
 
 
 def test_the_gain_is_paired_by_prompt(tmp_path: Path) -> None:
+    making.evaluation(tmp_path, 0, [0.1, 0.5, 0.9, 0.2, 0.3, 0.4, 0.6])
+    making.evaluation(tmp_path, 9, [0.2, 0.6, 1.0, 0.4, 0.5, 0.6, 0.8])
+    panel = evaluation.gain(context(tmp_path, []))
+    assert panel is not None
+    rows = {row[0]: row[1:] for row in panel.data.rows}
+    # Three prompts gained 0.1 and four 0.2: narrow, though prompts differ by much more.
+    before, after, difference, interval, prompts, doubt = rows["score"]
+    assert (before, after, difference, prompts, doubt) == ("0.4286", "0.5857", "+0.157", "7", "-")
+    low, high = map(float, interval.split(" .. "))
+    assert 0.09 < low < 0.157 < high < 0.22
+    # Two of seven passed 0.5, which counts as right.
+    assert rows["accuracy"][3:] == ("-", "7", "only 2 of 7 prompts differ, too few for an interval")
+
+
+def test_equal_and_few_prompts_have_no_interval_but_a_word(tmp_path: Path) -> None:
     making.evaluation(tmp_path, 0, [0.1, 0.5, 0.9])
     making.evaluation(tmp_path, 9, [0.2, 0.6, 1.0])
     panel = evaluation.gain(context(tmp_path, []))
     assert panel is not None
     rows = {row[0]: row[1:] for row in panel.data.rows}
-    # Every prompt gained 0.1, so the interval has no width, though prompts differ.
-    assert rows["score"] == ("0.5", "0.6", "+0.1000", "+0.100 .. +0.100", "3")
+    assert rows["score"] == ("0.5", "0.6", "+0.10", "-", "3", "3 prompts, too few for an interval")
     making.evaluation(tmp_path, 9, [0.2, 0.6, 1.0], ["others", "than", "before"])
     panel = evaluation.gain(context(tmp_path, []))
     assert panel is not None
     assert panel.data.rows[0][3] == "other prompts"
+
+
+def test_axes_of_shares_go_from_0_to_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn = []
+
+    def render(name: str, draw: Any, size: Any = None) -> str:
+        axes = Figure().add_subplot()
+        draw(axes)
+        drawn.append(axes.get_ylim())
+        return "<svg></svg>"
+
+    monkeypatch.setattr(plots, "render", render)
+    curve = Series(np.array([0, 2]), np.array([0.58, 0.6]))
+    plots.lines("a", {"x": curve}, share=True)
+    plots.spreads("b", {"x": plots.Spread(curve, curve.value, curve.value)}, share=True)
+    plots.lines("c", {"x": curve})
+    assert drawn[:2] == [(-0.04, 1.04), (-0.04, 1.04)]
+    assert drawn[2][1] < 0.7
 
 
 def test_a_table_that_is_cut_off_is_told(tmp_path: Path) -> None:
@@ -94,9 +130,15 @@ def test_the_outcome_is_a_line(tmp_path: Path) -> None:
     making.evaluation(tmp_path, 0, [0.4, 0.4, 0.9, 0.9])
     assert heldout.outcome(tmp_path) == ""
     making.evaluation(tmp_path, 9, [0.6, 0.6, 0.9, 0.9])
-    assert heldout.outcome(tmp_path).startswith(
-        "held-out accuracy 0.5 -> 1 (+0.5, 95 % +0 .. +1 over 4 prompts)"
-    )
+    few = "held-out accuracy 0.5 -> 1 (+0.50; 4 prompts, too few for an interval)"
+    assert heldout.outcome(tmp_path) == few
+    making.evaluation(tmp_path, 0, [0.4] * 8 + [0.9] * 4)
+    making.evaluation(tmp_path, 9, [0.6] * 8 + [0.9] * 4)
+    whole = heldout.outcome(tmp_path)
+    assert whole.startswith("held-out accuracy 0.333 -> 1 (+0.67, 95 % +0.")
+    assert whole.endswith(", 12 prompts)")
+    making.evaluation(tmp_path, 9, [0.4] * 8 + [0.9] * 4)
+    assert heldout.outcome(tmp_path) == "held-out accuracy 0.333 -> 0.333 (equal on all 12 prompts)"
     making.evaluation(tmp_path, 9, [0.6] * 4, ["others", "than", "those", "before"])
     assert heldout.outcome(tmp_path) == ""
 

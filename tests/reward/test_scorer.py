@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlvis.findings import ConfigError
 from rlvis.reward import scorer
 from rlvis.reward.contract import Scores
 from rlvis.reward.scorer import build
@@ -199,13 +200,26 @@ def test_scorers_that_are_not_found(path: str, message: str) -> None:
         term(path)
 
 
-def test_an_import_error_inside_the_users_module_is_passed_on(
+def test_an_import_error_inside_the_users_module_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "user_rewards_broken.py").write_text("import not_installed_anywhere\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+    with pytest.raises(ConfigError, match="not_installed_anywhere") as caught:
         term("user_rewards_broken.f")
+    assert str(caught.value).endswith("user_rewards_broken.py:1; type pip install not_installed_anywhere")
+
+
+@pytest.mark.parametrize("raised", ["SystemExit(3)", "KeyError('x')", "type('Own', (BaseException,), {})()"])
+def test_a_class_that_cannot_be_made_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
+) -> None:
+    name = f"user_rewards_{len(raised)}"
+    text = f"class Own:\n    def __init__(self):\n        raise {raised}\n    def __call__(self, *a): ...\n"
+    (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=rf"scorer={name}.Own cannot be made: .*{name}.py:3$"):
+        term(f"{name}.Own")
 
 
 def test_no_terms() -> None:

@@ -137,10 +137,10 @@ def test_too_few_scores_are_asked_for_row_by_row() -> None:
     assert local.failures == {"mine/shape": 1}
 
 
-@pytest.mark.parametrize("shape", [(-1, 1), (1, -1), ()])
+@pytest.mark.parametrize("shape", [(-1, 2), (1, -1), ()])
 def test_scores_of_a_wrong_shape_are_masked(shape: tuple[int, ...]) -> None:
     def odd(images: Tensor, prompts: list[str], metadata: list[dict]) -> Tensor:
-        return torch.tensor(pixel(images)).reshape(shape) if shape else torch.tensor(1.0)
+        return torch.tensor(pixel(images)).repeat(2).reshape(shape) if shape else torch.tensor(1.0)
 
     local = run(term(odd))
     assert not bool(local.valid.any())
@@ -148,9 +148,9 @@ def test_scores_of_a_wrong_shape_are_masked(shape: tuple[int, ...]) -> None:
 
 
 def test_a_result_of_a_wrong_type_is_masked_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    local = run(term(lambda images, prompts, metadata: {"score": 1.0}), retries=0)
+    local = run(term(lambda images, prompts, metadata: {"verdict": 1.0}), retries=0)
     assert local.failures == {"mine/raised": N}
-    assert "returned dict, wanted one real number for each image" in caplog.text
+    assert "returned a dict with verdict: wanted 'score' in it, one number each" in caplog.text
 
 
 def test_a_scorer_may_refuse_a_sample() -> None:

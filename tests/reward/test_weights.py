@@ -105,3 +105,24 @@ def test_a_transformers_model_must_be_complete(tmp_path: Path) -> None:
         weights.pretrained(CLIPTextModel, "here", tmp_path)
     with pytest.raises(ValueError, match=r"holds no CLIPTokenizer: none of tokenizer\.json"):
         weights.tokenizer("CLIPTokenizer", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty, and no file of tensors; fetch it again"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            r"is a pointer of Git LFS \(git lfs pull",
+        ),
+        (b"\n<!DOCTYPE html><html>404</html>", "is a web page, and no file of tensors"),
+        (pickle.dumps({"x": 1}), "is no file of tensors by torch.save, or holds Python objects"),
+        (pickle.dumps({"x": torch.zeros(2)}), "could run code and are not read; where you trust it, save"),
+    ],
+)
+def test_what_lies_in_the_place_of_weights(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        weights.state_dict(tmp_path / "w.pt")
+    assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)

@@ -25,7 +25,7 @@ def config(folder: Path, run_dir: Path | None, **groups: Any) -> S.Config:
     groups["train"] = {"steps": 2, "updates_per_step": 1, "micro_batch": 4} | groups.get("train", {})
     settings = setting.config(folder, **groups)
     settings.run_dir = None if run_dir is None else str(run_dir)
-    settings.eval = S.EvalConfig(suite=S.Suite.shapes, every=1, prompts=4, samples=2, steps=2)
+    settings.eval = S.EvalConfig(suite="shapes", every=1, prompts=4, samples=2, steps=2)
     settings.eval.terms["jpeg"] = S.RewardTerm("jpeg_compressibility")
     return settings
 
@@ -64,10 +64,10 @@ def test_a_run_evaluates_before_between_and_after(sd3_folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "groups",
     [
-        {"model": {"ema": S.EmaConfig(decay=0.5)}},
-        {"model": {"lora": S.LoraConfig(rank=2, alpha=6), "cfg": 2.0}},
+        {"model": {"ema": S.EmaConfig(decay=0.5, every=8)}},
+        {"model": {"lora": S.LoraConfig(rank=2, alpha=8), "cfg": 2.0}},
         {
-            "model": {"lora": S.LoraConfig(rank=2, alpha=6), "dtype": S.Dtype.bfloat16},
+            "model": {"lora": S.LoraConfig(rank=2, alpha=8), "dtype": S.Dtype.bfloat16},
             "engine": {"stage": 2, "device": "cpu"},
         },
     ],
@@ -90,7 +90,7 @@ def test_a_checkpoint_gives_the_numbers_of_its_step(sd3_folder: Path, tmp_path: 
     settings = config(
         sd3_folder,
         tmp_path / "run",
-        model={"ema": S.EmaConfig(decay=0.5)},
+        model={"ema": S.EmaConfig(decay=0.5, every=3)},
         train={"save_every": 1, "keep": 9},
     )
     loop.train(settings, [])
@@ -142,6 +142,6 @@ def test_what_eval_run_names(tmp_path: Path) -> None:
     checkpoint(run, 4)
     assert (named(run).kind, named(run).step) == ("checkpoint", 4)
     (run / "lora").mkdir()
-    eval_weights.note_step(run / "lora", 9)
+    eval_weights.note_export(run / "lora", 9, 0.1)
     assert (named(run).kind, named(run).step, named(run).run) == ("export", 9, run)
     assert named(run / "checkpoints" / "step_000004").run == run

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlvis.flow.logprob import reduce_positions
-from rlvis.schema import GuardBias, RatioScope, Reduction
+from rlvis.schema import DEFAULT_CLIP_RANGE, GuardBias, RatioScope, Reduction
 from rlvis.update.loss import allowed_share, guard_ratio, kl, policy_loss, rare, ratio, resolve_clip
 
 B, C, F, H, W = 4, 3, 2, 3, 5
@@ -341,14 +341,14 @@ class TestClip:
     @pytest.mark.parametrize("scope", [RatioScope.sample, RatioScope.pooled])
     @pytest.mark.parametrize("reduction", list(Reduction))
     def test_default_of_one_ratio(self, scope, reduction):
-        assert resolve_clip(None, scope, self.shape, reduction) == (1e-4, 1e-4)
+        assert resolve_clip(None, scope, self.shape, reduction) == (DEFAULT_CLIP_RANGE, DEFAULT_CLIP_RANGE)
 
     def test_default_of_a_ratio_per_position(self):
         further = rare(9 * 30 * 52) / rare(1)
         low, high = resolve_clip(None, RatioScope.position, self.shape, Reduction.mean)
-        assert low == high == pytest.approx(1e-4 * math.sqrt(9 * 30 * 52) * further)
+        assert low == high == pytest.approx(DEFAULT_CLIP_RANGE * math.sqrt(9 * 30 * 52) * further)
         low, high = resolve_clip(None, RatioScope.position, self.shape, Reduction.sum)
-        assert low == high == pytest.approx(1e-4 * math.sqrt(16 * 16 * 9 * 30 * 52) * further)
+        assert low == high == pytest.approx(DEFAULT_CLIP_RANGE * math.sqrt(16 * 16 * 9 * 30 * 52) * further)
 
     @pytest.mark.parametrize(("positions", "share"), [(1, 0.1), (64, 8e-3), (1024, 1.7e-3), (4096, 8e-4)])
     def test_positions_may_bind_as_rarely_as_pulls_no_harder(self, positions, share):
@@ -361,7 +361,7 @@ class TestClip:
         """Independent noise per element: the scalar's clip at 1.28 of its deviations, this at `rare`."""
         c, f, h, w = shape = (4, 1, 32, 32)
         noise = randn(256, c, f, h, w)
-        scalar = noise.mean((1, 2, 3, 4)).std() / 1e-4
+        scalar = noise.mean((1, 2, 3, 4)).std() / DEFAULT_CLIP_RANGE
         at = noise.mean(1) if reduction is Reduction.mean else noise.sum(1)
         relative = at.std() / resolve_clip(None, RatioScope.position, shape, reduction)[0]
         relative *= rare(h * w) / rare(1)

@@ -21,9 +21,17 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 BACKGROUND = (0.5, 0.5, 0.5)
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "ring")
+NOUNS: tuple[str, ...] = (*SHAPES, "shape", "object")
 SIZES: tuple[str, ...] = ("small", "large")
 COUNTS: dict[str, int] = {"two": 2, "three": 3}
-RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below")
+# How two things stand to each other, and how the second then stands to the first.
+INVERSE: dict[str, str] = {
+    "left of": "right of",
+    "right of": "left of",
+    "above": "below",
+    "below": "above",
+}
+RELATIONS: tuple[str, ...] = tuple(INVERSE)
 DIRECTIONS: dict[str, tuple[int, int]] = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SPEEDS: tuple[str, ...] = ("slowly", "quickly")
 # How a path is called where it is not "moving DIRECTION".
@@ -64,7 +72,8 @@ class Request:
 
 @lru_cache(maxsize=65536)
 def parse(prompt: str) -> Request:
-    """What a prompt such as "a red circle left of a blue square" asks for.
+    """What a prompt such as "a red circle left of a blue square" asks for; words may also stand as
+    `paraphrase` puts them.
 
     Raises ValueError naming the prompt when it is not of this world.
     """
@@ -81,7 +90,8 @@ def parse(prompt: str) -> Request:
                     raise _unread(prompt)
                 return Request((first, second), "relation", relation)
     if motion is None and words and words[0] in COUNTS:
-        thing = _one(["a", *words[1:-1], words[-1].removesuffix("s")]) if words[-1].endswith("s") else None
+        nouns = [word for word in words[1:] if word.endswith("s")]
+        thing = _one(["a", *(w.removesuffix("s") if w in nouns else w for w in words[1:])]) if nouns else None
         if thing is None:
             raise _unread(prompt)
         kind = "ambiguous" if thing == Thing() else "count" if _named(thing) else "underspecified"
@@ -100,12 +110,44 @@ def parse(prompt: str) -> Request:
     return Request((thing,), kind, motion=motion)
 
 
+def paraphrase(prompt: str) -> str | None:
+    """The same content in other words of this world; None where it has none.
+
+    A relation is told from the other thing, a motion comes first, a noun before its adjectives, and nouns
+    that say nothing stand for each other.
+
+    >>> paraphrase("a red circle left of a blue square")
+    'a blue square right of a red circle'
+    >>> paraphrase("two small red circles")
+    'two circles small red'
+    """
+    request = parse(prompt)
+    if request.relation is not None:
+        first, second = prompt.split(f" {request.relation} ")
+        return f"{second} {INVERSE[request.relation]} {first}"
+    words = prompt.split()
+    if request.motion is not None:
+        still = _motion(words)[1]
+        return None if prompt == "it moves" else " ".join([*words[len(still) :], *still])
+    if words[0] == "something":
+        return " ".join(["a", *words[1:], "object"])
+    *adjectives, noun = words[1:]
+    if noun in ("shape", "object"):
+        return " ".join(["something", *adjectives]) if not {*adjectives} & {*SIZES} else None
+    if noun in ("shapes", "objects"):
+        return " ".join([words[0], *adjectives, "objects" if noun == "shapes" else "shapes"])
+    return " ".join([words[0], noun, *adjectives]) if adjectives else None
+
+
 def _named(thing: Thing) -> bool:
     return thing.colour is not None and thing.shape is not None
 
 
 def _motion(words: list[str]) -> tuple[Motion | None, list[str]]:
-    """The motion at the end of a prompt, and the words before it."""
+    """The motion at the end of a prompt, or at its beginning, and the other words."""
+    if words and words[0] in ("moving", *PATHS[1:]):
+        named = next((i for i, word in enumerate(words) if word in ("a", "something")), 0)
+        words = words[named:] + words[:named]
     if words and words[-1] in PATHS[1:]:
         return Motion(words[-1]), words[:-1]
     if words and words[-1] == "moving":
@@ -125,8 +167,11 @@ def _one(words: list[str]) -> Thing | None:
         return Thing(words[1])
     if len(words) < 2 or words[0] != "a":
         return None
-    *adjectives, noun = words[1:]
-    if noun not in SHAPES and noun not in ("shape", "object"):
+    named = words[1:]
+    if named[0] in NOUNS:  # "a circle small red"
+        named = named[1:] + named[:1]
+    *adjectives, noun = named
+    if noun not in NOUNS:
         return None
     size = adjectives.pop(0) if adjectives and adjectives[0] in SIZES else None
     colour = adjectives.pop(0) if adjectives and adjectives[0] in COLOURS else None

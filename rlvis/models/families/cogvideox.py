@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import decoding, grids, sizes
+from rlvis.models import comfy, decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -30,6 +30,16 @@ class CogVideoX(Policy):
     variance_preserving = True
     # The attention of all blocks.
     lora_targets = ("attn1.to_k", "attn1.to_out.0", "attn1.to_q", "attn1.to_v")
+    comfy_names = comfy.Names(
+        {
+            "blocks.*.q": "transformer_blocks.*.attn1.to_q",
+            "blocks.*.k": "transformer_blocks.*.attn1.to_k",
+            "blocks.*.v": "transformer_blocks.*.attn1.to_v",
+            "blocks.*.attn_out": "transformer_blocks.*.attn1.to_out.0",
+            "blocks.*.ff_proj": "transformer_blocks.*.ff.net.0.proj",
+            "blocks.*.ff_out": "transformer_blocks.*.ff.net.2",
+        }
+    )
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, F, H, W); sides are multiples of autoencoder factor x patch, frames are 4 k + 1."""

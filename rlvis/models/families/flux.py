@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import decoding, packing
+from rlvis.models import comfy, decoding, packing
 from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.packed import PackedImages
 
@@ -34,6 +34,16 @@ class Flux(PackedImages):
         "ff.net.2",
         "ff_context.net.0.proj",
         "ff_context.net.2",
+    )
+    # ComfyUI has a table of diffusers' names for this family.
+    comfy_names = comfy.Names(
+        comfy.same(
+            *(f"transformer_blocks.*.{layer}" for layer in lora_targets),
+            *(f"single_transformer_blocks.*.attn.{layer}" for layer in ("to_k", "to_q", "to_v")),
+            "single_transformer_blocks.*.proj_mlp",
+            "single_transformer_blocks.*.proj_out",
+        ),
+        prefix="transformer.",
     )
 
     def check_denoiser(self) -> None:

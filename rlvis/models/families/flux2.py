@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import decoding, grids, sizes
+from rlvis.models import comfy, decoding, grids, sizes
 from rlvis.models.families.flux import positions
 from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
@@ -39,6 +39,13 @@ class Flux2(Policy):
         "ff.linear_out",
         "ff_context.linear_in",
         "ff_context.linear_out",
+    )
+    comfy_names = comfy.Names(
+        comfy.double_stream("linear_in", "linear_out")
+        | {
+            "single_blocks.*.linear1": "single_transformer_blocks.*.attn.to_qkv_mlp_proj",
+            "single_blocks.*.linear2": "single_transformer_blocks.*.attn.to_out",
+        }
     )
 
     def accept(self, index: Mapping[str, Any]) -> None:

@@ -15,13 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import decoding, grids, sizes
+from rlvis.models import comfy, decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
 TOKENS = 256  # of Llama behind the template, at most and by default
 CLIP_TOKENS = 77
 STOCK_UNIT = 16  # the stock pipeline takes no other multiples of pixels
+# The blocks that refine the text, in ComfyUI and here.
+REFINER = "txt_in.individual_token_refiner.blocks.*"
+OWN_REFINER = "context_embedder.token_refiner.refiner_blocks.*"
 
 
 class HunyuanVideo(Policy):
@@ -34,6 +37,21 @@ class HunyuanVideo(Policy):
     usual_guidance = 6.0
     # DanceGRPO's: the attention of all blocks.
     lora_targets = ("to_k", "to_out.0", "to_q", "to_v")
+    # ComfyUI's module is that of the first release, which has query, key, value in one layer.
+    comfy_names = comfy.Names(
+        comfy.double_stream("net.0.proj", "net.2")
+        | {
+            "single_blocks.*.linear1": (
+                *(f"single_transformer_blocks.*.attn.{layer}" for layer in ("to_q", "to_k", "to_v")),
+                "single_transformer_blocks.*.proj_mlp",
+            ),
+            "single_blocks.*.linear2": "single_transformer_blocks.*.proj_out",
+            f"{REFINER}.self_attn.qkv": tuple(f"{OWN_REFINER}.attn.{x}" for x in ("to_q", "to_k", "to_v")),
+            f"{REFINER}.self_attn.proj": f"{OWN_REFINER}.attn.to_out.0",
+            f"{REFINER}.mlp.0": f"{OWN_REFINER}.ff.net.0.proj",
+            f"{REFINER}.mlp.2": f"{OWN_REFINER}.ff.net.2",
+        }
+    )
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, F, H, W); sides are multiples of autoencoder factor x patch (and 16), frames are 4 k + 1."""

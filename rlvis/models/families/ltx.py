@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import decoding, grids, sizes
+from rlvis.models import comfy, decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -29,6 +29,7 @@ class Ltx(Policy):
     fps = 25.0  # of the stock call; positions in time count seconds
     # The attention of all blocks, to themselves and to the text.
     lora_targets = ("to_k", "to_out.0", "to_q", "to_v")
+    comfy_names = comfy.Names(comfy.same(*comfy.text_attention("transformer_blocks.*")))
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, F, H, W); sides are multiples of the autoencoder's factor (and 32), frames are 8 k + 1."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import decoding, packing
+from rlvis.models import comfy, decoding, packing
 from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.packed import PackedImages
 
@@ -31,6 +31,7 @@ class QwenImage(PackedImages):
         "txt_mlp.net.0.proj",
         "txt_mlp.net.2",
     )
+    comfy_names = comfy.Names(comfy.same(*(f"transformer_blocks.*.{layer}" for layer in lora_targets)))
 
     def check_denoiser(self) -> None:
         """Refuse a denoiser that takes a guidance scale, or of an editing model."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import decoding, grids, sizes
+from rlvis.models import comfy, decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 from rlvis.schema import ModelConfig
@@ -37,6 +37,17 @@ class StableDiffusion(Policy):
     title: ClassVar[str] = "Stable Diffusion 1 and 2"
     # DDPO's: self-attention and the attention to the text.
     lora_targets = ("to_k", "to_out.0", "to_q", "to_v")
+    comfy_names = comfy.Names(
+        comfy.same(
+            *(
+                f"{block}.attentions.*.{layer}"
+                for block in ("down_blocks.*", "mid_block", "up_blocks.*")
+                for layer in (*comfy.text_attention("transformer_blocks.*"), "proj_in", "proj_out")
+            )
+        ),
+        prefix="lora_unet_",
+        underscores=True,
+    )
     unused: ClassVar[tuple[str, ...]] = ("safety_checker", "feature_extractor", "image_encoder")
 
     def __init__(

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from rlvis.flow import schedules
-from rlvis.models import decoding, grids, sizes
+from rlvis.models import comfy, decoding, grids, sizes
+from rlvis.models.comfy import FEED_FORWARD
 from rlvis.models.lora import JOINT_ATTENTION
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
@@ -28,6 +29,15 @@ class StableDiffusion3(Policy):
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     # Flow-GRPO's, for SD3.5: the attention of both streams, not the second attention of the first blocks.
     lora_targets = JOINT_ATTENTION
+    # ComfyUI has a table of diffusers' names for this family.
+    comfy_names = comfy.Names(
+        comfy.same(
+            *(f"transformer_blocks.*.{layer}" for layer in JOINT_ATTENTION),
+            *(f"transformer_blocks.*.attn2.{layer}" for layer in ("to_k", "to_out.0", "to_q", "to_v")),
+            *(f"transformer_blocks.*.{ff}.{layer}" for ff in ("ff", "ff_context") for layer in FEED_FORWARD),
+        ),
+        prefix="transformer.",
+    )
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, 1, H, W); sizes are multiples of autoencoder factor x patch, up to the position table."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvis.flow import schedules
-from rlvis.models import decoding, grids, lora, sizes, wan_checks, wan_i2v
+from rlvis.models import comfy, decoding, grids, lora, sizes, wan_checks, wan_i2v
 from rlvis.models.policy import GIVEN, Policy
 from rlvis.models.wan_experts import NAMES, Experts
 from rlvis.records import Schedule
@@ -56,6 +56,25 @@ class Wan(Policy):
         for attention in ("attn1", "attn2")
         for layer in ("to_k", "to_out.0", "to_q", "to_v")
     )
+    comfy_names = comfy.Names(
+        {
+            f"blocks.*.{theirs}.{layer}": f"blocks.*.{attention}.{own}"
+            for theirs, attention in (("self_attn", "attn1"), ("cross_attn", "attn2"))
+            for layer, own in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("o", "to_out.0"))
+        }
+        | {
+            "blocks.*.cross_attn.k_img": "blocks.*.attn2.add_k_proj",
+            "blocks.*.cross_attn.v_img": "blocks.*.attn2.add_v_proj",
+            "blocks.*.ffn.0": "blocks.*.ffn.net.0.proj",
+            "blocks.*.ffn.2": "blocks.*.ffn.net.2",
+            "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+            "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+            "time_projection.1": "condition_embedder.time_proj",
+            "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+            "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+            "head.head": "proj_out",
+        }
+    )
 
     def accept(self, index: Mapping[str, Any]) -> None:
         """Refuse what the checkpoint cannot do: start from a frame, start without one, a second guidance."""
@@ -93,12 +112,8 @@ class Wan(Policy):
 
     def lora_settings(self) -> list[dict[str, Any]]:
         """The stock loader takes one denoiser's file a call."""
-        if not self.experts:
-            return super().lora_settings()
-        return [
-            {"weight_name": lora.FILES[0]},
-            {"weight_name": lora.FILES[1], "load_into_transformer_2": True},
-        ]
+        second = {"weight_name": lora.FILES[1], "load_into_transformer_2": True}
+        return [*super().lora_settings(), *([second] if self.experts else [])]
 
     def call_settings(self) -> dict[str, Any]:
         """As of all families, and the second guidance."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlvis.models import decoding, grids, sizes
+from rlvis.models import comfy, decoding, grids, sizes
 from rlvis.models.policy import Policy
 from rlvis.records import Schedule
 
@@ -28,6 +28,17 @@ class ZImage(Policy):
     pipeline_name = "ZImagePipeline"
     # The attention, as the other families; nothing is published for this one.
     lora_targets = ("attention.to_k", "attention.to_out.0", "attention.to_q", "attention.to_v")
+    # ComfyUI has a table of diffusers' names for this family.
+    comfy_names = comfy.Names(
+        comfy.same(
+            *(
+                f"{block}.*.{layer}"
+                for layer in (*lora_targets, *(f"feed_forward.w{i}" for i in (1, 2, 3)))
+                for block in ("layers", "noise_refiner", "context_refiner")
+            )
+        ),
+        prefix="transformer.",
+    )
 
     def geometry(self) -> tuple[int, int, int, int]:
         """(C, 1, H, W); sides are multiples of autoencoder factor x patch, up to the position table."""

@@ -9,10 +9,11 @@ import numpy as np
 
 from rlvis.findings import Finding, Severity
 from rlvis.observe.health.symptom import WINDOW, counted, last_stretch, mean_above, symptom
-from rlvis.observe.history import RunHistory, rolling, window_of
+from rlvis.observe.history import RunHistory, Series, rolling, window_of
 
 ZERO_VARIANCE = 0.5
 INVALID = 0.05
+FLAT = 3  # steps in a row with equal rewards everywhere
 COLLAPSED = 0.2  # of the spread at the start
 
 
@@ -20,6 +21,7 @@ def zero_variance(history: RunHistory) -> Iterator[Finding]:
     """Groups of equal rewards teach nothing."""
     series = history.series("group/zero_variance_fraction").finite
     if (over := mean_above(series, ZERO_VARIANCE)) is None:
+        yield from _flat(history, series)
         return
     at, share = over
     reached = history.gain > 3
@@ -38,6 +40,22 @@ def zero_variance(history: RunHistory) -> Iterator[Finding]:
         type="harder prompts or an end here (train.steps)"
         if reached
         else "a finer reward, or data.samples_per_prompt: twice it",
+    )
+
+
+def _flat(history: RunHistory, series: Series) -> Iterator[Finding]:
+    """The same at the end of a run that is too short, or was too good before, for a mean to show it."""
+    start = last_stretch(series.value == 1)
+    least = history.setting("reward.max_invalid_steps", FLAT)
+    if start is None or len(series) - start < (least if isinstance(least, int) and least > 0 else FLAT):
+        return
+    yield symptom(
+        series,
+        start,
+        what=f"all prompts have equal rewards in their whole group in the last {len(series) - start} steps",
+        wanted=f"below {ZERO_VARIANCE:g}",
+        why="the reward is constant, saturated, or too coarse to tell the samples of a prompt apart",
+        type="a finer reward or harder prompts, or data.samples_per_prompt: twice it",
     )
 
 
@@ -78,9 +96,11 @@ def invalid(history: RunHistory) -> Iterator[Finding]:
     """Every sample gets its scores."""
     share = history.series("reward/valid_fraction").finite
     lost = 1.0 - float(share.value.mean()) if len(share) else 0.0
+    empty = int((share.value == 0).sum())
+    none = f"; {empty} of {len(share)} steps had no valid reward at all" if empty else ""
     yield from counted(
         history.series("reward/invalid_count").finite,
-        f"{{total}} samples ({lost:.1%}) in {{steps}} steps have no valid reward and are not trained",
+        f"{{total}} samples ({lost:.1%}) in {{steps}} steps have no valid reward and are not trained{none}",
         severity=Severity.failure if lost > INVALID else Severity.warning,
         why="a scorer fails, runs out of time or returns NaN for some samples; the log names which and why",
         type="train.score_retries=5 where it fails at random; else mend the scorer (reward.terms.<name>)",

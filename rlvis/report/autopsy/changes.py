@@ -62,6 +62,15 @@ def collect(details: list[dict[str, Any]]) -> dict[tuple[str, str], list[tuple[i
     return series
 
 
+def fits(line: dict[str, Any]) -> bool:
+    """Whether a line of details.jsonl is as a run writes it."""
+    try:
+        list(_values(line))
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
+        return False
+    return True
+
+
 def _values(line: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     prompts = [p for p in line.get("prompts") or [] if p.get("mean") is not None]
     for name in {name for p in prompts for name in p.get("terms") or {}}:

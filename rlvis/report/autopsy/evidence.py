@@ -15,6 +15,7 @@ from typing import Any
 from rlvis.findings import Finding, Severity
 from rlvis.observe import health, lines
 from rlvis.report import folder
+from rlvis.report.autopsy import changes
 from rlvis.report.folder import RunFolder
 from rlvis.runs import lock
 from rlvis.runtime.interrupt import EXIT_CODE as INTERRUPTED
@@ -37,7 +38,8 @@ class Evidence:
     """A run folder as an autopsy sees it.
 
     details: lines of details.jsonl by step. dumps: broken.json of each dumped step. exits: exit*.json, that
-    of the first rank first. doctor: findings that are not ok. log: the end of RUN/*.log.
+    of the first rank first. doctor: findings that are not ok. log: the end of RUN/*.log. problems: what could
+    not be looked at.
     """
 
     run: RunFolder
@@ -49,6 +51,7 @@ class Evidence:
     doctor: list[Finding]
     log: str
     checkpoints: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def error(self) -> str:
@@ -83,22 +86,28 @@ class Evidence:
 
 def gather(run_dir: Path) -> Evidence | None:
     """Everything there is to look at; None where the folder holds nothing of a run."""
-    run = folder.read(run_dir)
+    run, problems = folder.read(run_dir), []
     dumps, exits = (_objects(run_dir, files) for files in ("dump/step_*/broken.json", "exit*.json"))
     if not (run.config or run.rows or dumps or exits):
         return None
+    try:
+        symptoms = health.symptoms(run.rows, run.config)
+    except Exception as error:  # files with anything in them must not cost the rest
+        symptoms = []
+        problems.append(f"The metrics could not be judged: {type(error).__name__}: {error}.")
     # A step that was written twice, before and after a resumption, counts as written last.
-    by_step = {row["step"]: row for row in lines.steps(run_dir / "details.jsonl")}
+    by_step = {row["step"]: row for row in lines.steps(run_dir / "details.jsonl") if changes.fits(row)}
     return Evidence(
         run=run,
         state=_state(run, exits, dumps),
-        symptoms=health.symptoms(run.rows, run.config),
+        symptoms=symptoms,
         details=[by_step[step] for step in sorted(by_step)],
         dumps=dumps,
         exits=exits,
         doctor=[f for f in folder.doctor_findings(run_dir) or () if f.severity is not Severity.ok],
         log=_log(run_dir),
         checkpoints=_checkpoints(run_dir),
+        problems=problems,
     )
 
 

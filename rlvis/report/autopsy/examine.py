@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from rlvis.report.autopsy import causes, changes
 from rlvis.report.autopsy.changes import Change
 from rlvis.report.autopsy.evidence import Evidence, State, gather
 
+READ_FILES = re.compile(r"(metrics\.jsonl|config\.yaml)")  # what an autopsy cannot do without
+
 
 @dataclass(frozen=True)
 class Autopsy:
@@ -20,6 +23,7 @@ class Autopsy:
 
     moved: the first series of each family that left its past. symptoms: of rlvis.observe.health, by step.
     causes: the strongest first, with their evidence and numbers["strength"]. commands: (what for, command).
+    missing: what the folder lacks or cannot be read; blind: why its metrics say nothing, empty where they do.
     """
 
     run: str
@@ -32,11 +36,14 @@ class Autopsy:
     symptoms: list[Finding]
     causes: list[Finding]
     commands: list[tuple[str, str]]
+    missing: list[str] = field(default_factory=list)
+    blind: str = ""
 
     @property
     def healthy(self) -> bool:
         """Whether there is nothing suspicious."""
-        return not (self.symptoms or self.causes or self.state in (State.crashed, State.killed))
+        ill = self.symptoms or self.causes or self.state in (State.crashed, State.killed)
+        return not (ill or self.blind)
 
 
 def examine(run_dir: Path) -> Autopsy | None:
@@ -48,6 +55,8 @@ def examine(run_dir: Path) -> Autopsy | None:
     if evidence is None:
         return None
     bad = evidence.first_bad
+    blind = evidence.problems[0] if evidence.problems else evidence.run.blind
+    missing = [*evidence.problems, *(what for what in evidence.run.missing if READ_FILES.search(what))]
     return Autopsy(
         run=str(run_dir),
         state=evidence.state,
@@ -59,6 +68,8 @@ def examine(run_dir: Path) -> Autopsy | None:
         symptoms=evidence.symptoms,
         causes=causes.likely(evidence),
         commands=_commands(evidence, Path(run_dir)),
+        missing=missing if blind in ("", *missing) else [*missing, blind],
+        blind=blind,
     )
 
 

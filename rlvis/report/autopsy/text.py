@@ -25,8 +25,12 @@ STATES = {
 def to_text(autopsy: Autopsy) -> str:
     """The autopsy as lines of WIDTH columns at most; commands and the first line may be longer."""
     lines = _head(autopsy)
+    if autopsy.missing:
+        lines += ["", "What is missing:", *(f"  {sentence}" for sentence in autopsy.missing)]
     if autopsy.healthy:
         return "\n".join([*lines, "Nothing suspicious."])
+    if autopsy.blind and not (autopsy.symptoms or autopsy.causes):
+        lines += ["", "Whether it is healthy cannot be said: its metrics say nothing."]
     if autopsy.first_bad is not None:
         lines += ["", f"First bad step: {autopsy.first_bad}"]
     if autopsy.moved:

@@ -1,38 +1,36 @@
-"""Runs grouped into arms: those that differ only in their seed are one arm, and are averaged.
-
-An arm is called by what was typed for it and not for the others; where that does not tell arms apart (a sweep
-started by one command line), by the keys of the configuration that do.
-"""
+"""Runs grouped into arms: those that differ only in their seed are one arm, and are averaged."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from rlvis.observe.history import Series
 from rlvis.report import heldout
+from rlvis.report.compare import names
+from rlvis.report.compare.names import UNSET
 from rlvis.report.folder import RunFolder
 from rlvis.report.judge import Judgement
 from rlvis.report.panels.configuration import OF_START, flatten
 from rlvis.report.plots import Spread
 
-FREE = (*OF_START, "seed", "name", "doctor", "eval.run")  # do not make another arm
-DEFAULTS = "defaults"
-UNSET = "null"  # also what a key of another version of rlvis counts as
 STUDENT = 3  # runs from which a band is Student's 95 % interval of the mean; below it is lowest to highest
+CONTROLS = (names.DEFAULTS, "grpo")  # arms that others are held against, if nobody says which
 
 
 @dataclass(frozen=True)
 class Member:
-    """A run of a comparison. label: what it is called in tables."""
+    """A run of a comparison. folder: that of the run, as short as tells it from the others; label: what the
+    run is called ("bpgo, seed 1").
+    """
 
     run: RunFolder
     judgement: Judgement
-    label: str
+    folder: str
+    label: str = ""
 
     @cached_property
     def flat(self) -> dict[str, str]:
@@ -43,6 +41,16 @@ class Member:
     def evaluations(self) -> heldout.Evaluations:
         """Its held-out evaluations."""
         return heldout.read(self.run.path)
+
+    @property
+    def seed(self) -> str:
+        """Of its training; empty where it is not known."""
+        return str(self.run.setting("seed", ""))
+
+    @property
+    def rewarded_by(self) -> tuple[tuple[str, str], ...]:
+        """The settings of its reward: those of two runs must be equal, or their rewards are two measures."""
+        return tuple(sorted(item for item in self.flat.items() if item[0].startswith("reward.terms.")))
 
 
 @dataclass(frozen=True)
@@ -65,13 +73,32 @@ class Arm:
 
 
 def arms(members: Sequence[Member]) -> list[Arm]:
-    """The arms in the order in which their first run was given."""
+    """The arms in the order in which their first run was given, their runs named."""
     alike: dict[object, list[Member]] = {}
     for member in members:
-        settings = tuple(sorted(i for i in member.flat.items() if not _free(i[0]) and i[1] != UNSET))
+        settings = tuple(sorted(i for i in member.flat.items() if not names.is_free(i[0]) and i[1] != UNSET))
         alike.setdefault(settings or member.run.path, []).append(member)
     groups = list(alike.values())
-    return [Arm(label, group) for label, group in zip(_labels(groups), groups, strict=True)]
+    firsts = [group[0] for group in groups]
+    labels = names.of_arms([first.run for first in firsts], [first.flat for first in firsts])
+    found = []
+    for label, group in zip(labels, groups, strict=True):
+        seeds = [member.seed or None for member in group]
+        called = names.of_runs(label, seeds, [member.folder for member in group], len(groups) == 1)
+        found.append(Arm(label, [replace(m, label=name) for m, name in zip(group, called, strict=True)]))
+    return found
+
+
+def base_of(found: Sequence[Arm], label: str | None = None) -> Arm:
+    """The arm that others are held against: that of the label, else the defaults, grpo, or the first.
+
+    Raises ValueError for a label that no arm has.
+    """
+    by = {arm.label: arm for arm in found}
+    if label is not None and label not in by:
+        raise ValueError(f"report: base={label} is no arm; these are: {', '.join(by)}")
+    wanted = [label, *CONTROLS] if label is not None else CONTROLS
+    return next((by[each] for each in wanted if each in by), found[0])
 
 
 def differing(members: Sequence[Member]) -> list[str]:
@@ -82,6 +109,15 @@ def differing(members: Sequence[Member]) -> list[str]:
         for key in keys
         if key.split(".")[0] not in OF_START and len({member.flat.get(key, UNSET) for member in members}) > 1
     ]
+
+
+def by_seed(members: Sequence[Member], values: Mapping[str, float]) -> dict[str, float]:
+    """Seed -> mean of the values of its runs, given by the run's label; runs without one are left out."""
+    found: dict[str, list[float]] = {}
+    for member in members:
+        if member.label in values:
+            found.setdefault(member.seed, []).append(values[member.label])
+    return {seed: sum(each) / len(each) for seed, each in found.items()}
 
 
 def over_runs(curves: Sequence[Series]) -> Spread:
@@ -97,59 +133,3 @@ def over_runs(curves: Sequence[Series]) -> Spread:
         return Spread(Series(steps, mean), values.min(0), values.max(0))
     half = float(stats.t.ppf(0.975, n - 1)) * values.std(0, ddof=1) / np.sqrt(n)
     return Spread(Series(steps, mean), mean - half, mean + half)
-
-
-def _free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
-
-
-def _labels(groups: Sequence[Sequence[Member]]) -> list[str]:
-    """A label of each arm, all of them different."""
-    if len(groups) == 1:
-        return [groups[0][0].run.name]
-    labels = _typed(groups)
-    if len(set(labels)) < len(groups):
-        labels = _by_keys([group[0].flat for group in groups])
-    count: dict[str, int] = {}
-    for i, label in enumerate(labels):
-        count[label] = count.get(label, 0) + 1
-        if count[label] > 1:
-            labels[i] = f"{label} ({count[label]})"
-    return labels
-
-
-def _typed(groups: Sequence[Sequence[Member]]) -> list[str]:
-    """The words of each arm's command line that not all arms have; nothing where one is not known."""
-    words = [typed for group in groups if (typed := _words(group[0].run)) is not None]
-    if len(words) < len(groups):
-        return []
-    common = set(words[0]).intersection(*words[1:])
-    return [" ".join(word for word in typed if word not in common) or DEFAULTS for typed in words]
-
-
-def _words(run: RunFolder) -> list[str] | None:
-    command = run.manifest.get("command")
-    try:
-        words = shlex.split(command) if isinstance(command, str) else None
-    except ValueError:
-        return None
-    if words is None:
-        return None
-    return [word for word in words if "=" in word and not _free(word.split("=")[0].lstrip("+"))]
-
-
-def _by_keys(flat: Sequence[Mapping[str, str]]) -> list[str]:
-    """The fewest keys that tell the arms apart, each chosen to split what is still alike the most."""
-    keys = [k for k in dict.fromkeys(k for settings in flat for k in settings) if not _free(k)]
-    keys = [k for k in keys if len({settings.get(k, UNSET) for settings in flat}) > 1]
-    labels = [""] * len(flat)
-    while keys and len(set(labels)) < len(flat):
-        tried = {
-            k: [f"{a} {k}={t.get(k, UNSET)}".strip() for a, t in zip(labels, flat, strict=True)] for k in keys
-        }
-        best = max(keys, key=lambda k: len(set(tried[k])))
-        if len(set(tried[best])) == len(set(labels)):
-            break
-        labels = tried[best]
-        keys.remove(best)
-    return [label or "run" for label in labels]

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlvis.report import folder, html
-from rlvis.report.compare import panels, results
-from rlvis.report.compare.arms import Member, arms
-from rlvis.report.compare.panels import Several
+from rlvis.report.compare import names, outcome, panels, results, samples, verdicts
+from rlvis.report.compare.arms import Member, arms, base_of
+from rlvis.report.compare.measured import Several
 from rlvis.report.judge import judge
 from rlvis.report.panels.base import Tab
 
@@ -17,21 +17,30 @@ TABS: tuple[Tab, ...] = (
     Tab(
         "overview",
         "Overview",
-        (("Verdicts", panels.verdicts), ("Legend", panels.legend), ("First curves", panels.first_curves)),
+        (
+            ("Outcome", outcome.outcome),
+            ("Legend", panels.legend),
+            ("First curves", panels.first_curves),
+            ("Verdicts", verdicts.of_arms),
+            ("Runs", verdicts.of_runs),
+        ),
     ),
-    Tab("curves", "Curves", (("Legend", panels.legend), ("Curves", panels.curves))),
     Tab("held-out", "Held-out", (("Held-out prompts", results.held_out),)),
-    Tab("samples", "Samples", (("Last samples", results.samples),)),
-    Tab("time", "Time", (("Times", panels.times),)),
+    Tab("samples", "Samples", (("Samples", samples.samples),)),
+    Tab("curves", "Curves", (("Legend", panels.legend), ("Curves", panels.curves))),
+    Tab("time", "Time", (("To a threshold", results.threshold), ("Times", panels.times))),
     Tab("config", "Config", (("Differences", panels.config),)),
 )
 
 
-def write(runs: Sequence[Path], to: Path | None = None) -> Path:
+def write(
+    runs: Sequence[Path], to: Path | None = None, base: str | None = None, threshold: float | None = None
+) -> Path:
     """Write the comparison of run folders and return its path.
 
     to: the page. None: report.html in the folder that holds these runs and no others, else comparison.html
-    in the current folder. Raises ValueError for fewer than two runs, or a `to` that cannot be.
+    in the current folder. base, threshold: as in `Several`. Raises ValueError for fewer than two runs, a `to`
+    that cannot be, or a base that is no arm.
     """
     paths = list({path.resolve(): path for path in map(Path, runs)}.values())
     if len(paths) < 2:
@@ -39,12 +48,12 @@ def write(runs: Sequence[Path], to: Path | None = None) -> Path:
     page = target(paths) if to is None else to
     if page.is_dir() or not page.resolve().parent.is_dir():
         raise ValueError(f"report: to={page} is a folder or lies in none; type to=FILE.html")
-    folders = [folder.read(path) for path in paths]
-    names = panels.labels(paths)
-    members = [Member(run, judge(run), name) for run, name in zip(folders, names, strict=True)]
-    several = Several(members, arms(members), page)
+    read = [folder.read(path) for path in paths]
+    members = [Member(run, judge(run), name) for run, name in zip(read, names.folders(paths), strict=True)]
+    found = arms(members)
+    several = Several(found, page, base_of(found, base), threshold)
     parent = Path(*_common(paths)).name
-    groups = f"{len(several.arms)} arm{'s' if len(several.arms) > 1 else ''}"
+    groups = f"{len(found)} arm{'s' if len(found) > 1 else ''}"
     count = f"{len(members)} runs in {groups}; an arm is what differs only in its seed"
 
     def text(room: float) -> str:

@@ -1,22 +1,17 @@
-"""Panels about several runs: verdicts in one table, curves with a line an arm, differences, times."""
+"""Panels about several runs: curves with a line an arm, times, what differs in the configuration."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import quote
+import re
 
 import numpy as np
-from markupsafe import Markup
 
 from rlvis.report import plots
-from rlvis.report.compare.arms import Arm, Member, differing
+from rlvis.report.compare.arms import differing
+from rlvis.report.compare.measured import Several
 from rlvis.report.folder import section
-from rlvis.report.panels.base import Drawing, Panel, Table, drawing, num, short, state
+from rlvis.report.panels.base import Drawing, Panel, Table, drawing, num, short
 from rlvis.report.panels.timing import STAGES
-from rlvis.report.panels.verdict import ends
 from rlvis.report.svg import COLORS
 
 COLUMNS = 40  # keys of the table of differences
@@ -39,30 +34,8 @@ CURVES = {
     "time/step": "Seconds a step",
 }
 LOGARITHMIC = ("ratio/max_deviation", "kl/approx", "kl/reference")
+SHARES = re.compile(r"eval/(.*/)?accuracy(/.*)?|eval/right/.*")  # of which the axis goes from 0 to 1
 TERMS = 6
-
-
-@dataclass(frozen=True)
-class Several:
-    """What these panels read. to: the page, which links are relative to. room: as in Context."""
-
-    members: list[Member]
-    arms: list[Arm]
-    to: Path
-    room: float = 1.0
-
-
-def verdicts(several: Several) -> Panel:
-    """A row a run: verdict and why, how far, reward, last held-out result, link."""
-    rows = [_row(arm, member, several.to) for arm in several.arms for member in arm.members]
-    header = ("run", "verdict", "steps", "reward, first", "last", "held-out", "s a step", "arm", "why")
-    table = Table(header, rows, frozenset({2, 3, 4, 5, 6}), frozenset({8}))
-    without = [m.run.path for m in several.members if not (m.run.path / "report.html").is_file()]
-    note = (
-        f"Without a report of their own yet: {', '.join(map(str, without))}; type rlvis report RUN."
-        * bool(without)
-    )
-    return Panel("", "table", table, note)
 
 
 def legend(several: Several) -> Panel:
@@ -116,7 +89,9 @@ def times(several: Several) -> Panel:
         rows.append((member.label, *medians, speed, num(float(total), 3), gib, short(device, 40)))
     header = ("run", *STAGES, "step", "samples / s", "steps, min", "memory, GiB", "device")
     note = "Medians over steps, in seconds."
-    return Panel("", "table", Table(header, rows, frozenset(range(1, len(header) - 1))), note)
+    return Panel(
+        "A step", "table", Table(header, rows, frozenset(range(1, len(header) - 1)), stacked=True), note
+    )
 
 
 def config(several: Several) -> Panel:
@@ -125,64 +100,20 @@ def config(several: Several) -> Panel:
     if not keys:
         return Panel("", "text", "", "These runs have the same configuration, seed included.")
     rows = [
-        (member.label, *(short(member.flat.get(key, "-"), 60) for key in keys[:COLUMNS]))
+        (member.label, member.folder, *(short(member.flat.get(key, "-"), 60) for key in keys[:COLUMNS]))
         for member in several.members
     ]
     note = f"{len(keys)} keys differ; all others are equal."
     if len(keys) > COLUMNS:
         note += f" The first {COLUMNS} are shown."
-    return Panel("", "table", Table(("run", *keys[:COLUMNS]), rows), note)
-
-
-def _row(arm: Arm, member: Member, to: Path) -> tuple[str | Markup, ...]:
-    run, judgement = member.run, member.judgement
-    reward = run.series("reward/mean").finite
-    first, last = (num(value, 3) for value in ends(reward)[:2]) if len(reward) else ("-", "-")
-    wanted = run.setting("train.steps")
-    why = "; ".join(f"{reason.name}: {reason.what}" for reason in judgement.reasons[:1])
-    if others := [reason.name for reason in judgement.reasons[1:4]]:
-        why += f"; also {', '.join(others)}" + (" and others" if len(judgement.reasons) > 4 else "")
-    unfinished = "" if judgement.finished else " (unfinished)"
-    return (
-        _link(member, to),
-        state(judgement.verdict, judgement.verdict),
-        f"{run.steps} / {wanted}{unfinished}" if isinstance(wanted, int) else str(run.steps),
-        first,
-        last,
-        _held_out(member),
-        _median(run.series("time/step").finite.value),
-        arm.label,
-        short(why, 400) or ("-" if judgement.finished else judgement.progress),
-    )
-
-
-def _link(member: Member, to: Path) -> str | Markup:
-    """The run's own report, relative to the page; plain text where it has none."""
-    page = member.run.path / "report.html"
-    if not page.is_file():
-        return member.label
-    where = quote(os.path.relpath(page.resolve(), to.resolve().parent))
-    return Markup('<a href="{}">{}</a>').format(where, member.label)
-
-
-def _held_out(member: Member) -> str:
-    """The last evaluation's accuracy, else score or first scorer, with its standard error."""
-    entries = member.evaluations.entries
-    if not entries:
-        return "-"
-    means, errors = entries[-1]["mean"], entries[-1]["standard_error"]
-    for key in ("eval/accuracy", "eval/score", *means):
-        if key in means:
-            error = errors.get(key)
-            return num(means[key], 3) + (f" +- {num(error, 2)}" if error is not None else "")
-    return "-"
+    return Panel("", "table", Table(("run", "folder", *keys[:COLUMNS]), rows, stacked=True), note)
 
 
 def _curve(several: Several, key: str, title: str, prefix: str = "") -> Drawing:
     spreads = {arm.title: arm.spread(key) for arm in several.arms}
     name = prefix + "compare-" + "".join(c if c.isascii() and c.isalnum() else "-" for c in key.lower())
-    log = key in LOGARITHMIC
-    return drawing(title, lambda: plots.spreads(name, spreads, log=log, legend=False))
+    log, share = key in LOGARITHMIC, SHARES.fullmatch(key) is not None
+    return drawing(title, lambda: plots.spreads(name, spreads, log=log, legend=False, share=share))
 
 
 def _keys(several: Several) -> list[str]:
@@ -195,13 +126,3 @@ def _any(several: Several, key: str) -> bool:
 
 def _median(values: np.ndarray) -> str:
     return num(float(np.median(values)), 3) if len(values) else "-"
-
-
-def labels(paths: Sequence[Path]) -> list[str]:
-    """Folder names, with as many parents as it takes to tell runs apart."""
-    whole = [path.resolve() for path in paths]
-    for depth in range(1, max(len(path.parts) for path in whole) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in whole]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in whole]

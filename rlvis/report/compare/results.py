@@ -1,153 +1,167 @@
-"""Held-out results of arms, paired prompt by prompt and seed by seed, and their last samples side by side."""
+"""Held-out results of arms as tables, and how long each took to a threshold."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from rlvis.evaluation.suites import RIGHT
-from rlvis.observe import gallery
-from rlvis.report import heldout, pictures
-from rlvis.report.compare.arms import DEFAULTS, Arm, Member
-from rlvis.report.compare.panels import Several
+from rlvis.observe.history import Series
+from rlvis.report import wording
+from rlvis.report.compare.arms import Arm, Member
+from rlvis.report.compare.measured import Measure, Result, Several, final_rewards
 from rlvis.report.panels.base import Panel, Table, num, short
-from rlvis.report.panels.gallery import Block, Card, Row
 
-MEASURES = 12
-PROMPTS, RUNS = 8, 12  # of the samples side by side
-BUDGET = 3_000_000  # bytes of base64
-PER_PROMPT = Mapping[tuple[int, str], float]
+NOTE = (
+    "Gain: since the first evaluation. Differences are prompt by prompt, from the same noise, and seed by "
+    "seed where the arms share seeds; 95 % intervals draw prompts anew, and seeds where there are three or "
+    "more (two-way bootstrap, rlvis/evaluation/statistics.py). Better on: share of prompts where the arm is "
+    "better, ties as halves. p: after Holm's correction for the number of arms."
+)
 
 
 def held_out(several: Several) -> Panel | None:
-    """Last results of every arm, and its difference from the first arm; None without evaluations."""
-    if not any(member.evaluations.entries for member in several.members):
+    """Last results of every arm, its gain, and its difference from the base; None without evaluations."""
+    measured = several.measured
+    if measured is None:
         return None
-    step = _common_step(several.members)
-    if step is None:
-        note = "The runs were not evaluated at a common step, so their results are not compared."
-        return Panel("", "text", "", note)
-    tables = {arm.label: [member.evaluations.table(step) for member in arm.members] for arm in several.arms}
-    known = {label: [t for t in each if t is not None] for label, each in tables.items()}
-    whole = [arm for arm in several.arms if len(known[arm.label]) == len(arm.members)]
-    if not whole:
-        return Panel("", "text", "", f"The samples of step {step} cannot be read.")
-    base = next((arm for arm in whole if arm.label == DEFAULTS), whole[0])
-    columns = heldout.measures(known[base.label][0])
-    parts: list[Panel] = []
-    details: list[Panel] = []
-    for name, column in list(columns.items())[:MEASURES]:
-        per = {
-            arm.label: [heldout.per_prompt([t], column) for t in known[arm.label]]
-            for arm in whole
-            if all(column in t for t in known[arm.label])
-        }
-        rows = [_row(arm, base, per) for arm in whole if arm.label in per]
-        header = ("arm", "mean", "difference", "95 %, prompts", "95 %, seeds", "prompts", "seeds")
-        measure = Panel(name, "table", Table(header, rows, frozenset(range(1, 7))))
-        (details if column.startswith(RIGHT) else parts).append(measure)
+    if not measured.measures:
+        return Panel("", "text", "", " ".join(measured.notes))
+    tables = [(each.detail, _table(each, several.base.label)) for each in measured.measures]
+    parts = [panel for detail, panel in tables if not detail]
+    details = [panel for detail, panel in tables if detail]
     if details:
-        parts.append(Panel("Attributes", "parts", details, folded=True))
-    settings = _other_settings(several.members, step)
-    note = (
-        f"After {step} steps. Differences are from {base.label}: prompt by prompt on the same "
-        "noise (bootstrap over prompts, averaged over seeds), and seed by seed (Student) where both have the "
-        "same two seeds or more."
-    )
-    return Panel("", "parts", parts, f"{note}{settings}")
+        parts.append(Panel("Attributes and diversity", "parts", details, folded=True))
+    return Panel("", "parts", parts, " ".join([f"After {measured.step} steps. {NOTE}", *measured.notes]))
 
 
-def samples(several: Several) -> Panel | None:
-    """The last sheet of each run, prompt by prompt; None where no run drew any."""
-    drawn = [member for arm in several.arms for member in arm.members if member.run.samples]
-    if not drawn:
-        return None
-    if len(drawn) > RUNS:  # the first run of each arm first
-        ranked = sorted(
-            drawn, key=lambda member: [m for a in several.arms for m in a.members[1:]].count(member)
-        )
-        drawn = [member for member in drawn if member in ranked[:RUNS]]
-    tiles: dict[str, list[Card]] = {}
-    problems = []
-    share = BUDGET * several.room / (len(drawn) * PROMPTS)
-    for member in drawn:
-        step, path = member.run.samples[-1]
-        try:
-            texts, boxes = gallery.captions(path)[:PROMPTS], gallery.boxes(path)[:PROMPTS]
-            if not texts or len(texts) != len(boxes):
-                problems.append(f"The sheets of {member.label} do not say where their pictures are.")
-                continue
-            for text, tile in zip(texts, pictures.cut(pictures.load(path), boxes), strict=True):
-                card = Card(pictures.still(tile, share, 160), member.label, f"step {step}", "")
-                tiles.setdefault(text, []).append(card)
-        except pictures.UNREADABLE:
-            problems.append(f"The last sheet of {member.label} cannot be read.")
-    rows = [Row(short(text, 200), cards) for text, cards in list(tiles.items())[: 2 * PROMPTS]]
-    if len(drawn) < sum(bool(member.run.samples) for member in several.members):
-        problems.append(f"{len(drawn)} of {len(several.members)} runs are shown.")
-    return Panel("", "blocks", [Block(None, rows)] if rows else [], " ".join(problems))
-
-
-def _row(arm: Arm, base: Arm, per: Mapping[str, Sequence[PER_PROMPT]]) -> tuple[str, ...]:
-    ours, theirs = per[arm.label], per[base.label]
-    seeds = str(len({str(member.run.setting("seed")) for member in arm.members}))
-    means = [sum(p.values()) / len(p) for p in ours if p]
-    mean = num(sum(means) / len(means)) if means else "-"
-    if arm is base:
-        return (short(arm.label, 80), mean, "-", "-", "-", str(len(ours[0])), seeds)
-    compared = heldout.difference(_averaged(theirs), _averaged(ours))
-    if compared is None:
-        return (short(arm.label, 80), mean, "other prompts", "-", "-", str(len(ours[0])), seeds)
-    interval = "-" if math.isnan(compared.low) else f"{compared.low:+.3f} .. {compared.high:+.3f}"
-    return (
-        short(arm.label, 80),
-        mean,
-        f"{compared.difference:+.4f}",
-        interval,
-        _over_seeds(arm, base, ours, theirs),
-        str(compared.n),
-        seeds,
+def _table(measure: Measure, base: str) -> Panel:
+    arms = len({result.arm.label for result in measure.results})
+    header: tuple[str, ...] = ("arm", "mean", "gain", "95 %")
+    if arms > 1:
+        header += (f"from {short(base, 30)}", "95 %", "better on", "95 %", "p, Holm")
+    header += ("prompts", "runs")
+    rows = [_row(result, base, arms > 1) for result in measure.results]
+    doubts = [
+        f"{short(r.arm.label, 60)}: {each.doubt} ({what})."
+        for r in measure.results
+        for each, what in ((r.gain, "gain"), (r.against, f"from {base}"))
+        if each is not None and each.doubt
+    ]
+    return Panel(
+        measure.name,
+        "table",
+        Table(header, rows, frozenset(range(1, len(header))), stacked=True),
+        " ".join(doubts),
     )
 
 
-def _over_seeds(arm: Arm, base: Arm, ours: Sequence[PER_PROMPT], theirs: Sequence[PER_PROMPT]) -> str:
-    """Student's interval of the difference over the seeds of both arms; a dash below two, or where a seed
-    occurs twice.
+def _row(result: Result, base: str, compared: bool) -> tuple[str, ...]:
+    gain, against = result.gain, result.against
+    cells = [short(result.arm.label, 80), num(result.mean)]
+    cells += ["-", "-"] if gain is None else [wording.size(gain), wording.between(gain.bounds)]
+    if compared and against is None:
+        cells += ["-" if result.arm.label == base else "other prompts", "-", "-", "-", "-"]
+    elif compared and against is not None:
+        share = wording.shares(against.better_bounds)
+        p = "-" if math.isnan(result.p) else f"{result.p:.2g}" if result.p >= 0.001 else "< 0.001"
+        cells += [wording.size(against), wording.between(against.bounds), f"{against.better:.0%}", share, p]
+    return (*cells, str(result.prompts), str(result.runs))
+
+
+def threshold(several: Several) -> Panel | None:
+    """Steps, samples and minutes until each arm first reaches a threshold of the first held-out measure, or
+    of the reward where nothing was held out; None where neither is there.
     """
-    from scipy import stats
+    key, name = _watched(several)
+    if not key:
+        return None
+    base = several.base.label
+    level, said = several.threshold, "as typed"
+    if level is None:
+        last = [curve.value[-1] for m in several.base.members if len(curve := _curve(m, key))]
+        first = [curve.value[0] for m in several.base.members if len(curve := _curve(m, key))]
+        if not last:
+            return None
+        level, said = float(np.mean(last)), f"what {base} ends at"
+        if level <= np.mean(first):
+            note = (
+                f"{base} ends at a {name} of {num(level)} and began at {num(float(np.mean(first)))}: where "
+                "it ends is no threshold. Type threshold=NUMBER for one."
+            )
+            return Panel("To a threshold", "text", "", note)
+    rows = [_reached(arm, key, level) for arm in (several.base, *several.others)]
+    header = ("arm", "runs that reached it", "steps", "samples", "minutes")
+    how = (
+        "at the first evaluation that does" if key.startswith("eval/") else "the last tenth of steps averaged"
+    )
+    note = (
+        f"{name[0].upper()}{name[1:]} {num(level)}, {said}. Medians (lowest .. highest) over the runs that "
+        f"reached it, {how}; minutes are those of training steps."
+    )
+    return Panel(
+        f"To a {name} of {num(level)}",
+        "table",
+        Table(header, rows, frozenset({1, 2, 3, 4}), stacked=True),
+        note,
+    )
 
-    a, b = _by_seed(arm.members, ours), _by_seed(base.members, theirs)
-    if len(a) < 2 or a.keys() != b.keys() or len(a) != len(ours) or len(b) != len(theirs):
+
+def _watched(several: Several) -> tuple[str, str]:
+    """The metric that is followed, and what it is called; empty where there is none, or rewards are not one
+    measure.
+    """
+    keys = {key for member in several.base.members for key in member.run.keys}
+    held = [key for key in keys if key.startswith("eval/") and key.count("/") == 1]
+    for key in ("eval/accuracy", "eval/score", *sorted(held)):
+        if key in keys:
+            return key, f"held-out {key.removeprefix('eval/')}"
+    alike = len({member.rewarded_by for member in several.members}) == 1
+    return ("reward/mean", "reward") if alike and final_rewards(several) else ("", "")
+
+
+def _curve(member: Member, key: str) -> Series:
+    """The metric over steps; a reward as its mean over a tenth of the steps before, for single steps are
+    noise.
+    """
+    series = member.run.series(key).finite
+    if key.startswith("eval/") or not len(series):
+        return series
+    window = max(1, round(0.1 * len(series)))
+    means = np.convolve(series.value, np.full(window, 1 / window), "valid")
+    return Series(series.step[window - 1 :], means, key)
+
+
+def _reached(arm: Arm, key: str, level: float) -> tuple[str, ...]:
+    found = []
+    for member in arm.members:
+        curve = _curve(member, key)
+        there = np.flatnonzero(curve.value >= level - 1e-12)
+        if len(there):
+            found.append(_spent(member, int(curve.step[there[0]])))
+    columns = list(zip(*found, strict=True)) if found else [(), (), ()]
+    count = f"{len(found)} of {len(arm.members)}"
+    return (short(arm.label, 80), count, *(_median(column) for column in columns))
+
+
+def _spent(member: Member, step: int) -> tuple[float, float, float]:
+    """Steps, samples (NaN where the configuration does not say) and minutes up to a step."""
+    run = member.run
+    sizes = [run.setting(f"data.{key}") for key in ("prompts_per_step", "samples_per_prompt")]
+    each = sizes[0] * sizes[1] if all(isinstance(size, int) for size in sizes) else math.nan
+    times = run.series("time/step").finite
+    return float(step), step * each, float(times.value[times.step <= step].sum()) / 60
+
+
+def _median(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
         return "-"
-    differences = np.array([a[seed] - b[seed] for seed in a])
-    half = float(stats.t.ppf(0.975, len(a) - 1)) * differences.std(ddof=1) / math.sqrt(len(a))
-    return f"{differences.mean() - half:+.3f} .. {differences.mean() + half:+.3f}"
+    middle, low, high = (_plain(float(v)) for v in (np.median(known), min(known), max(known)))
+    return middle if low == high else f"{middle} ({low} .. {high})"
 
 
-def _by_seed(members: Sequence[Member], per: Sequence[PER_PROMPT]) -> dict[str, float]:
-    pairs = zip(members, per, strict=True)
-    return {str(member.run.setting("seed")): sum(p.values()) / len(p) for member, p in pairs if p}
-
-
-def _averaged(per: Sequence[PER_PROMPT]) -> dict[tuple[int, str], float]:
-    """Mean over seeds of each prompt that all of them have."""
-    keys = [key for key in per[0] if all(key in each for each in per)]
-    return {key: sum(each[key] for each in per) / len(per) for key in keys}
-
-
-def _common_step(members: Sequence[Member]) -> int | None:
-    """The last step at which every evaluated run was evaluated."""
-    steps = [{int(e["step"]) for e in m.evaluations.entries} for m in members if m.evaluations.entries]
-    common = set.intersection(*steps)
-    return max(common) if common else None
-
-
-def _other_settings(members: Sequence[Member], step: int) -> str:
-    """A sentence on evaluation settings that are not equal, the policy aside."""
-    settings = [e.get("settings") for m in members for e in m.evaluations.entries if e["step"] == step]
-    known = [s for s in settings if isinstance(s, dict)]
-    keys = dict.fromkeys(key for s in known for key in s if key != "model")
-    odd = [key for key in keys if len({str(s.get(key)) for s in known}) > 1]
-    return f" Beware: the evaluations differ in {', '.join(odd)}." if odd else ""
+def _plain(value: float) -> str:
+    """A count without an exponent, a small number with three digits."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"

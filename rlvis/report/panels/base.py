@@ -74,12 +74,15 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text or markup; the first cell of a row names it. numbers: columns that are set right."""
+    """Rows of text or markup; the first cell of a row names it. numbers: columns that are set right. stacked:
+    on a phone each row is a list of its cells, so that no column is out of sight.
+    """
 
     header: tuple[str, ...]
     rows: Sequence[tuple[str | Markup, ...]]
     numbers: frozenset[int] = frozenset()
     wide: frozenset[int] = frozenset()  # columns of sentences
+    stacked: bool = False
 
 
 def drawing(title: str, draw: Callable[[], str], caption: str = "", empty: str = "") -> Drawing:

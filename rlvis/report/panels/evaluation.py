@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlvis.report import heldout, pictures, plots
+from rlvis.report import heldout, pictures, plots, wording
 from rlvis.report.folder import RunFolder
 from rlvis.report.panels.base import (
     TEXT,
@@ -27,6 +27,7 @@ ATTRIBUTES = 12  # curves of one figure
 MOST, FIRST = 12, 6  # prompts that became better, and as many worse; on the first screen
 BUDGET = 1_000_000  # bytes of base64, for each way
 NAMES = {1: "gains", -1: "losses"}
+SHARE = "share right"  # of axes that go from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def headline(run: RunFolder) -> Drawing | None:
     for key in ("eval/accuracy", "eval/score", *keys):
         if key in keys:
             name = key.removeprefix("eval/")
-            return _intervals(run, f"Held-out {name}", {name: key}, name, prefix="first-")
+            label = SHARE if key == "eval/accuracy" else name
+            return _intervals(run, f"Held-out {name}", {name: key}, label, prefix="first-")
     return None
 
 
@@ -60,7 +62,7 @@ def evaluation(context: Context) -> Panel | None:
         return None
     drawings = []
     if "eval/accuracy" in keys:
-        drawings.append(_intervals(run, "Held-out accuracy", {"all": "eval/accuracy"}, "share right"))
+        drawings.append(_intervals(run, "Held-out accuracy", {"all": "eval/accuracy"}, SHARE))
         kinds = below(keys, "eval/accuracy/")
         if len(kinds) > 1:
             drawings.append(_curves(run, "Held-out accuracy by kind", kinds, "Of the kinds of prompts."))
@@ -85,22 +87,26 @@ def gain(context: Context) -> Panel | None:
         steps = " or ".join(str(evaluations.entries[i]["step"]) for i in (0, -1))
         return Panel("Gain", "text", "", f"The samples of step {steps} cannot be read.")
     first, last, before, after = pair
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, column in heldout.measures(before).items():
         if column not in after:
             continue
         old, new = heldout.per_prompt([before], column), heldout.per_prompt([after], column)
-        compared = heldout.difference(old, new)
+        compared = heldout.difference([old], [new])
         if not old or not new:
             continue
         means = num(sum(old.values()) / len(old)), num(sum(new.values()) / len(new))
         if compared is None:
-            rows.append((name, *means, "other prompts", "-", str(len(new))))
+            rows.append((name, *means, "other prompts", "-", str(len(new)), "-"))
         else:
-            interval = f"{compared.low:+.3f} .. {compared.high:+.3f}"
-            rows.append((name, *means, f"{compared.difference:+.4f}", interval, str(compared.n)))
-    header = ("measure", f"step {first}", f"step {last}", "difference", "95 %", "prompts")
-    note = "Differences prompt by prompt on the same noise; intervals are bootstraps over prompts."
+            interval = wording.between(compared.bounds)
+            count = str(compared.prompts)
+            rows.append((name, *means, wording.size(compared), interval, count, compared.doubt or "-"))
+    header: tuple[str, ...] = ("measure", f"step {first}", f"step {last}", "difference", "95 %", "prompts")
+    if any(row[6] != "-" for row in rows):
+        header += ("why no interval",)
+    rows = [row[: len(header)] for row in rows]
+    note = "Differences prompt by prompt on the same noise; intervals over prompts."
     return Panel("Gain", "table", Table(header, rows, frozenset({1, 2, 3, 4, 5})) if rows else None, note)
 
 
@@ -160,10 +166,13 @@ def _intervals(run: RunFolder, title: str, keys: Mapping[str, str], ylabel: str,
     spreads = {label: evaluations.interval(key) for label, key in keys.items()}
     if all(len(spread.middle) for spread in spreads.values()):
         caption = "Bars: Student's 95 % interval over prompts."
-        return drawing(title, lambda: plots.spreads(name, spreads, ylabel=ylabel, bars=True), caption)
+        share = ylabel == SHARE
+        return drawing(
+            title, lambda: plots.spreads(name, spreads, ylabel=ylabel, bars=True, share=share), caption
+        )
     curves = named(run, keys)
     caption = "Mean over held-out samples; eval/summary.json has no interval for it."
-    return drawing(title, lambda: plots.lines(name, curves, ylabel=ylabel), caption)
+    return drawing(title, lambda: plots.lines(name, curves, ylabel=ylabel, share=ylabel == SHARE), caption)
 
 
 def _curves(run: RunFolder, title: str, keys: Mapping[str, str], caption: str) -> Drawing:
@@ -171,4 +180,4 @@ def _curves(run: RunFolder, title: str, keys: Mapping[str, str], caption: str) -
     if len(keys) > ATTRIBUTES:
         caption += f" The first {ATTRIBUTES} of {len(keys)}; all are in the table of metrics."
     curves = named(run, dict(list(keys.items())[:ATTRIBUTES]))
-    return drawing(title, lambda: plots.lines(name, curves, ylabel="share right"), caption)
+    return drawing(title, lambda: plots.lines(name, curves, ylabel=SHARE, share=True), caption)

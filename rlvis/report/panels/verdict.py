@@ -10,7 +10,7 @@ from markupsafe import Markup
 from rlvis.findings import Finding
 from rlvis.observe.history import Series
 from rlvis.report import heldout
-from rlvis.report.folder import RunFolder
+from rlvis.report.folder import RunFolder, json_object
 from rlvis.report.judge import STATE_WORDS, Judgement
 from rlvis.report.panels import curves, evaluation, samples
 from rlvis.report.panels.base import SIGNS, Context, Panel
@@ -124,4 +124,7 @@ def facts(run: RunFolder) -> list[tuple[str, str]]:
     add("time in steps, minutes", "time/step", lambda s: s.value.sum() / 60, ".3g")
     if run.series("memory/max_gib").value.any():  # 0 on a CPU
         add("largest memory, GiB", "memory/max_gib", lambda s: s.value.max(), ".3g")
+    moved = (json_object(run.path / "exit.json") or {}).get("moved")
+    if isinstance(moved, int | float):
+        rows.append(("exported weights from where they began, of their norm", f"{moved:.2g}"))
     return rows

@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from rlvis.reward import chat, comparisons
+from rlvis.reward.away import AwayError
 from rlvis.reward.chat import Answer, Chat, Part
 from rlvis.reward.contract import Scores
 from rlvis.reward.facts import Facts
@@ -28,6 +30,10 @@ from rlvis.reward.repeats import summary
 from rlvis.schema.key import Key
 
 log = logging.getLogger(__name__)
+
+ADVICE = (
+    "; kwargs.prompt says how to answer, kwargs.pattern what is read, kwargs.max_tokens how long it may be"
+)
 
 
 class Vlm:
@@ -110,6 +116,7 @@ class Vlm:
         self.repeats, self.group, self.opponents = repeats, group, opponents
         self.picture, self.quality = picture, quality
         self.scale = 5.0 if scale is None else scale
+        self._reason, self._told = "", False  # why questions of the last call have no answer
         endpoint = (model, base_url, key_env, temperature, max_tokens, options)
         self.chat = Chat(*endpoint, timeout, attempts, concurrency, transport=transport, sleep=sleep)
 
@@ -145,7 +152,11 @@ class Vlm:
             marks = self._pointwise(images, prompts)
         else:
             marks = self._pairwise(images, prompts, metadata)
-        return summary(marks)
+        scores = replace(summary(marks), reason=self._reason)
+        if self._reason and bool(scores.valid.all()) and not self._told:  # else the score stage says it
+            self._told = True
+            log.warning("vlm: %s; the other answers about these samples count", self._reason)
+        return scores
 
     def _pointwise(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Marks [R, B], NaN where there is none."""
@@ -196,7 +207,10 @@ class Vlm:
         return self.prompt.replace("{media}", media).replace("{prompt}", prompt)
 
     def _read(self, answers: Sequence[Answer], number: Callable[[str], float]) -> list[float]:
-        """The number in each answer, NaN where there is none; what went wrong is logged once for all."""
+        """The number in each answer, NaN where there is none; what went wrong is kept as the reason.
+
+        Raises AwayError where every question found nobody.
+        """
         numbers, failures = [], Counter[str]()
         for answer in answers:
             match = None if answer.text is None else self.pattern.search(answer.text)
@@ -207,16 +221,17 @@ class Vlm:
                 except (ValueError, KeyError, TypeError):
                     match = None
             if match is None:
-                read = "" if answer.text is None else f"nothing to read in {answer.text[-80:]!r}"
+                read = "" if answer.text is None else f"nothing to read in {answer.text[-80:]!r}{ADVICE}"
                 failures[answer.reason or read] += 1
             numbers.append(value)
+        self._reason = ""
         if failures:
             (reason, count), *others = failures.most_common()
-            log.warning(
-                "vlm: %d of %d questions have no usable answer: %d times %s%s",
-                *(failures.total(), len(answers), count, reason),
-                f"; and {len(others)} other reasons" if others else "",
-            )
+            more = f"; and {len(others)} other reasons" if others else ""
+            what = f"{failures.total()} of {len(answers)} questions have no usable answer"
+            self._reason = f"{what}: {count} times {reason}{more}"
+        if answers and all(answer.away for answer in answers):
+            raise AwayError(f"vlm: {self._reason}", insisted=True)
         return numbers
 
     def _tell_bias(self, first: Tensor) -> None:

@@ -83,7 +83,7 @@ class Remote:
         self.servers = Servers([address(url) for url in urls], rest)
         self.timeout, self.hedge, self.attempts, self.batch = timeout, hedge, attempts, batch
         self._chance = random.Random(seed)
-        self._given_up = False
+        self._given_up, self._last_words = False, ""
         if open_to_all := [url for url in urls if in_the_clear(url)]:
             log.warning(
                 "samples%s travel to %s in the clear: use https, or a tunnel such as ssh -L "
@@ -205,7 +205,8 @@ class Remote:
         """One attempt: a server, and after `hedge` seconds another one too. The first answer counts."""
         now = asyncio.get_running_loop().time
         if self._given_up and not self.servers.healthy(now()):
-            raise UnavailableError(f"all {len(self.servers.all)} reward servers rest after failures")
+            count, last = len(self.servers.all), self._last_words
+            raise UnavailableError(f"all {count} reward servers rest after failures, the last: {last}")
         chosen = self.servers.pick(now())
         if self.hedge is None:
             return await self._post(chosen, body)
@@ -225,6 +226,7 @@ class Remote:
         try:
             scores = await self._exchange.scores(server.url, self.term, body)
         except UnavailableError as error:
+            self._last_words = str(error)
             self.servers.bad(server, asyncio.get_running_loop().time(), str(error))
             raise
         except RemoteError:

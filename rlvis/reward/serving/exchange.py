@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
+from rlvis.reward.away import AwayError
 from rlvis.reward.contract import Scores
 from rlvis.reward.serving import wire
 
@@ -21,12 +22,14 @@ FIRST_LOOK = 10.0  # seconds that a server has to name its terms at the start
 BODY = (400, 411, 413, 415, 422)  # what is wrong with a request, wherever it is sent
 
 
-class UnavailableError(RuntimeError):
+class UnavailableError(AwayError):
     """A server gave no usable answer; the same request may have one elsewhere, or later."""
 
 
 class RefusedError(UnavailableError):
     """A server does not want us (a token, an address): waiting does not help."""
+
+    away = False
 
 
 class RemoteError(RuntimeError):

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from rlvis.reward import function
+from rlvis.reward.away import AwayError
+from rlvis.reward.boundary import Boundary
 from rlvis.reward.cache import not_cached
 from rlvis.reward.contract import Scorer, Scores, joined
 
@@ -27,6 +29,7 @@ class Worker:
 
     def __init__(self, path: str, kwargs: dict[str, Any], where: str) -> None:
         self.scorer: Scorer = function.load(path, kwargs, where)
+        self.boundary, self.where = Boundary(), where
 
     def ready(self) -> str | None:
         """Answers once the scorer is loaded: why its scores are not to be kept, if it says so."""
@@ -34,7 +37,8 @@ class Worker:
 
     def score(self, images: Any, prompts: list[str], metadata: list[dict[str, Any]]) -> tuple[Any, ...]:
         """Columns of Scores as arrays; images: uint8 [b, M, 3, Y, X], an array that cannot be written."""
-        scores = self.scorer(torch.from_numpy(images.copy()), prompts, metadata)
+        pixels = torch.from_numpy(images.copy())
+        scores: Scores = self.boundary.call(self.where, self.scorer, pixels, prompts, metadata)
         columns = (scores.value, scores.valid, scores.noise_var, scores.noise_dof)
         return tuple(None if x is None else x.detach().cpu().numpy() for x in columns)
 
@@ -98,7 +102,7 @@ class Pool:
                 failure = TimeoutError(f"{self.where}: no answer within {self.timeout:g} s")
                 self._replace(i)
             except self.ray.exceptions.RayActorError as error:
-                failure = RuntimeError(words(error))
+                failure = AwayError(words(error))
                 self._replace(i)
             except self.ray.exceptions.RayError as error:
                 failure = RuntimeError(words(error))

@@ -1,9 +1,10 @@
 """A reward as a service: scores of the samples that are posted, to who has the token.
 
 POST /score/TERM, GET /terms and /metrics want the token; GET /health does not. Unusual: a body is read only
-once its sender may be served and a place is free, never beyond the limit, and scorers (which are not
-thread-safe) run one at a time in one thread, so that the next body arrives meanwhile. Whatever a
-request does, it gets an answer in words and one line in the log, and the server lives.
+once its sender may be served and a place is free, never beyond the limit, and makes room when it stalls while
+others wait; scorers (which are not thread-safe) run one at a time in one thread, so that the next body
+arrives meanwhile. Whatever a request does, it gets an answer in words and one line in the log, and the server
+lives.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 
 PLACES = 4  # bodies in memory at once; the senders of others wait
 PATIENCE = 60.0  # seconds for a body to arrive
+STALLED = 2.0  # seconds without a byte after which a body makes room for those that wait
 SECRET = re.compile(r"(key|token|secret|passwd|password|credentials?)$", re.IGNORECASE)
 PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
@@ -43,7 +47,8 @@ class Service:
     """The terms behind an address, and what was asked of them.
 
     Args: terms; token, None: anybody may ask; max_body, bytes of a request; scorers, what each term's scorer
-    is called; patience, seconds for a body to arrive.
+    is called; patience, seconds for a body to arrive; stalled, seconds without a byte after which it makes
+    room.
     """
 
     def __init__(
@@ -53,12 +58,14 @@ class Service:
         max_body: int = 2**28,
         scorers: Mapping[str, str] | None = None,
         patience: float = PATIENCE,
+        stalled: float = STALLED,
     ) -> None:
         self.terms = {term.name: term for term in terms}
         self.scorers = {name: (scorers or {}).get(name, name) for name in self.terms}
         self.counts = Counts(list(self.terms))
-        self._token, self._max_body, self._patience = token, max_body, patience
-        self._places = asyncio.Semaphore(PLACES)
+        self._token, self._max_body = token, max_body
+        self._patience, self._stalled = patience, stalled
+        self._places, self._waiting = asyncio.Semaphore(PLACES), 0
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")
 
@@ -102,7 +109,7 @@ class Service:
         if term is None:
             raise HTTPException(404, f"there is no such term; this server scores {', '.join(self.terms)}")
         length = self._length(request)
-        async with self._places:
+        async with self._place():
             try:
                 async with asyncio.timeout(self._patience):
                     body = await self._body(request, length)
@@ -119,18 +126,32 @@ class Service:
                 work = partial(self._scored, term, images, prompts, metadata)
                 return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """A place for a body, once one is free."""
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
     def _scored(
         self, term: Term, images: Tensor, prompts: list[str], metadata: list[dict[str, Any]]
     ) -> Response:
         """One call of a scorer, in the thread that all of them share."""
         start = time.perf_counter()
         try:
-            scores = term.scorer(images, prompts, metadata)
+            scores = term.ask(images, prompts, metadata)
             seconds = time.perf_counter() - start
             answer = wire.answer(scores, seconds)
         except Exception as error:  # whatever a scorer raises is an answer, and the next request another call
             self.counts.scored(term.name, len(prompts), len(prompts), time.perf_counter() - start)
-            log.exception("term %s failed on %d samples", term.name, len(prompts))
+            trace = masked(traceback.format_exc(), self._token)
+            log.error("term %s failed on %d samples\n%s", term.name, len(prompts), trace)
             words = public_words(error, self._token)
             return JSONResponse({"error": words, "kind": "scorer"}, status_code=500)
         good = sum(
@@ -161,13 +182,29 @@ class Service:
 
     async def _body(self, request: Request, length: int | None) -> bytearray:
         content = bytearray()
-        async for piece in request.stream():
+        async for piece in self._moving(request.stream()):
             content += piece
             if len(content) > self._max_body:
                 raise HTTPException(413, self._too_large("a body"))
         if length is not None and len(content) != length:
             raise HTTPException(400, f"the body has {len(content)} bytes, and its header says {length}")
         return content
+
+    async def _moving(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The pieces of a body. Raises HTTPException once it stalls while others wait for its place."""
+        while True:
+            coming = asyncio.ensure_future(anext(pieces, None))
+            try:
+                while not (await asyncio.wait({coming}, timeout=self._stalled))[0]:
+                    if self._waiting:
+                        raise HTTPException(
+                            408, f"no byte of the body came for {self._stalled:g} s, and others wait"
+                        )
+            finally:
+                coming.cancel()
+            if (piece := coming.result()) is None:
+                return
+            yield piece
 
     def _too_large(self, what: str) -> str:
         return (
@@ -193,7 +230,12 @@ class Service:
 def public_words(error: Exception, token: str | None = None) -> str:
     """What a sender learns of an exception: its kind and words in one line, without folders and secrets."""
     words = " ".join(f"{type(error).__name__}: {error}".split())
+    return PATH.sub(".../", masked(words, token))[:500]
+
+
+def masked(words: str, token: str | None = None) -> str:
+    """Text without the token and without the values of environment variables that hold secrets."""
     secrets = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) > 5}
     for secret in sorted(secrets | ({token} if token else set()), key=len, reverse=True):
         words = words.replace(secret, "***")
-    return PATH.sub(".../", words)[:500]
+    return words

@@ -30,10 +30,13 @@ class Server:
 
 @dataclass
 class Servers:
-    """All addresses. rest: seconds that one is left alone after a failure; the next one doubles it."""
+    """All addresses. rest: seconds that one is left alone after a failure; the next one doubles it, up to
+    `longest`.
+    """
 
     urls: Collection[str]
     rest: float
+    longest: float = LONGEST
     all: list[Server] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,7 +63,7 @@ class Servers:
         if server.until > now:
             return
         server.failures += 1
-        pause = min(LONGEST, self.rest * 2 ** (server.failures - 1))
+        pause = min(self.longest, self.rest * 2 ** (server.failures - 1))
         server.until = now + pause
         log.warning("%s; it rests for %.0f s (failure %d)", reason, pause, server.failures)
 

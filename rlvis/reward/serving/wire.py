@@ -163,10 +163,10 @@ def read_answer(body: bytes) -> Scores:
     if not isinstance(valid, list) or not all(isinstance(x, bool) for x in valid):
         raise WireError("an answer whose valid is not a list of true and false")
     value = _column(fields, "value", len(valid))
-    noise = [
+    var, dof = (
         None if fields.get(x) is None else _column(fields, x, len(valid)) for x in ("noise_var", "noise_dof")
-    ]
-    return Scores(value, torch.tensor(valid, dtype=torch.bool), *noise)
+    )
+    return Scores(value, torch.tensor(valid, dtype=torch.bool), var, dof)
 
 
 def _column(fields: dict[str, Any], name: str, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from rlvis.data.world import language
 from rlvis.data.world.language import (
     CLIP_KINDS,
     COLOURS,
@@ -117,3 +118,28 @@ def test_another_split_or_kind_is_refused() -> None:
         prompts("test")
     with pytest.raises(ValueError, match="no kind direction here"):
         prompts(kinds=("direction",))
+
+
+@pytest.mark.parametrize("clips", [False, True])
+def test_a_paraphrase_asks_for_the_same(clips: bool) -> None:
+    texts = language.prompts(clips=clips)
+    said = {text: language.paraphrase(text) for text in texts}
+    for text, other in said.items():
+        if other is None:
+            continue
+        asked, again = language.parse(text), language.parse(other)
+        assert other != text
+        assert len(other.split()) <= language.MOST_WORDS
+        if asked.relation is None:
+            assert again == asked
+        else:
+            assert again.things == asked.things[::-1]
+            assert again.relation == language.INVERSE[asked.relation]
+    assert sum(other is None for other in said.values()) < 0.1 * len(said)  # "a circle", "it moves"
+
+
+def test_paraphrases_are_no_prompts_of_training() -> None:
+    """Where a held-out prompt's other words were trained on, it would be no test of words."""
+    trained = set(language.prompts("train"))
+    others = [language.paraphrase(text) for text in language.prompts("heldout")]
+    assert not trained & {other for other in others if other}

@@ -53,7 +53,7 @@ def restless(step: int) -> float:
 
 FALLS = late("reward/mean", lambda s: 0.88 - 0.015 * (s - 80) + 0.02 * (-1) ** s)
 SICK: dict[str, tuple[Callable[[list[Row]], None], str, tuple[int, int]]] = {
-    "ratio-first": (once("ratio/max_deviation_first", 3e-5), Severity.failure, (80, 80)),
+    "ratio-first": (once("ratio/max_deviation_first", 9e-5), Severity.failure, (80, 80)),
     "ratio-far": (once("ratio/max_deviation", 0.9), Severity.warning, (80, 80)),
     "clip-always": (
         both(late("clip/fraction_high", 0.26), late("clip/fraction_low", 0.24)),
@@ -206,7 +206,7 @@ def test_symptoms_come_by_step() -> None:
 
 def test_limits_follow_the_configuration() -> None:
     plain = limits(CONFIG)
-    assert plain["ratio/max_deviation_first"] == (None, 2.5e-5)
+    assert plain["ratio/max_deviation_first"] == (None, 7.5e-5)
     assert plain["clip/fraction_high"] == (None, 0.475)
     assert not any(key.startswith(("trust/", "map/")) for key in plain)
     assert limits(config_with("advantage", clip_range=[0.2, 0.4]))["ratio/max_deviation_first"] == (

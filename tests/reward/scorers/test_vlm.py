@@ -192,9 +192,68 @@ def _first(body: dict[str, Any]) -> Tensor:
 def test_an_endpoint_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
     pauses: list[float] = []
     vlm = Vlm("m", "http://127.0.0.1:9/v1", attempts=3, sleep=pauses.append)
-    assert vlm(IMAGES[:1], ["a"], [{}]).valid.tolist() == [False]
-    assert pauses == [1.0, 2.0]
-    assert "ConnectError, 3 times" in caplog.text
+    scores = stage.score([Term("vlm", vlm, 1.0)], PROMPTS[:2], METADATA[:2], IMAGES[:2])
+    assert scores.failures == {"vlm/raised": 2}
+    assert sorted(pauses) == [1.0, 1.0, 2.0, 2.0]  # it has insisted: neither repeated nor asked row by row
+    (record,) = caplog.records
+    assert "ConnectError, 3 times" in record.getMessage()
+
+
+def test_patience_waits_for_an_endpoint(endpoint: Endpoint) -> None:
+    turns, slept = [0], list[float]()
+
+    def reply(texts: list[str], pictures: list[Tensor]) -> Any:
+        turns[0] += 1
+        return (503, "restarting", {}) if turns[0] <= 4 else "Final Score: 5"
+
+    endpoint.reply = reply
+    term = Term("vlm", judge(endpoint, attempts=1), 1.0)
+    now = lambda: sum(slept)  # noqa: E731
+    scores = stage.score([term], ["a"], [{}], IMAGES[:1], clock=now, patience=60.0, sleep=slept.append)
+    assert scores.value.tolist() == [[1.0]]
+    assert slept == [1.0, 2.0, 4.0, 8.0]
+    assert (term.boundary.news.retried, term.boundary.news.seconds) == (4, 15.0)
+
+
+def test_an_endpoint_that_wants_max_completion_tokens(endpoint: Endpoint) -> None:
+    words = "Unsupported parameter: 'max_tokens' is not supported, use 'max_completion_tokens' instead."
+
+    def reply(texts: list[str], pictures: list[Tensor]) -> Any:
+        return (400, words, {}) if "max_tokens" in endpoint.requests[-1] else "Final Score: 5"
+
+    endpoint.reply = reply
+    vlm = judge(endpoint, max_tokens=77, concurrency=1)
+    assert vlm(IMAGES[:3], PROMPTS[:3], METADATA[:3]).value.tolist() == [1.0] * 3
+    limits = [(b.get("max_tokens"), b.get("max_completion_tokens")) for b in endpoint.requests]
+    assert limits == [(77, None), (None, 77), (None, 77), (None, 77)]
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "score", "reason"),
+    [
+        ({"content": "", "reasoning_content": "So: Final Score: 4"}, "stop", 0.8, ""),
+        ({"content": None, "reasoning": "Final Score: 4"}, "stop", 0.8, ""),
+        ({"content": "Final Score: 1", "reasoning_content": "Final Score: 4"}, "stop", 0.2, ""),
+        ({"content": [{"type": "text", "text": "Final Score: 2"}]}, "stop", 0.4, ""),
+        (
+            {"content": "", "reasoning_content": "Final Score: 4, or"},
+            "length",
+            None,
+            "still thinking after 9 tokens",
+        ),
+        ({"content": "  "}, "stop", None, "an answer without text"),
+        ({"content": "nothing"}, "stop", None, "kwargs.pattern what is read, kwargs.max_tokens"),
+    ],
+)
+def test_where_the_text_of_an_answer_stands(
+    endpoint: Endpoint, message: dict[str, Any], finish: str, score: float | None, reason: str
+) -> None:
+    choice = {"message": message, "finish_reason": finish}
+    endpoint.reply = lambda texts, pictures: (200, json.dumps({"choices": [choice]}), {})
+    scores = judge(endpoint, max_tokens=9)(IMAGES[:1], PROMPTS[:1], METADATA[:1])
+    assert scores.valid.tolist() == [score is not None]
+    assert score is None or float(scores.value) == pytest.approx(score)
+    assert reason in scores.reason
 
 
 def test_the_key_goes_to_the_endpoint_and_nowhere_else(
@@ -209,12 +268,11 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(
     endpoint.reply = lambda texts, pictures: replies.pop(0)
     vlm = judge(endpoint, key_env="JUDGE_KEY")
     with caplog.at_level(logging.DEBUG):
-        for _ in range(3):
-            vlm(IMAGES[:1], ["a"], [{}])
+        reasons = [vlm(IMAGES[:1], ["a"], [{}]).reason for _ in range(3)]
     assert [headers["authorization"] for headers in endpoint.headers] == ["Bearer sk-very-secret"] * 3
     assert "very-secret" not in caplog.text
-    assert "refuses the key in JUDGE_KEY" in caplog.text
-    assert "you sent ***" in caplog.text
+    assert "refuses the key in JUDGE_KEY" in reasons[1]
+    assert "status 400: you sent ***" in reasons[2]
     vlm.chat._sleep = time.sleep
     assert b"very-secret" not in pickle.dumps(vlm)
     monkeypatch.delenv("JUDGE_KEY")

@@ -98,9 +98,9 @@ class StandIn(types.SimpleNamespace):
             return [self.get(one, timeout) for one in asked]
         try:
             return asked()
-        except SystemExit as error:
-            raise StandIn.RayActorError(RuntimeError("it exited")) from error
         except Exception as error:
+            if isinstance(error.__cause__, SystemExit):  # stands for os._exit, which no boundary catches
+                raise StandIn.RayActorError(RuntimeError("it exited")) from error
             raise StandIn.RayError(error) from error
 
     def kill(self, actor: Any) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -19,7 +21,7 @@ from rlvis.reward.contract import Scores, Term
 from rlvis.reward.serving import wire
 from rlvis.reward.serving.client import Remote
 from rlvis.reward.serving.exchange import RemoteError
-from rlvis.reward.serving.server import public_words
+from rlvis.reward.serving.server import PLACES, public_words
 from rlvis.reward.stage import score
 from tests.reward.serving.places import TOKEN, content, level, pictures, served, term
 
@@ -172,6 +174,22 @@ def test_a_body_that_does_not_come_is_given_up(
     assert alive(url)
 
 
+def test_stalled_bodies_block_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    with served(TERMS, max_body=2**16, patience=60.0, stalled=0.05) as url, ExitStack() as lines:
+        host, port = url.removeprefix("http://").split(":")
+        head = b"POST /score/level HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + TOKEN.encode()
+        waiting = [
+            lines.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            for _ in range(PLACES)
+        ]
+        for line in waiting:
+            line.sendall(head + b"\r\nContent-Length: 5000\r\n\r\n" + BODY[:50])
+        assert post(url).status_code == 200
+        told, _, _ = select.select(waiting, [], [], 10)
+        assert told[0].recv(200).startswith(b"HTTP/1.1 408")
+    assert "no byte of the body came for 0.05 s, and others wait" in caplog.text
+
+
 def test_what_is_no_http_at_all(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as line:
@@ -194,6 +212,8 @@ def test_a_scorer_that_raises_is_an_answer_without_secrets(
     assert answer.status_code == 500
     assert content(answer) == {"error": "ValueError: cannot see .../model.bin with ***", "kind": "scorer"}
     assert "Traceback" in caplog.text  # which is for who runs the server
+    assert TOKEN not in caplog.text
+    assert "***" in caplog.text
     assert "shape [5, 1]" in content(post(url, term="column"))["error"]
     assert alive(url)
 
