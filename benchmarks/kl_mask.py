@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlvis.flow import noise
 from rlvis.flow.logprob import reduce_positions
 from rlvis.update import loss as losses
 from rlvis.update.loss_term import LossTerm
@@ -27,19 +26,7 @@ def of(limit: float) -> type[LossTerm]:
         ) -> tuple[Tensor, dict[str, Tensor]]:
             per_row, metrics = super().__call__(batch, new, rows, s)
             with torch.no_grad():
-                drawn = [
-                    noise.of_transition(
-                        self.policy.latent_shape,
-                        int(t),
-                        seed=self.seed,
-                        step=self.policy_step,
-                        prompts=[batch.index[i]],
-                        samples=[batch.samples[i]],
-                    )
-                    for i, t in enumerate(new.step)
-                ]
-                old = new.taken - new.std * torch.cat(drawn)
-                kl = losses.kl(new.mean, old, new.std.flatten(), self.free)
+                kl = losses.kl(new.mean, self.old_mean(batch, new), new.std.flatten(), self.free)
                 moved = reduce_positions(new.logprob - batch.old_logprob[:, s], self.free)
                 out = (kl >= limit) & (moved * self.advantage[0, rows] > 0)
             metrics["clip_high"] = (out & (moved > 0)).float()

@@ -107,8 +107,7 @@ def require_unchanged(folder: Path) -> None:
                 f"resume: {folder / files.CONFIG} was changed by hand since the run wrote it: "
                 f"{'; '.join(edited)}",
                 f"cp {checkpoint / files.CONFIG} {folder / files.CONFIG}, and the new value beside "
-                f"resume= with "
-                "its key in resume_allow",
+                "resume= with its key in resume_allow",
                 why="a checkpoint keeps the settings that it was trained with, and they must agree",
             )
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlvis.checks.files import FILES
+from rlvis.checks.model import family_of
 from rlvis.findings import Finding, mistake
 from rlvis.schema import SHAPES, WORLD, Config
 
@@ -25,6 +26,13 @@ def eval_errors(config: Config, *, alone: bool = False) -> Iterator[Finding]:
             f"rlvis eval eval.run={settings.run}, or eval.run=null",
         )
     yield from _terms(config)
+    family = family_of(config.model)
+    if settings.guidance is not None and family is not None and not family.takes_guidance:
+        yield mistake(
+            f"eval.guidance={settings.guidance}: the denoiser of model.family={config.model.family} is not "
+            "told a guidance scale",
+            "eval.guidance=null, and eval.cfg=... for classifier-free guidance",
+        )
     measures = settings.measures
     if not measures and (alone or settings.every > 0):
         yield mistake(
@@ -37,8 +45,7 @@ def eval_errors(config: Config, *, alone: bool = False) -> Iterator[Finding]:
     if settings.suite == SHAPES and source not in _world():
         yield mistake(
             f"eval.suite=shapes with {'data' if settings.source is None else 'eval'}.source={source}: its "
-            f"checker reads the prompts of the shapes world "
-            "alone",
+            "checker reads the prompts of the shapes world alone",
             "eval=none and name a scorer (eval.terms.NAME.scorer=SCORER), or data=shapes",
         )
 
@@ -61,11 +68,13 @@ def _data(config: Config) -> Iterator[Finding]:
     settings = config.eval
     source, key = settings.source or config.data.source, "data" if settings.source is None else "eval"
     world = source in _world()
-    if world and settings.path is not None:
-        yield mistake(
-            f"eval.path={settings.path} does nothing with {key}.source={source}, which needs no file",
-            "eval.path=null",
-        )
+    for name in ("path", "column", "quoted"):
+        value = getattr(settings, name)
+        if world and value is not None:
+            yield mistake(
+                f"eval.{name}={value} does nothing with {key}.source={source}, which needs no file",
+                f"eval.{name}=null",
+            )
     if not world and settings.kinds is not None:
         yield mistake(
             f"eval.kinds={settings.kinds} does nothing with {key}.source={source}, whose prompts have no "
@@ -79,8 +88,7 @@ def _data(config: Config) -> Iterator[Finding]:
     if settings.paraphrase == WORLD and not world:
         yield mistake(
             f"eval.paraphrase={WORLD} with {key}.source={source}: only the shapes world knows other words "
-            f"for "
-            "its prompts",
+            "for its prompts",
             "eval.paraphrase=FIELD, the column of the file that holds them, or eval.paraphrase=null",
         )
 
@@ -121,8 +129,8 @@ def _no_file(config: Config) -> list[Finding]:
     settings = config.eval
     return [
         mistake(
-            f"eval.suite={settings.suite} takes its prompts from a file, and eval.path names none",
-            "eval.path=FILE; rlvis list eval says where each suite's prompts come from",
+            f"eval.source={settings.source} reads its prompts from a file, and eval.path names none",
+            "eval.path=FILE, or eval.source=null for the prompts of data",
         )
     ]
 

@@ -60,8 +60,7 @@ def _model(path: str) -> Iterator[Finding]:
 
 
 def _folder(model: ModelConfig) -> Iterator[Finding]:
-    """What a checkpoint's folder lacks of what its model_index.json lists, but for what its family never
-    reads."""
+    """What a checkpoint's folder lacks of what its model_index.json lists, without what nobody reads."""
     folder = Path(model.path).expanduser()
     family = family_of(model) if (folder / model_folder.INDEX).is_file() else None
     faults = model_folder.folder_faults(folder, () if family is None else family.unused)
@@ -69,8 +68,7 @@ def _folder(model: ModelConfig) -> Iterator[Finding]:
         yield mistake(
             f"model.path={model.path}: {'; '.join(faults[:3])}"
             + (f"; and {len(faults) - 3} more" if len(faults) > 3 else ""),
-            "model.path=FOLDER with a whole pipeline, as pipe.save_pretrained(FOLDER) or hf download "
-            "writes it",
+            "model.path=FOLDER with a whole pipeline, as pipe.save_pretrained or hf download write it",
         )
 
 

@@ -1,5 +1,4 @@
-"""Whether the folder of a checkpoint holds what its model_index.json lists, by names, sizes and headers of
-files.
+"""Whether the folder of a checkpoint holds what its model_index.json lists: names, sizes, headers of files.
 
 No weight is read and no library of models is needed, so a missing shard or tokenizer is told at once and not
 by what a library makes of it.

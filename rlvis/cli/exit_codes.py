@@ -41,8 +41,7 @@ def ended_by(error: Exception) -> int:
 
 
 def cut_off() -> int:
-    """Nobody reads what is printed any more (`rlvis list | head`): end as other programs do, without a
-    word."""
+    """Nobody reads what is printed any more (`rlvis list | head`): end as other programs do, in silence."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return CUT_OFF
 
@@ -94,11 +93,11 @@ def _fail(error: Exception) -> int:
     lines = " ".join(_words(error).split())
     from rlvis.runs.exit_state import keep_traceback
 
-    place = keep_traceback(error, Path(tempfile.gettempdir()) / f"rlvis_traceback_{os.getpid()}.txt")
-    if place is None:
+    kept = keep_traceback(error, Path(tempfile.gettempdir()) / f"rlvis_traceback_{os.getpid()}.txt")
+    if kept is None:
         traceback.print_exception(error)
     else:
-        lines += f"; its traceback: {place}"
+        lines += f"; its traceback: {kept}"
     print(f"error: the run failed: {lines}", file=sys.stderr)
     return FAILED
 
@@ -133,11 +132,9 @@ def _full_disk(error: OSError) -> str:
     except OSError:
         free = ""
     return (
-        f"{error.strerror}: {error.filename or 'a file'} could not be written whole and was left "
-        f"out{free}; free "
-        "some, for a run by rlvis checkpoint prune RUN keep=1, and go on with rlvis train resume=RUN, "
-        "which writes "
-        "what is missing"
+        f"{error.strerror}: {error.filename or 'a file'} could not be written whole and was left out{free}; "
+        "free some, for a run by rlvis checkpoint prune RUN keep=1, and go on with rlvis train resume=RUN, "
+        "which writes what is missing"
     )
 
 

@@ -58,9 +58,9 @@ def finished(config: Config) -> str:
     if done <= config.train.steps:
         return ""
     return (
-        f"nothing to do: {config.resume} has {done} training steps done, and "
-        f"train.steps={config.train.steps} "
-        f"asks for no more; type train.steps={done + 1} or more to go on. Its files are as they were"
+        f"nothing to do: {config.resume} has {done} training steps done, and train.steps="
+        f"{config.train.steps} asks for no more; type train.steps={done + 1} or more to go on. Its files "
+        "are as they were"
     )
 
 

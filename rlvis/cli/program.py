@@ -34,9 +34,8 @@ usage: rlvis VERB ...
   -h, --help     this text
   -V, --version  the version
 
-Exit codes: 0 done, 1 the run failed, 2 a mistake in the configuration (nothing was loaded), 3 the run
-saved and
-ended because its steps trained nothing (reward.max_invalid_steps), 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 a mistake in the configuration (nothing was loaded), 3 the run saved
+and ended because its steps trained nothing (reward.max_invalid_steps), 130 interrupted.
 """
 
 # Verb -> the module that has `run(words) -> exit code`.

@@ -50,8 +50,7 @@ Groups and options (* is the default):
 
 A run writes into outputs/NAME/DATE_TIME (or run_dir=DIR): config.yaml, manifest.json, metrics.jsonl, samples,
 checkpoints, the trained weights for diffusers, report.html. Exit codes: 0 done, 1 failed, 2 a mistake in the
-configuration, 3 saved and ended because its steps trained nothing (reward.max_invalid_steps), 130
-interrupted.
+configuration, 3 saved and ended as its steps trained nothing (reward.max_invalid_steps), 130 interrupted.
 """
 
 

@@ -55,8 +55,7 @@ def prepare(config: Config) -> HeldOut:
     if not settings.measures:
         raise ValueError(
             f"eval.suite={settings.suite} and eval.terms is empty, so nothing would be measured; type "
-            f"eval=shapes for the "
-            "shapes world, or name a scorer: eval.terms.NAME.scorer=SCORER"
+            "eval=shapes for the shapes world, or name a scorer: eval.terms.NAME.scorer=SCORER"
         )
     terms = [scorer.one(name, term, f"eval.terms.{name}") for name, term in settings.terms.items()]
     model = settings.model(config.model)

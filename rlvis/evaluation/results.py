@@ -63,8 +63,8 @@ def frame(held: HeldOut, columns: Mapping[str, Tensor], step: int) -> pd.DataFra
 def estimates(table: pd.DataFrame) -> dict[str, Estimate]:
     """Metric -> its mean and standard error over prompts: eval/score, eval/accuracy, eval/accuracy/KIND,
     eval/right/ATTRIBUTE, eval/TERM, eval/TERM/KIND with their mean eval/TERM/macro, eval/diversity; of the
-    other views eval/VIEW/MEASURE, and what the view
-    changes, sample by sample, as eval/VIEW/MEASURE_change. One that has no value is left out.
+    other views eval/VIEW/MEASURE, and what the view changes, sample by sample, as eval/VIEW/MEASURE_change.
+    One that has no value is left out.
     """
     prompt = table["index"].to_numpy()
     means: dict[str, Estimate] = {}

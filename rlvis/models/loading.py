@@ -55,15 +55,14 @@ def require_whole(pipe: Any, path: str, lost: Sequence[str]) -> None:
             if gone:
                 raise ValueError(
                     f"model.path={path}: the files of {name}/ lack {len(gone)} of its weights, the first "
-                    f"is {gone[0]}; "
-                    f"get {name}/ again, or type another model.path"
+                    f"is {gone[0]}; get {name}/ again, or type another model.path"
                 )
         limit = getattr(part, "model_max_length", 0)
         if limit > LONGEST:
             raise ValueError(
                 f"model.path={path}: {name}/ does not say how many tokens its text encoder takes "
-                f"(model_max_length in "
-                "tokenizer_config.json): a file of the tokenizer is missing; get the folder again"
+                "(model_max_length in tokenizer_config.json): a file of the tokenizer is missing; get the "
+                "folder again"
             )
     if lost:
         log.warning(
@@ -92,6 +91,5 @@ def require_finite(pipe: Any, path: str) -> None:
         if any(bad):
             raise ValueError(
                 f"model.path={path}: {sum(bad)} of {len(weights)} weights of {name}/ hold NaN or infinite "
-                f"numbers in "
-                f"the file, first {weights[bad.index(True)][0]}; get {name}/ again"
+                f"numbers in the file, first {weights[bad.index(True)][0]}; get {name}/ again"
             )

@@ -90,10 +90,9 @@ class Boundary:
             return within(
                 self.timeout, lambda: scorer(images, list(prompts), copied(metadata)), self, is_beside()
             )
-        except Exception:
-            raise
         except BaseException as error:
-            if type(error) is KeyboardInterrupt and threading.current_thread() is threading.main_thread():
+            in_main = threading.current_thread() is threading.main_thread()
+            if isinstance(error, Exception) or (type(error) is KeyboardInterrupt and in_main):
                 raise
             raise ScorerExitError(f"the scorer raised {one_line(error)}, which would end the run") from error
         finally:

@@ -29,9 +29,8 @@ PAUSE, LONGEST_PAUSE = 1.0, 10.0  # seconds between two looks for a scorer that 
 Metadata = Sequence[dict[str, Any]]
 # What went wrong with samples of one term: kind -> (how many, the first reason).
 Faults = dict[str, tuple[int, str]]
-Columns = (
-    Tensor  # of one term: value, noise_var, noise_dof, float64 [3, N], NaN where it failed or was not said
-)
+# Of one term: value, noise_var, noise_dof, float64 [3, N], NaN where it failed or was not said.
+Columns = Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +96,7 @@ class Samples:
                     )
                 pause = min(LONGEST_PAUSE, PAUSE * 2.0 ** min(repeats, 10), how.patience - waited)
                 how.sleep(pause)
-            elif (
-                result.final or retried >= how.retries
-            ):  # a wrong shape gets no better by asking again either
+            elif result.final or retried >= how.retries:
                 return result, repeats
             else:
                 retried += 1

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 from rlvis.schema.key import Key
 from rlvis.schema.maps import MapConfig
 
-# What advantage.clip_range=null means where the ratio is one number a sample: measured
-# (benchmarks/methods.py),
-# three times what is published most often; published ranges go from 1e-5 to 1e-3.
+# What advantage.clip_range=null means where the ratio is one number a sample: measured on the embedded
+# default (benchmarks/methods.py), three times what is published most often; published are 1e-5 to 1e-3.
 DEFAULT_CLIP_RANGE = 3e-4
 
 

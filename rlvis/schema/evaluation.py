@@ -34,8 +34,7 @@ class EvalConfig:
         str,
         Key(
             "what it is called; shapes: the shapes world's checker judges every sample, all others are "
-            "judged "
-            "by eval.terms alone",
+            "judged by eval.terms alone",
             samples=True,
         ),
     ] = "none"

@@ -53,7 +53,7 @@ CONDITIONS = (
     Condition(
         lambda m: _scored(m) and (not _trained(m) or m.get("advantage/kept_fraction") == 0),
         "no sample with a valid reward was trained",
-        "See advantage.best_of_n, advantage.transforms and train.updates_per_step",
+        "See advantage.best_of_n, advantage.transform and train.updates_per_step",
     ),
     Condition(
         lambda m: _trained(m) and m.get("update/grad_norm") == 0 and m.get("advantage/max", 0.0) > 0,

@@ -137,10 +137,8 @@ def _loop(
     watch = DriftWatch(
         parts.config.reward.canary, parts.terms, parts.config.train.score_retries, world, run_dir
     )
-    sheet, lasting = (
-        SampleSheet(parts, run_dir, tracker),
-        Escalation(config, parts.terms, run_dir, world.is_main),
-    )
+    sheet = SampleSheet(parts, run_dir, tracker)
+    lasting = Escalation(config, parts.terms, run_dir, world.is_main)
     if first == 0:
         memory = _before_first_step(parts, run_dir, sheet, memory, guard, tracker)
     else:

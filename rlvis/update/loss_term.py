@@ -91,32 +91,32 @@ class LossTerm:
     def _guard(self, batch: Batch, new: Replayed, dlogp: Tensor) -> tuple[Tensor, Tensor]:
         assert self.config.guard is not None
         level, sqrt_dt = self._level(new.step)
-        drawn = torch.cat(
-            [
-                noise.of_transition(
-                    self.policy.latent_shape,
-                    int(t),
-                    seed=self.seed,
-                    step=self.policy_step,
-                    prompts=[batch.index[i]],
-                    samples=[batch.samples[i]],
-                )
-                for i, t in enumerate(new.step)
-            ]
-        )
-        # The rollout's mean, from the state it reached and the noise it drew.
-        mean_old = new.taken - new.std * drawn.to(new.taken.device)
         scalar = reduce_positions(dlogp, self.free)
         return losses.guard_ratio(
             scalar,
             new.mean,
-            mean_old,
+            self.old_mean(batch, new),
             level,
             sqrt_dt,
             self.free,
             self.config.guard.bias,
             self.config.ratio_scope,
         )
+
+    def old_mean(self, batch: Batch, new: Replayed) -> Tensor:
+        """The rollout's mean [B, C, F, H, W], from the state that it reached and the noise that it drew."""
+        drawn = [
+            noise.of_transition(
+                self.policy.latent_shape,
+                int(t),
+                seed=self.seed,
+                step=self.policy_step,
+                prompts=[batch.index[i]],
+                samples=[batch.samples[i]],
+            )
+            for i, t in enumerate(new.step)
+        ]
+        return new.taken - new.std * torch.cat(drawn).to(new.taken.device)
 
     def _kl(self, batch: Batch, new: Replayed, s: int) -> Tensor:
         with self.policy.reference():

@@ -24,6 +24,19 @@ from rlvis.findings import Finding
         (["eval=shapes", "eval.every=-1"], "type eval.every=0"),
         (["eval=shapes", "eval.kinds=[singel]"], "type eval.kinds=[single]"),
         (["eval=shapes", "eval.path=x.txt"], "eval.path=x.txt does nothing with data.source=shapes"),
+        (["eval=shapes", "eval.column=text"], "eval.column=text does nothing with data.source=shapes"),
+        (["eval=shapes", "eval.guidance=3"], "type eval.guidance=null, and eval.cfg=..."),
+        (
+            [
+                "eval.every=5",
+                "data=txt",
+                "data.path=x.txt",
+                "eval.terms.x.scorer=ocr",
+                "eval.paraphrase=world",
+            ],
+            "type eval.paraphrase=FIELD",
+        ),
+        (["eval=shapes", "eval.terms.diversity.scorer=ocr"], "is not free"),
         (["eval=shapes", "eval.terms.accuracy.scorer=ocr"], "is not free"),
         (["eval=shapes", "eval.terms.x={scorer: ocr, weight: 2}"], "type eval.terms.x.weight=1"),
     ],
@@ -69,3 +82,12 @@ def test_one_file_has_no_held_out_prompts(tmp_path: Path, monkeypatch: Any) -> N
     Path("heldout.txt").write_text("b\n")
     assert errors("eval.path=heldout.txt") == []
     assert eval_files(compose(words).typed()) == []  # training does not look at them
+
+
+def test_prompts_of_another_form_need_a_file_of_their_own(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["eval.source=jsonl", "eval.terms.jpeg.scorer=jpeg_compressibility"]
+    (error,) = eval_files(compose(words).typed(), alone=True)
+    assert error.what == "eval.source=jsonl reads its prompts from a file, and eval.path names none"
+    Path("own.jsonl").write_text('{"prompt": "a"}')
+    assert eval_files(compose([*words, "eval.path=own.jsonl"]).typed(), alone=True) == []

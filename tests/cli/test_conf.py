@@ -139,3 +139,19 @@ def test_rows_are_every_key_once_with_what_the_schema_says() -> None:
         "optim.lr",
         "train.steps",
     }
+
+
+# Recipes of nobody's publication, and of one whose range is of another ratio (see their comments).
+OURS = ("tiny_video", "tiny_i2v", "jpeg_sd3", "vipo_flux", "vipo_wan")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(f"advantage={name}" for name in ("dance", "guard", "bpgo_released", "vipo_released")),
+        *(f"experiment={name}" for group, name in OPTIONS if group == "experiment" and name not in OURS),
+    ],
+)
+def test_what_was_published_states_its_clip_range(word: str) -> None:
+    """What null means is our own choice, and may change."""
+    assert compose([word]).config.advantage.clip_range is not None
