@@ -146,8 +146,10 @@ def held_out(history: RunHistory) -> Iterator[Finding]:
     if history.gain < 3:
         return
     keys = [key for key in history.keys if key.startswith("eval/") and key.count("/") == 1]
-    if "eval/score" in keys and "eval/accuracy" in keys:  # the score is less noisy
-        keys.remove("eval/accuracy")
+    left_out = {"eval/diversity"}  # no reward: samples that all do what they should differ less
+    if "eval/score" in keys:
+        left_out.add("eval/accuracy")  # the score is less noisy
+    keys = [key for key in keys if key not in left_out]
     for key in keys:
         series = history.series(key).finite
         if len(series) < 2:

@@ -132,7 +132,9 @@ def first_worse(context: Context) -> Panel | None:
 
 def _changed(context: Context, sign: int, most: int) -> Panel | None:
     changes = heldout.changes(heldout.read(context.run.path))
-    moved = sorted((c for c in changes if sign * c.gain > 0), key=lambda c: -sign * c.gain)
+    # As it is told: a change that no digit shows is none.
+    told = [c for c in changes if sign * c.gain > 0 and f"{c.before:.2f}" != f"{c.after:.2f}"]
+    moved = sorted(told, key=lambda c: -sign * c.gain)
     if not moved:
         return None
     share = BUDGET * context.room / (2 * MOST)

@@ -219,3 +219,10 @@ def test_limits_follow_the_configuration() -> None:
     assert limits({})  # a folder without a configuration
     for key in limits({**config_with("trust", kind="ras", crt={"form": "exp"})}):
         assert metric_table.find(key) is not None
+
+
+def test_less_diversity_on_held_out_prompts_is_no_fall() -> None:
+    rows = healthy()
+    late("eval/diversity", 0.05, 120)(rows)
+    rows[0]["eval/diversity"] = 0.14
+    assert symptoms(rows, CONFIG) == []
